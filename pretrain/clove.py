@@ -1,0 +1,199 @@
+"""CLoVE: contextualized local visual embeddings (arXiv 2310.00527; clove.md sections 2 to 7).
+
+A student sees all crops, a momentum teacher the two global ones. The student's cells, put in
+context by self-attention, must match the teacher's cells at the same place, and no other.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Crops = Sequence[Tensor]
+
+
+class PairStats(NamedTuple):
+    """What one pair of views gives for each image; every field is (B,)."""
+
+    loss: Tensor
+    positive: Tensor  # P_n: mean of −2cos over the positive pairs of cells, 0 without any
+    negative: Tensor  # N_n: mean of −2cos over the kept negatives, +inf where overfull
+    num_positives: Tensor  # int64
+    overfull: Tensor  # bool: a student cell has too few negatives; loss and gradient are 0
+
+
+def pair_statistics(
+    student: Tensor,
+    teacher: Tensor,
+    student_boxes: Tensor,
+    teacher_boxes: Tensor,
+    *,
+    gamma: float = 2.0,
+    margin: float = 100.0,
+    positive_radius: float = 0.7,
+    num_negatives: int = 9,
+    num_skipped: int = 1,
+) -> PairStats:
+    """The loss of one student view against one teacher view, per image (clove.md 7.1).
+
+    student (B,D,Hs,Ws), teacher (B,D,Ht,Wt): unit length over D. Boxes (B,4): x0, y0, x1, y1 in the
+    source image, x0 > x1 for a flipped view. Half types are raised to float32. Raises ValueError
+    when the teacher's map has fewer than ``num_negatives + num_skipped`` cells.
+    """
+    student, teacher = _at_least_float32(student), _at_least_float32(teacher)
+    num_similar = num_negatives + num_skipped
+    if teacher.shape[2:].numel() < num_similar:
+        raise ValueError(
+            f"a teacher map of {tuple(teacher.shape[2:])} cells has no {num_similar} negatives: "
+            "use larger global crops (97 px or more for 10) or a smaller LOSS.NUM_NEGATIVES"
+        )
+    student_centers, student_diagonal = _cells(student_boxes, *student.shape[2:])
+    teacher_centers, teacher_diagonal = _cells(teacher_boxes, *teacher.shape[2:])
+    # (B,Ls,1,2) − (B,1,Lt,2) → (B,Ls,Lt)
+    distance = (student_centers[:, :, None] - teacher_centers[:, None]).norm(dim=-1)
+    distance = distance / torch.maximum(student_diagonal, teacher_diagonal)[:, None, None]
+    is_positive = distance < positive_radius  # a degenerate pair has distance NaN: not a positive
+    num_positives = is_positive.sum(dim=(1, 2))
+
+    similarity = -2 * torch.einsum("bds,bdt->bst", student.flatten(2), teacher.flatten(2))
+    # The count is float32, as in the released code: from 32 positives on, 1e-6 vanishes in rounding
+    positive = (similarity * is_positive).sum(dim=(1, 2)) / (num_positives.float() + 1e-6)
+
+    hardest = similarity.masked_fill(is_positive, torch.inf)
+    hardest = hardest.topk(num_similar, dim=2, largest=False).values[:, :, num_skipped:]
+    negative = hardest.mean(dim=(1, 2))
+
+    loss = F.relu(margin - negative + gamma * positive)
+    return PairStats(loss, positive, negative, num_positives, negative.isinf())
+
+
+def pair_loss(*args, **kwargs) -> Tensor:
+    """``pair_statistics(...).loss``, (B,)."""
+    return pair_statistics(*args, **kwargs).loss
+
+
+def multicrop_loss(
+    global_students: Tensor, local_students: Tensor, global_teachers: Tensor, boxes: Tensor, **same
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean loss over the 2·(1+V) pairs of different views, and detached statistics (clove.md 7.2).
+
+    global_students and global_teachers (2B,D,H,W), local_students (V·B,D,h,w), possibly of 0 rows:
+    view-major, unit length over D. boxes (2+V,B,4). ``same``: as for ``pair_statistics``.
+    """
+    pairs = []
+    for view, teacher in enumerate(global_teachers.chunk(2)):
+        other_global = global_students.chunk(2)[1 - view], boxes[None, 1 - view]
+        for students, view_boxes in (other_global, (local_students, boxes[2:])):
+            # All locals against this teacher in one batch, of 0 rows where there are none
+            teachers = teacher.repeat(len(view_boxes), 1, 1, 1)
+            teacher_boxes = boxes[view].repeat(len(view_boxes), 1)
+            view_boxes = view_boxes.flatten(0, 1)
+            pairs.append(pair_statistics(students, teachers, view_boxes, teacher_boxes, **same))
+    # Every pair has B images, so the mean over all of them weighs the pairs equally
+    loss, *rest = (torch.cat(field) for field in zip(*pairs, strict=True))
+    positive, negative, num_positives, overfull = (field.detach() for field in rest)
+    cells = global_students.detach().float().transpose(0, 1).flatten(1)  # (D, cells)
+    return loss.mean(), {
+        "positive_similarity": _mean_where(num_positives > 0, -positive / 2),
+        "negative_similarity": _mean_where(~overfull, -negative / 2),
+        "embedding_std": cells.std(dim=1).mean(),  # 1/√D when spread evenly, 0 at collapse
+        "no_positive_share": (num_positives == 0).float().mean(),
+        "overfull_share": overfull.float().mean(),
+    }
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _mean_where(mask: Tensor, values: Tensor) -> Tensor:
+    return values.where(mask, 0).sum() / mask.sum().clamp(min=1)
+
+
+def _cells(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Cell centres (B,H·W,2) as x, y, row-major, and the cells' diagonal (B,) (clove.md 6)."""
+    x0, y0, x1, y1 = _at_least_float32(boxes)[:, :, None, None].unbind(dim=1)  # each (B,1,1)
+    cell_width, cell_height = (x1 - x0) / width, (y1 - y0) / height  # signed: flips run backwards
+    x = x0 + (torch.arange(width, device=boxes.device) + 0.5) * cell_width  # (B,1,W)
+    y = y0 + (torch.arange(height, device=boxes.device)[:, None] + 0.5) * cell_height  # (B,H,1)
+    centers = torch.stack(torch.broadcast_tensors(x, y), dim=-1).flatten(1, 2)
+    return centers, torch.sqrt(cell_width**2 + cell_height**2).flatten()
+
+
+class CLoVE(nn.Module):
+    """Student, contextualizing self-attention and momentum teacher.
+
+    encoder: images (B,3,S,S) → maps (B,C,H,W), with C in its attribute ``out_channels``. Defaults
+    are the paper's; ``loss`` takes the parameters of ``pair_statistics``.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, *, hidden: int = 4096, dim: int = 256, heads: int = 8, **loss
+    ) -> None:
+        super().__init__()
+        projector = OrderedDict(
+            linear1=nn.Conv2d(encoder.out_channels, hidden, 1, bias=False),
+            bn1=nn.BatchNorm2d(hidden),
+            relu=nn.ReLU(inplace=True),
+            linear2=nn.Conv2d(hidden, dim, 1, bias=False),
+            bn2=nn.BatchNorm2d(dim, affine=False),
+        )
+        self.student = nn.Sequential(
+            OrderedDict(encoder=encoder, projector=nn.Sequential(projector))
+        )
+        self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.multicrop_loss = partial(multicrop_loss, **loss)
+
+    def forward(
+        self, global_crops: Crops, local_crops: Crops, boxes: Tensor, teacher_momentum=None
+    ) -> dict[str, Tensor]:
+        """Contextualized student maps must match the teacher's where the views overlap.
+
+        global_crops: 2 of (B,3,S,S); local_crops: V of (B,3,s,s), V may be 0. boxes (2+V,B,4): crop
+        corners x0, y0, x1, y1 in the source image; x0 > x1 when flipped. A float
+        ``teacher_momentum`` updates the teacher between the two networks' passes (clove.md 5).
+        """
+        # One pass per resolution, so that BN never mixes the two: 2×(B,3,224,224) → (2B,D,7,7)
+        global_students = self.contextualize(self.student(torch.cat(tuple(global_crops))))
+        local_students = global_students[:0]
+        if len(local_crops):  # 6×(B,3,96,96) → (6B,D,3,3)
+            local_students = self.contextualize(self.student(torch.cat(tuple(local_crops))))
+        if teacher_momentum is not None:
+            self.update_teacher(teacher_momentum)
+        with torch.no_grad():  # no attention on this side
+            targets = _at_least_float32(self.teacher(torch.cat(tuple(global_crops))))
+            targets = F.normalize(targets, dim=1)
+        with torch.autocast(boxes.device.type, enabled=False):
+            loss, statistics = self.multicrop_loss(global_students, local_students, targets, boxes)
+        return {"loss": loss, **statistics}
+
+    def contextualize(self, maps: Tensor) -> Tensor:
+        """Normalized multi-head self-attention over the cells: (B,D,H,W) → unit (B,D,H,W)."""
+        tokens = maps.flatten(2).transpose(1, 2)  # (B,H·W,D)
+        tokens, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+        return F.normalize(_at_least_float32(tokens).transpose(1, 2).reshape(maps.shape), dim=1)
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """θ_t ← m·θ_t + (1−m)·θ_s on parameters; the teacher's BN statistics are its own."""
+        teacher, student = list(self.teacher.parameters()), list(self.student.parameters())
+        torch._foreach_mul_(teacher, momentum)
+        torch._foreach_add_(teacher, student, alpha=1 - momentum)
+
+    def load_released(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load a released checkpoint's ``model`` (660 entries, clove.md 12); else RuntimeError."""
+        renamed = {}
+        for key, value in state_dict.items():
+            module, _, rest = key.removeprefix("module.").partition(".")
+            network = "teacher" if module.endswith("_k") else "student"
+            ours = (
+                "attention" if module == "self_attn" else f"{network}.{module.removesuffix('_k')}"
+            )
+            renamed[f"{ours}.{rest}"] = value
+        self.load_state_dict(renamed)

@@ -1,0 +1,57 @@
+"""The encoder f: torchvision's ResNet up to C5, initialised as in clove.md section 2."""
+
+from collections import OrderedDict
+
+import torch
+import torchvision
+from torch import nn
+
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+STAGES = ("stem", "res2", "res3", "res4", "res5")
+
+
+class Encoder(nn.Sequential):
+    """(B,3,S,S) → C5 (B,C,ceil(S/32),ceil(S/32)); torchvision's names without ``fc``."""
+
+    def __init__(self, resnet: torchvision.models.ResNet) -> None:
+        trunk = [(name, part) for name, part in resnet.named_children() if "layer" in name]
+        super().__init__(
+            OrderedDict(
+                conv1=resnet.conv1,
+                bn1=resnet.bn1,
+                relu=resnet.relu,
+                maxpool=resnet.maxpool,
+                **dict(trunk),
+            )
+        )
+        self.out_channels: int = resnet.fc.in_features
+
+    def stages(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The maps after the stem (pooled) and after each of the four stages, as in STAGES."""
+        stem = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps = [stem]
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            maps.append(stage(maps[-1]))
+        return dict(zip(STAGES, maps, strict=True))
+
+
+def initialize(resnet: torchvision.models.ResNet) -> torchvision.models.ResNet:
+    """He initialisation by fan-out; the last BN of every residual block starts at zero."""
+    for module in resnet.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, torchvision.models.resnet.Bottleneck):
+            nn.init.zeros_(module.bn3.weight)
+        elif isinstance(module, torchvision.models.resnet.BasicBlock):
+            nn.init.zeros_(module.bn2.weight)
+    return resnet
+
+
+def build_encoder(arch: str = "resnet50") -> Encoder:
+    """A randomly initialised ResNet trunk.
+
+    Raises ValueError for an ``arch`` that is not in ARCHITECTURES.
+    """
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"MODEL.ARCH {arch!r} is not one of {', '.join(ARCHITECTURES)}")
+    return Encoder(initialize(torchvision.models.get_model(arch, weights=None)))

@@ -1,0 +1,109 @@
+"""One config flavour for the whole project: safe YAML with ``_BASE_``, then ``KEY VALUE`` pairs.
+
+The functions work on any ``yacs`` node: fvcore's in pretraining, Detectron2's in transfer.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the file, the key and the way out."""
+
+
+def find_config(path: str | Path) -> Path:
+    """The config file at ``path``: relative paths start at the repository."""
+    for candidate in (REPOSITORY / path, Path(path).absolute()):
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(f"{path}: no such config file, neither below {REPOSITORY} nor as given")
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The YAML mapping in ``path`` with its ``_BASE_`` files merged below it; executes nothing."""
+    try:
+        loaded = CfgNode.load_yaml_with_base(str(find_config(path)), allow_unsafe=False)
+    except (yaml.YAMLError, AssertionError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys, found {type(loaded).__name__}")
+    return loaded
+
+
+def merge(cfg: CfgNode, path: str | Path | None = None, overrides: Sequence[str] = ()) -> None:
+    """Merge a YAML file, then ``KEY VALUE`` pairs, into ``cfg`` in place.
+
+    Raises ConfigError for an unknown key, naming the nearest known one, and for a bad value.
+    """
+    if path is not None:
+        loaded = load_yaml(path)
+        _check_known(cfg, flatten(loaded), str(path))
+        try:
+            cfg.merge_from_file(str(find_config(path)), allow_unsafe=False)
+        except (ValueError, KeyError, AssertionError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} has no partner")
+    _check_known(cfg, overrides[::2], "command line")
+    try:
+        cfg.merge_from_list(list(overrides))
+    except (ValueError, KeyError, AssertionError) as error:
+        raise ConfigError(f"command line: {error}") from error
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """``{"A": {"B": 1}}`` as ``{"A.B": 1}``."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def plain(tree: Any) -> Any:
+    """A config as dicts, lists, numbers and strings only: what JSON and safe YAML can hold."""
+    if isinstance(tree, dict):
+        return {str(key): plain(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [plain(value) for value in tree]
+    return tree
+
+
+def config_hash(cfg: dict, ignore: Collection[str]) -> str:
+    """sha256 of the resolved config less the keys (or whole sections) named in ``ignore``."""
+    kept = {
+        key: plain(value)
+        for key, value in flatten(cfg).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in ignore)
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """`` (did you mean X?)`` for an error message, or nothing when no known name is near."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def _check_known(cfg: CfgNode, keys: Collection[str], source: str) -> None:
+    known = set(flatten(cfg))
+    for key in keys:
+        node, *path = cfg, *key.split(".")
+        for part in path:
+            if isinstance(node, CfgNode) and part in node:
+                node = node[part]
+            elif isinstance(node, CfgNode) and node.is_new_allowed():
+                break
+            else:
+                raise ConfigError(f"{source}: unknown key {key}{nearest(key, known)}")

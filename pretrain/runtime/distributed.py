@@ -1,0 +1,66 @@
+"""One process or many: torchrun and gloo set-up, flags that all ranks agree on, seeds."""
+
+import os
+import random
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+
+def setup(device: str = "auto", timeout_minutes: float = 30.0) -> torch.device:
+    """Join the process group that torchrun announces, if any, and return this rank's device.
+
+    device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``. CUDA ranks talk through NCCL,
+    CPU ranks through gloo.
+    """
+    use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
+    if use_cuda and not torch.cuda.is_available():
+        raise RuntimeError("DEVICE cuda was asked for, but torch finds no GPU: use DEVICE auto")
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(chosen)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if use_cuda else "gloo", timeout=timedelta(minutes=timeout_minutes)
+        )
+    return chosen
+
+
+def shutdown() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes work together, 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def all_reduce_mean(values: torch.Tensor) -> torch.Tensor:
+    """Mean of ``values`` over the ranks, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        values /= world_size()
+    return values
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch (CPU and GPU) for this process."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,77 @@
+"""Atomic writes: a file is either the old one or the complete new one (design.md section 7)."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+
+def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Let ``write`` fill a temporary neighbour of ``path``, flush it, then move it there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    # The rename itself must survive a power cut, too.
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write ``data`` atomically."""
+    write_atomically(path, lambda file: file.write(data))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
+    """Write ``value`` as JSON, atomically; NaN and infinity are errors, since JSON has neither."""
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+
+
+def write_torch(path: str | Path, value: Any) -> None:
+    """``torch.save`` atomically. Store tensors, numbers and strings only (style.md)."""
+    import torch
+
+    write_atomically(path, lambda file: torch.save(value, file))
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hexadecimal sha256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_bytes(folder: str | Path) -> int:
+    """Free bytes on the disk that holds ``folder``, which need not exist yet."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value

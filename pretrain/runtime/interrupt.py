@@ -1,0 +1,39 @@
+"""Signals set a flag; the loop asks for it at the end of a step, saves and leaves."""
+
+import signal
+from types import FrameType
+
+EXIT_CODE = 75  # EX_TEMPFAIL: the run saved itself; the same command with --resume goes on
+
+
+class Interrupted(Exception):
+    """Raised by a loop after it has saved itself in answer to a signal."""
+
+
+class InterruptFlag:
+    """True once SIGINT, SIGTERM or SIGUSR2 came; a second SIGINT interrupts at once.
+
+    Use as a context manager: handlers are put back at its end.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "InterruptFlag":
+        self._previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        return self.received is not None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == "SIGINT":
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
