@@ -1,0 +1,133 @@
+"""Reads ``published.yaml``: the tasks, their metrics, and the values that other papers report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checks import check_choice, check_epochs, check_keys
+from pretrain.runtime.config import ConfigError, load_yaml
+
+PUBLISHED_YAML = Path(__file__).with_name("published.yaml")
+
+METHODS = (
+    "clove",
+    "random",
+    "supervised",
+    "supervised_msra",
+    "pixpro",
+    "densecl",
+    "resim",
+    "detco",
+    "slotcon",
+    "vicregl",
+    "inscon",
+    "setsim",
+    "moco",
+    "swav",
+    "dino",
+    "soco",
+)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a protocol trains."""
+
+    iterations: int
+    images_per_batch: int
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """What one source prints for one method on one task."""
+
+    method: str
+    epochs: int | float | None
+    values: dict[str, float]
+    protocols: dict[str, str]  # metric -> letter
+    source: str
+    remark: str
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a table needs to know of a task; transfer.tasks.TASKS says the rest."""
+
+    name: str
+    title: str
+    metrics: tuple[str, ...]
+    main_metric: str
+    protocol: str | None = None  # the letter that configs/transfer follows
+    schedule: Schedule | None = None  # of that protocol
+    protocols: dict[str, str] | None = None  # letter -> what it means
+    rows: tuple[PublishedRow, ...] = ()
+
+
+def group_of(metric: str) -> str:
+    """``bbox`` for ``bbox/AP50``."""
+    return metric.partition("/")[0]
+
+
+def load_published(path: str | Path = PUBLISHED_YAML) -> dict[str, TaskInfo]:
+    """The tasks of ``path`` in its order, which is the order of the tables."""
+    tasks = check_keys(load_yaml(path), str(path), ("tasks",), required=("tasks",))["tasks"]
+    if not isinstance(tasks, dict):
+        raise ConfigError(f"{path}: tasks: expected a mapping of task names, found {tasks!r}")
+    return {name: _task(name, entry, f"{path}: {name}") for name, entry in tasks.items()}
+
+
+def _task(name: str, entry: Any, where: str) -> TaskInfo:
+    keys = ("title", "metrics", "main_metric")
+    optional = ("protocol", "schedule", "protocols", "source", "rows")
+    check_keys(entry, where, (*keys, *optional), required=keys)
+    metrics = tuple(entry["metrics"])
+    check_choice(entry["main_metric"], where, "main metric", metrics)
+    letters = entry.get("protocols") or {}
+    if entry.get("protocol") is not None:
+        check_choice(entry["protocol"], where, "protocol", letters)
+    schedule = entry.get("schedule")
+    if schedule is not None:
+        keys = ("iterations", "images_per_batch")
+        schedule = Schedule(**check_keys(schedule, f"{where}: schedule", keys, required=keys))
+    rows = tuple(
+        _row(row, metrics, letters, entry.get("source"), f"{where}: row {number}")
+        for number, row in enumerate(entry.get("rows") or [], start=1)
+    )
+    return TaskInfo(
+        name=name,
+        title=entry["title"],
+        metrics=metrics,
+        main_metric=entry["main_metric"],
+        protocol=entry.get("protocol"),
+        schedule=schedule,
+        protocols=letters,
+        rows=rows,
+    )
+
+
+def _row(
+    row: Any, metrics: tuple[str, ...], letters: dict[str, str], source: str | None, where: str
+) -> PublishedRow:
+    keys = ("method", "epochs", "protocol", "values", "source", "remark")
+    check_keys(row, where, keys, required=("method", "protocol", "values"))
+    source = row.get("source", source)
+    if not source:
+        raise ConfigError(f"{where}: a published value needs a source")
+    values = row["values"]
+    if len(values) != len(metrics) or not all(isinstance(value, float) for value in values):
+        raise ConfigError(f"{where}: values: expected {len(metrics)} numbers like 41.0: {values}")
+    letter = row["protocol"]
+    by_group = letter if isinstance(letter, dict) else dict.fromkeys(map(group_of, metrics), letter)
+    groups = {group_of(metric) for metric in metrics}
+    if set(by_group) != groups:
+        raise ConfigError(f"{where}: protocol: expected a letter for each of {sorted(groups)}")
+    for one in by_group.values():
+        check_choice(one, where, "protocol", letters)
+    return PublishedRow(
+        method=check_choice(row["method"], where, "method", METHODS),
+        epochs=check_epochs(row.get("epochs"), where),
+        values=dict(zip(metrics, values, strict=True)),
+        protocols={metric: by_group[group_of(metric)] for metric in metrics},
+        source=source,
+        remark=row.get("remark", ""),
+    )

@@ -1,0 +1,175 @@
+"""One image with its labels: which objects it has, where they stand, and what is seen of them.
+
+An image depends on (seed, split, index, longest side) only. Objects are placed from front to back;
+one that would show too little of itself is left out of the picture, so nothing that is drawn lacks
+its label.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from benchmarks.scenes.draw import Figure, background, bounds, expose, overlap, paint, rasterise
+from benchmarks.scenes.people import MIRRORED, riding, standing
+from benchmarks.scenes.shapes import RECIPES
+
+# "rider" is Cityscapes' name for a person on a bicycle or motorcycle.
+CLASSES = (*sorted(RECIPES), "person", "rider")
+CROWDS = ("person", "person", "sheep", "bird", "cow", "bicycle", "bottle", "car", "boat", "chair")
+SPLITS = ("unlabelled", "train", "val")  # the position is part of an image's seed
+
+MIN_PIXELS = 40  # an object that shows less is not drawn
+MIN_SHARE = 0.25  # nor one that shows less of itself than this
+CROWD_RATE = 0.12  # share of images with a crowd
+CROWD_MIN_PIXELS = 12  # of a member of a crowd
+CROWD_MIN_MEMBERS = 5
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object, or one crowd: all its members together."""
+
+    name: str  # one of CLASSES
+    mask: np.ndarray  # (h, w) bool: the visible pixels
+    hidden: float = 0.0  # share of its pixels within the image that others cover
+    cut: float = 0.0  # share of its pixels beyond the border
+    joints: np.ndarray | None = None  # people's: (17, 2), px, hidden and outside ones included
+    members: tuple["Instance", ...] = ()  # of a crowd
+
+    @property
+    def is_crowd(self) -> bool:
+        return bool(self.members)
+
+    @property
+    def area(self) -> int:
+        """Visible pixels."""
+        return int(self.mask.sum())
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """The tightest x, y, width, height around the visible pixels, in whole px."""
+        columns, rows = np.flatnonzero(self.mask.any(axis=0)), np.flatnonzero(self.mask.any(axis=1))
+        x, y = columns[0], rows[0]
+        return int(x), int(y), int(columns[-1] - x + 1), int(rows[-1] - y + 1)
+
+
+@dataclass(frozen=True)
+class Scene:
+    image: np.ndarray  # (h, w, 3) uint8, RGB
+    instances: list[Instance] = field(default_factory=list)  # front to back, crowds included
+
+
+def make_scene(seed: int, split: str, index: int, longest_side: int = 192) -> Scene:
+    """Draw image ``index`` of ``split`` (one of SPLITS); its sides are 2/3 to 1 of the longest.
+
+    The frontmost object is of class ``index`` modulo their number and nearly whole, so that a split
+    shows every class as soon as it has that many images.
+    """
+    sequence = np.random.SeedSequence((seed, SPLITS.index(split), index))
+    rng = np.random.Generator(np.random.PCG64(sequence))
+    height, width = rng.integers(-(-2 * longest_side // 3), longest_side, 2, endpoint=True)
+    stage = _Stage(rng, height, width)
+    stage.add_objects(CLASSES[index % len(CLASSES)], rng.uniform(0.35, 0.75), within=True)
+    for name in rng.choice(CLASSES, rng.integers(1, 7)):
+        stage.add_objects(str(name), np.exp(rng.uniform(np.log(0.13), np.log(0.8))))
+    if rng.random() < CROWD_RATE:
+        stage.add_crowd(str(rng.choice(CROWDS)))
+    return Scene(expose(rng, stage.canvas), stage.instances)
+
+
+def sketch(name: str, rng: np.random.Generator) -> list[Figure]:
+    """What is drawn for a class, front to back: one figure, or a rider and the mount."""
+    if name == "rider":
+        return riding(rng)
+    return [standing(rng) if name == "person" else Figure(name, RECIPES[name](rng))]
+
+
+class _Stage:
+    """An image that is being drawn from front to back."""
+
+    def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
+        self.rng = rng
+        self.canvas = background(rng, height, width)  # (h, w, 3) float32
+        self.free = np.ones((height, width), dtype=bool)  # where nothing stands yet
+        self.instances: list[Instance] = []
+
+    def add_objects(self, name: str, scale: float, within: bool = False) -> None:
+        """Place what a class draws; ``scale``: its size relative to the image's shorter side."""
+        height, width = self.free.shape
+        figures = sketch(name, self.rng)
+        matrix, extent = _pose(self.rng, figures, scale * min(height, width))
+        # Half of the extent away from the border it is whole, if there is room for that.
+        margin = (0.5 if within else 0.05) * extent
+        spread = np.maximum((width, height) - 2 * margin, 0)
+        centre = np.array([width, height]) / 2 + self.rng.uniform(-0.5, 0.5, 2) * spread
+        self.instances += self._draw(figures, matrix, centre, MIN_PIXELS)
+
+    def add_crowd(self, name: str) -> None:
+        """Many small objects of one class, close together, behind everything else."""
+        height, width = self.free.shape
+        size = self.rng.uniform(0.07, 0.12) * min(height, width)
+        columns, rows = self.rng.integers(4, 8), self.rng.integers(2, 4)
+        corner = self.rng.uniform(0, (max(width - size * columns, 1), max(height - size * rows, 1)))
+        before = self.canvas.copy(), self.free.copy()
+        members = []
+        for row in reversed(range(rows)):
+            for column in self.rng.permutation(columns):
+                figures = sketch(name, self.rng)
+                matrix, _ = _pose(self.rng, figures, size * self.rng.uniform(0.85, 1.3))
+                jitter = self.rng.normal(0, 0.15, 2)
+                centre = corner + 0.8 * size * (np.array([column, row]) + 0.5 + jitter)
+                members += self._draw(figures, matrix, centre, CROWD_MIN_PIXELS)
+        if len(members) < CROWD_MIN_MEMBERS:
+            self.canvas, self.free = before
+            return
+        mask = np.logical_or.reduce([member.mask for member in members])
+        self.instances.append(Instance(name, mask, members=tuple(members)))
+
+    def _draw(
+        self, figures: list[Figure], matrix: np.ndarray, centre: np.ndarray, min_pixels: int
+    ) -> list[Instance]:
+        """Paint the figures where nothing stands yet; all of them, or none if one shows too little.
+
+        Their common box is centred on ``centre`` (x, y), px.
+        """
+        low, high = bounds([part for figure in figures for part in figure.parts])
+        offset = centre - matrix @ ((low + high) / 2)
+        canvas, free = self.canvas.copy(), self.free.copy()
+        instances = []
+        for figure in figures:
+            patch, corner = rasterise(figure.parts, matrix, offset)
+            in_image, in_patch = overlap(patch.shape, corner, free.shape)
+            inside = patch[in_patch] > 0
+            visible = inside & free[in_image]
+            area, area_inside, area_whole = map(np.count_nonzero, (visible, inside, patch))
+            if area < max(min_pixels, MIN_SHARE * area_whole):
+                return []
+            canvas[in_image][visible] = paint(self.rng, figure.parts, patch)[in_patch][visible]
+            free[in_image] &= ~inside
+            mask = np.zeros(free.shape, dtype=bool)
+            mask[in_image] = visible
+            hidden, cut = 1 - area / area_inside, 1 - area_inside / area_whole
+            joints = None if figure.joints is None else figure.joints @ matrix.T + offset
+            if joints is not None and np.linalg.det(matrix) < 0:
+                joints = joints[MIRRORED]
+            instances.append(Instance(figure.name, mask, hidden, cut, joints))
+        self.canvas, self.free = canvas, free
+        return instances
+
+
+def _pose(
+    rng: np.random.Generator, figures: list[Figure], size: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix (2, 2) that stretches, tilts, mirrors and scales the figures, and their extent.
+
+    ``size`` is the square root of the area of the box around them, in px; the extent is that box's
+    width and height (2,).
+    """
+    low, high = bounds([part for figure in figures for part in figure.parts])
+    stretch = np.exp(rng.normal(0, 0.08))
+    tilt, mirror = np.radians(rng.normal(0, 5)), rng.choice([-1, 1])
+    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+    matrix = turn @ np.diag([mirror * stretch, 1 / stretch])
+    extent = np.abs(matrix) @ (high - low)
+    factor = size / np.sqrt(extent.prod())
+    return factor * matrix, factor * extent

@@ -1,0 +1,209 @@
+"""Results as tables: per task and data set, a row per init, mean ± std beside published values."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.published import METHODS, PublishedRow, Schedule, TaskInfo, group_of
+from benchmarks.results import Data, Result
+
+# One published row each, whatever the number of epochs.
+WITHOUT_EPOCHS = ("random", "supervised")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric over the seeds of a row: the sample standard deviation needs two of them."""
+
+    mean: float
+    std: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One init as we measured it, one published row, or both where they are the same method."""
+
+    method: str
+    epochs: int | float | None
+    init: str | None = None
+    seeds: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
+    measured: Mapping[str, Measured] | None = None
+    schedule: Schedule | None = None  # of what was measured
+    published: PublishedRow | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """All that is known of one task on one data set."""
+
+    task: TaskInfo
+    data: Data
+    results: tuple[Result, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """The metrics by what they measure: ``{"bbox": ["bbox/AP", ...], "segm": [...]}``."""
+        groups: dict[str, list[str]] = {}
+        for metric in self.task.metrics:
+            groups.setdefault(group_of(metric), []).append(metric)
+        return groups
+
+    @property
+    def shows_the_road_only(self) -> bool:
+        """A network that has learnt next to nothing orders no methods."""
+        return all(result.metrics[result.main_metric] < 1 for result in self.results)
+
+    @property
+    def off_schedule(self) -> bool:
+        """Whether a result was trained longer or shorter than the task's protocol says."""
+        return any(result.schedule != self.task.schedule for result in self.results)
+
+    def said_once(self, read: Callable[[Result], Any]) -> str:
+        """What all results share; where they do not, each value with the inits that have it."""
+        inits: dict[str, list[str]] = {}
+        for result in self.results:
+            names = inits.setdefault(str(read(result)), [])
+            if result.init not in names:
+                names.append(result.init)
+        if len(inits) == 1:
+            return next(iter(inits))
+        return ", ".join(f"{value} ({', '.join(names)})" for value, names in inits.items())
+
+    def difference(self, row: Row, metric: str) -> float | None:
+        """Measured less published: on official data, and within one protocol, only."""
+        if not (self.data.official and row.measured and row.published):
+            return None
+        same_protocol = row.published.protocols[metric] == self.task.protocol
+        if not (same_protocol and row.schedule == self.task.schedule):
+            return None
+        return row.measured[metric].mean - row.published.values[metric]
+
+
+def build_tables(
+    results: Iterable[Result], tasks: Mapping[str, TaskInfo], matrix: Mapping[str, Any] | None
+) -> list[Table]:
+    """Tables in the order of ``tasks``, then of other tasks' names; one per data fingerprint.
+
+    matrix: what ``run`` was asked for, so that a cell that is missing is seen; None if unknown.
+    """
+    by_table: dict[tuple[str, Data], list[Result]] = {}
+    for result in results:
+        by_table.setdefault((result.task, result.data), []).append(result)
+    order = {name: number for number, name in enumerate(tasks)}
+
+    def position(key: tuple[str, Data]) -> tuple:
+        task, data = key
+        return (order.get(task, len(order)), task, not data.official, data.name, data.sha256)
+
+    tables = []
+    for task, data in sorted(by_table, key=position):
+        own = by_table[task, data]
+        tables.append(_table(tasks.get(task) or _task_from(own), data, own, matrix))
+    return tables
+
+
+def _task_from(results: list[Result]) -> TaskInfo:
+    """A task that published.yaml does not list: its metrics are those that every cell has."""
+    first = results[0]
+    metrics = [name for name in first.metrics if all(name in other.metrics for other in results)]
+    return TaskInfo(
+        name=first.task, title=first.task, metrics=tuple(metrics), main_metric=first.main_metric
+    )
+
+
+def _table(
+    task: TaskInfo, data: Data, results: list[Result], matrix: Mapping[str, Any] | None
+) -> Table:
+    wanted = matrix["inits"] if matrix is not None and task.name in matrix["tasks"] else {}
+    rows: list[Row] = []
+    for init in sorted({result.init for result in results} | set(wanted)):
+        own = [result for result in results if result.init == init]
+        seeds = matrix["seeds"] if init in wanted else sorted({result.seed for result in results})
+        rows += _rows_of_init(init, own, seeds, wanted.get(init, {}), task)
+    shown = [row.published for row in rows]
+    rows += [
+        Row(published.method, published.epochs, published=published)
+        for published in task.rows
+        if published not in shown
+    ]
+    rows.sort(key=lambda row: (METHODS.index(row.method), row.epochs or 0, row.init or "~"))
+    return Table(task, data, tuple(results), tuple(rows))
+
+
+def _rows_of_init(
+    init: str,
+    results: list[Result],
+    seeds: list[int],
+    asked: Mapping[str, Any],
+    task: TaskInfo,
+) -> list[Row]:
+    """One row; more where its seeds were made from different weights or configs."""
+    missing = tuple(seed for seed in seeds if seed not in [result.seed for result in results])
+    by_recipe: dict[tuple, list[Result]] = {}
+    for result in results:
+        by_recipe.setdefault(result.recipe, []).append(result)
+    notes = [f"missing: seed {', '.join(map(str, missing))}"] if missing else []
+    if not by_recipe:
+        return [_row(init, [], missing, asked, notes, task)]
+    rows = []
+    for (_, _, weights, config), same in by_recipe.items():
+        own = list(notes)
+        if len(by_recipe) > 1:
+            own.append(
+                f"not averaged with the other rows of {init}, whose weights or config differ: "
+                f"here seed {', '.join(str(result.seed) for result in same)}, "
+                f"weights {short(weights)}, config {short(config)}"
+            )
+        rows.append(_row(init, same, missing, asked, own, task))
+    return rows
+
+
+def _row(
+    init: str,
+    results: list[Result],
+    missing: tuple[int, ...],
+    asked: Mapping[str, Any],
+    notes: list[str],
+    task: TaskInfo,
+) -> Row:
+    method = results[0].method if results else asked["method"]
+    epochs = results[0].pretrain_epochs if results else asked.get("epochs")
+    if asked.get("epochs") not in (None, epochs):
+        notes.append(f"the weights say {epochs} epochs, the benchmark's YAML {asked['epochs']}")
+    published = next(
+        (
+            row
+            for row in task.rows
+            if row.method == method and (row.epochs == epochs or method in WITHOUT_EPOCHS)
+        ),
+        None,
+    )
+    return Row(
+        method=method,
+        epochs=epochs,
+        init=init,
+        seeds=tuple(sorted(result.seed for result in results)),
+        missing=missing,
+        measured=_measured(results, task.metrics) if results else None,
+        schedule=results[0].schedule if results else None,
+        published=published,
+        notes=tuple(notes),
+    )
+
+
+def _measured(results: list[Result], metrics: Iterable[str]) -> dict[str, Measured]:
+    measured = {}
+    for metric in metrics:
+        values = [result.metrics[metric] for result in results]
+        std = statistics.stdev(values) if len(values) > 1 else None
+        measured[metric] = Measured(statistics.fmean(values), std)
+    return measured
+
+
+def short(sha256: str | None) -> str:
+    """The first digits of a hash: enough to tell two apart."""
+    return sha256[:8] if sha256 else "none"

@@ -1,0 +1,300 @@
+"""Tables of finished cells: what is averaged, what is kept apart, what is said."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.collect import collect
+from benchmarks.published import load_published
+from pretrain.runtime.config import REPOSITORY
+from tests.benchmarks.cells import OFFICIAL, SCENES, VALUES, metrics_json, write_cell, write_clove
+
+
+def page_of(folder) -> str:
+    return (folder / "RESULTS.md").read_text()
+
+
+def table_rows(page: str, heading: str = "### `bbox/AP`") -> list[dict[str, str]]:
+    """The lines of the first table below ``heading``, by the names of their columns."""
+    lines = page[page.index(heading) :].splitlines()
+    lines = [line for line in lines if line.startswith(("|", "###"))][1:]
+    end = next((number for number, line in enumerate(lines) if line.startswith("#")), len(lines))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:end]]
+    return [dict(zip(cells[0], line, strict=True)) for line in cells[2:]]
+
+
+def csv_lines(folder) -> list[dict[str, str]]:
+    with open(folder / "results.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def row_of(page: str, init: str, heading: str = "### `bbox/AP`") -> dict[str, str]:
+    (row,) = [row for row in table_rows(page, heading) if row["init"] == init]
+    return row
+
+
+def test_mean_and_sample_std_over_seeds_equal_numpys(tmp_path):
+    values = [12.5, 13.75, 11.2]
+    for seed, value in enumerate(values):
+        write_clove(tmp_path, seed, metrics=VALUES | {"segm/AP50": value})
+    assert collect(tmp_path) == 0
+    row = row_of(page_of(tmp_path), "clove", "### `segm/AP`")
+    assert row["AP50 measured"] == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    assert row["AP measured"] == "11.00 ± 0.00"
+    assert row["n"] == "3"
+
+
+def test_one_seed_has_a_value_and_no_std(tmp_path):
+    write_cell(tmp_path)
+    collect(tmp_path)
+    row = row_of(page_of(tmp_path), "random")
+    assert row["AP measured"] == "12.50"
+    assert row["n"] == "1"
+    assert "nan" not in page_of(tmp_path).lower()
+
+
+def test_published_values_have_columns_with_protocol_and_source(tmp_path):
+    write_clove(tmp_path)
+    write_cell(tmp_path)
+    collect(tmp_path)
+    page = page_of(tmp_path)
+    clove, random = row_of(page, "clove"), row_of(page, "random")
+    assert (clove["AP measured"], clove["AP published"]) == ("12.50", "41.2")
+    assert (clove["protocol"], clove["source"]) == ("B", "CLoVE, table 2")
+    assert random["protocol"] == "B"
+    assert row_of(page, "random", "### `segm/AP`")["protocol"] == "A"
+    for column in clove:
+        if column.startswith("AP"):
+            assert column.endswith((" measured", " published"))
+
+
+def test_published_rows_without_an_init_measure_nothing(tmp_path):
+    write_clove(tmp_path)
+    collect(tmp_path)
+    rows = [row for row in table_rows(page_of(tmp_path)) if row["init"] == "–"]
+    assert len(rows) == len(load_published()["coco_fpn"].rows) - 1
+    assert {row["AP measured"] for row in rows} == {"–"}
+    assert {row["n"] for row in rows} == {"–"}
+
+
+def test_unofficial_table_says_so_and_computes_no_difference(tmp_path):
+    write_cell(tmp_path)
+    collect(tmp_path)
+    page = page_of(tmp_path)
+    assert "(`coco_fpn`): on scenes, not the official data\n" in page
+    assert "no difference is computed" in page
+    assert not any("−" in column for column in table_rows(page)[0])
+
+
+def test_official_difference_stays_within_one_protocol_and_its_schedule(tmp_path):
+    own = {"data": OFFICIAL, "iterations": 90000, "images_per_batch": 16}
+    write_clove(tmp_path, metrics=VALUES | {"bbox/AP": 41.5}, **own)
+    write_cell(tmp_path, "torchvision", method="supervised", pretrain_epochs=90, **own)
+    write_cell(tmp_path, **(own | {"iterations": 180000}))
+    collect(tmp_path)
+    page = page_of(tmp_path)
+    assert "not the official data" not in page
+    assert row_of(page, "clove")["AP measured − published"] == "+0.30"
+    supervised = row_of(page, "torchvision")  # published under A, ours is B
+    assert supervised["protocol"] == "A"
+    assert supervised["AP measured − published"] == "–"
+    assert row_of(page, "random")["AP measured − published"] == "–"
+    assert "is not protocol B's (90000 iterations of 16 images)" in page
+
+
+def test_two_data_fingerprints_never_share_a_table(tmp_path):
+    write_clove(tmp_path)
+    write_cell(tmp_path, data=SCENES | {"sha256": "77" * 32})
+    collect(tmp_path)
+    sections = page_of(tmp_path).split("## COCO")[1:]
+    assert len(sections) == 2
+    for section, init, other in zip(
+        sections, ("clove", "random"), ("random", "clove"), strict=True
+    ):
+        assert f"| {init} " in section
+        assert {row["init"] for row in table_rows(section)} == {init, "–"}
+        assert other not in {row["init"] for row in table_rows(section)}
+
+
+def test_tables_come_in_the_tasks_order_and_own_tasks_after_them(tmp_path):
+    own = {"metrics": {"boxes/quality": 3.0}, "main_metric": "boxes/quality"}
+    for task, changes in (("another", own), ("coco_fpn", {}), ("coco_c4", {})):
+        write_cell(tmp_path, task=task, **changes)
+    assert collect(tmp_path) == 0
+    page = page_of(tmp_path)
+    assert page.index("`coco_c4`") < page.index("`coco_fpn`") < page.index("`another`")
+    assert table_rows(page, "### `boxes/quality`")[0]["quality measured"] == "3.00"
+
+
+def test_caption_names_data_schedule_hardware_and_config(tmp_path):
+    write_cell(tmp_path)
+    collect(tmp_path)
+    caption = (
+        "Data: scenes, 200 training and 100 test images, fingerprint 5ce7e55c. Iterations: 80. "
+        "Images per batch: 4. Hardware: CPU, 2 cores. Config: c0ffeec0."
+    )
+    assert caption in page_of(tmp_path)
+    assert "not all run under one config" not in page_of(tmp_path)
+
+
+def test_caption_says_which_inits_ran_under_another_config(tmp_path):
+    write_clove(tmp_path)
+    write_cell(tmp_path, config_sha256="bad" * 20, iterations=90)
+    collect(tmp_path)
+    page = page_of(tmp_path)
+    assert "Config: c0ffeec0 (clove), badbadba (random)." in page
+    assert "Iterations: 80 (clove), 90 (random)." in page
+    assert "not all run under one config" in page
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.99, True), (1.0, False)])
+def test_caption_of_a_run_that_learnt_nothing_says_so(tmp_path, value, said):
+    write_clove(tmp_path, metrics=VALUES | {"bbox/AP": 0.2})
+    write_cell(tmp_path, metrics=VALUES | {"bbox/AP": value})
+    collect(tmp_path)
+    assert ("shows the road, not quality" in page_of(tmp_path)) == said
+
+
+@pytest.mark.parametrize("changed", ["config_sha256", "weights_sha256"])
+def test_seeds_made_differently_are_not_averaged(tmp_path, changed):
+    write_clove(tmp_path, 0)
+    write_clove(tmp_path, 1, **{changed: "bad" * 20, "metrics": VALUES | {"bbox/AP": 20.0}})
+    collect(tmp_path)
+    page = page_of(tmp_path)
+    rows = [row for row in table_rows(page) if row["init"] == "clove"]
+    assert [row["AP measured"] for row in rows] == ["12.50", "20.00"]
+    assert all(row["notes"] for row in rows)
+    assert "not averaged with the other rows of clove" in page
+
+
+def test_seeds_of_random_weights_are_averaged_whatever_their_weights(tmp_path):
+    write_cell(tmp_path, seed=0, weights_sha256="aa" * 32)
+    write_cell(tmp_path, seed=1, weights_sha256="bb" * 32)
+    collect(tmp_path)
+    assert row_of(page_of(tmp_path), "random")["n"] == "2"
+
+
+def test_missing_cells_are_shown_as_missing(tmp_path):
+    write_clove(tmp_path, 0)
+    matrix = {
+        "format": 1,
+        "config": "x.yaml",
+        "inits": {
+            "clove": {"method": "clove", "epochs": 200},
+            "pixpro": {"method": "pixpro", "epochs": 400},
+        },
+        "tasks": ["coco_fpn"],
+        "seeds": [0, 1],
+    }
+    (tmp_path / "matrix.json").write_text(json.dumps(matrix))
+    assert collect(tmp_path) == 0
+    page = page_of(tmp_path)
+    assert row_of(page, "clove")["n"] == "1 of 2"
+    assert row_of(page, "pixpro")["n"] == "0 of 2"
+    assert row_of(page, "pixpro")["AP measured"] == "–"
+    assert "## Missing cells (3)" in page
+    assert "- `clove/coco_fpn/seed1`" in page
+    assert "the weights say 400 epochs, the benchmark's YAML 200" in page
+
+
+def test_without_a_matrix_a_seed_that_others_have_is_missing(tmp_path):
+    write_clove(tmp_path, 0)
+    write_cell(tmp_path, seed=0)
+    write_cell(tmp_path, seed=1)
+    collect(tmp_path)
+    assert row_of(page_of(tmp_path), "clove")["n"] == "1 of 2"
+    assert "missing: seed 1" in page_of(tmp_path)
+
+
+def test_csv_has_every_value_and_marks_whose_it_is(tmp_path):
+    write_clove(tmp_path)
+    write_cell(tmp_path, metrics=VALUES | {"bbox/APs": 1.25})
+    collect(tmp_path)
+    lines = csv_lines(tmp_path)
+    measured = [line for line in lines if line["kind"] == "measured"]
+    assert len(measured) == 2 * len(VALUES) + 1
+    assert {line["data"] for line in measured} == {"scenes"}
+    published = [line for line in lines if line["kind"] == "published"]
+    assert len(published) == 54
+    assert all(line["protocol"] and line["source"] and not line["init"] for line in published)
+    assert len(lines) == len(measured) + len(published)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format": 1,', "not readable as JSON"),
+        ("[]", "expected a mapping"),
+        (metrics_json() | {"format": 2}, "field format: expected 1, found 2"),
+        (metrics_json() | {"seed": True}, "field seed: expected a whole number"),
+        (metrics_json() | {"data": {"name": "scenes"}}, "field data.train_images is missing"),
+        (metrics_json() | {"method": "mocco"}, "unknown mocco (did you mean moco?)"),
+        (metrics_json() | {"metrics": {"bbox/AP": 1.0}}, "field metrics.bbox/AP50 is missing"),
+        (metrics_json() | {"metrics": VALUES | {"segm/AP": None}}, "field metrics.segm/AP: expect"),
+        (metrics_json() | {"metrics": VALUES | {"segm/AP": float("nan")}}, "found nan"),
+        (metrics_json() | {"main_metric": "AP"}, "field metrics.AP is missing"),
+        (metrics_json("elsewhere"), "belongs to elsewhere/coco_fpn/seed0/metrics.json"),
+    ],
+)
+def test_a_file_that_is_no_result_is_named_and_stops_no_other(tmp_path, capsys, content, message):
+    write_clove(tmp_path)
+    path = write_cell(tmp_path)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert collect(tmp_path) == 1
+    page = page_of(tmp_path)
+    assert row_of(page, "clove")["AP measured"] == "12.50"
+    assert not [row for row in table_rows(page) if row["init"] == "random"]
+    assert "`random/coco_fpn/seed0/metrics.json`" in page[page.index("## Not collected (1)") :]
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert message in error
+
+
+def test_a_metrics_file_out_of_place_is_named(tmp_path, capsys):
+    write_cell(tmp_path / "nested")
+    assert collect(tmp_path) == 1
+    assert "<init>/<task>/seed<k>/metrics.json" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_an_error(tmp_path, capsys):
+    assert main(["collect", str(tmp_path)]) == 2
+    assert "no metrics.json below it" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_and_published_file_are_the_users(tmp_path, capsys):
+    write_cell(tmp_path / "results")
+    own = tmp_path / "own.yaml"
+    own.write_text("tasks: {coco_fpn: {title: Ours, metrics: [segm/AP], main_metric: segm/AP}}\n")
+    arguments = ["collect", str(tmp_path / "results"), "--published", str(own)]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    page = page_of(tmp_path / "out")
+    assert capsys.readouterr().out == page
+    assert row_of(page, "random", "### `segm/AP`")["AP measured"] == "11.00"
+    assert "published |" not in page
+    assert not (tmp_path / "results" / "RESULTS.md").exists()
+
+
+def test_collecting_twice_writes_the_same_bytes(tmp_path):
+    write_clove(tmp_path)
+    collect(tmp_path)
+    first = [(tmp_path / name).read_bytes() for name in ("RESULTS.md", "results.csv")]
+    collect(tmp_path)
+    assert first == [(tmp_path / name).read_bytes() for name in ("RESULTS.md", "results.csv")]
+
+
+def test_collect_imports_neither_torch_nor_detectron2_nor_transfer(tmp_path):
+    write_cell(tmp_path)
+    code = (
+        "import sys; from benchmarks.__main__ import main; "
+        f"code = main(['collect', {str(tmp_path)!r}]); "
+        "heavy = {'torch', 'detectron2', 'transfer'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
