@@ -1,0 +1,67 @@
+"""A run's checkpoints: complete, atomic, tensors and numbers and strings only."""
+
+import logging
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretrain.runtime.files import write_torch
+
+FORMAT = 1
+KIND = "clove_pretraining"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the way out."""
+
+
+def list_checkpoints(run: str | Path) -> list[Path]:
+    """The complete checkpoints of a run's folder, oldest first."""
+    found = Path(run, "checkpoints").glob("step_*.pth")
+    return sorted(path for path in found if re.fullmatch(r"step_\d{8,}\.pth", path.name))
+
+
+def save(run: str | Path, step: int, content: dict[str, Any], keep: int) -> Path:
+    """Write ``run``/checkpoints/step_XXXXXXXX.pth, then drop all but the newest ``keep``."""
+    path = Path(run, "checkpoints", f"step_{step:08d}.pth")
+    write_torch(path, {"format": FORMAT, "kind": KIND, "step": step, **content})
+    for old in list_checkpoints(run)[: -max(keep, 1)]:
+        old.unlink()
+    return path
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """One checkpoint, on the CPU. Raises CheckpointError unless it is complete and ours."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: cannot be read ({reason})") from error
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise CheckpointError(f"{path}: not a checkpoint of python -m pretrain")
+    if content["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path}: format {content['format']} is newer than this code's {FORMAT}; update it"
+        )
+    return content
+
+
+def load_latest(run: str | Path, logger: logging.Logger) -> dict[str, Any] | None:
+    """The newest checkpoint that loads, None where there is no file; broken ones are warned about.
+
+    Raises CheckpointError when files are there and none of them loads.
+    """
+    paths = list_checkpoints(run)
+    for path in reversed(paths):
+        try:
+            return load(path)
+        except CheckpointError as error:
+            logger.warning(f"{error}; taking the one before")
+    if paths:
+        raise CheckpointError(
+            f"{run}: none of its {len(paths)} checkpoints loads; move the folder away to start anew"
+        )
+    return None

@@ -1,0 +1,61 @@
+"""Every key of pretraining, once: default (the paper's 200 epochs), unit, what it does."""
+
+from fvcore.common.config import CfgNode
+
+_C = CfgNode()
+_C.OUTPUT_DIR = "runs/pretrain"  # relative paths start at the repository
+_C.SEED = 0  # of weights, order and views; a view depends on (SEED, epoch, image) only
+_C.DEVICE = "auto"  # auto (CUDA where there is a GPU), cuda, cpu
+
+_C.DATA = CfgNode()
+_C.DATA.ROOT = "datasets/imagenet/train"  # any folder of images, searched recursively
+_C.DATA.NUM_WORKERS = 8  # loader processes per GPU; they do not change the numbers
+_C.DATA.MAX_BAD_SHARE = 0.01  # of all images; more unreadable ones stop the run
+
+_C.CROPS = CfgNode()
+_C.CROPS.GLOBAL_SIZE = 224  # px
+_C.CROPS.GLOBAL_AREA = (0.2, 1.0)  # share of the image's area, from and to; 0.24 for 50 epochs
+_C.CROPS.NUM_LOCALS = 6  # per image, may be 0
+_C.CROPS.LOCAL_SIZE = 96  # px
+_C.CROPS.LOCAL_AREA = (0.08, 0.3)  # share of the image's area
+
+_C.MODEL = CfgNode()
+_C.MODEL.ARCH = "resnet50"  # resnet18, 34, 50, 101, 152; Detectron2's C4 head needs 50 or more
+_C.MODEL.HIDDEN = 4096  # channels between the projector's two layers
+_C.MODEL.DIM = 256  # D, embedding width
+_C.MODEL.HEADS = 8  # of the self-attention
+
+_C.LOSS = CfgNode()
+_C.LOSS.GAMMA = 2.0  # weight of the positive term
+_C.LOSS.MARGIN = 100.0  # offset of the hinge, which it keeps from ever clipping
+_C.LOSS.POSITIVE_RADIUS = 0.7  # T_pos, in diagonals of the larger cell
+_C.LOSS.NUM_NEGATIVES = 9  # kept per student cell
+_C.LOSS.NUM_SKIPPED = 1  # most similar negatives left out before them
+
+_C.SOLVER = CfgNode()
+_C.SOLVER.EPOCHS = 200
+_C.SOLVER.BATCH_SIZE_PER_GPU = 256  # images per process and micro-step
+_C.SOLVER.ACCUMULATION = 2  # micro-steps per optimizer step
+_C.SOLVER.BASE_LR = 1.0  # per 256 images: lr = BASE_LR * total batch / 256
+_C.SOLVER.WARMUP_EPOCHS = 5  # linear, from lr / WARMUP_DIVISOR
+_C.SOLVER.WARMUP_DIVISOR = 100.0
+_C.SOLVER.END_LR_SHARE = 0.01  # of lr, where the cosine ends
+_C.SOLVER.MOMENTUM = 0.9
+_C.SOLVER.WEIGHT_DECAY = 2e-5  # 1e-5 for 50 epochs; none on norms and biases
+_C.SOLVER.TRUST_COEFFICIENT = 0.001  # LARS
+_C.SOLVER.TEACHER_MOMENTUM = 0.99  # at the start; a cosine takes it to 1
+_C.SOLVER.PRECISION = "fp32"  # fp32 or bf16 (autocast; the loss stays fp32)
+
+_C.LOG = CfgNode()
+_C.LOG.PERIOD = 50  # optimizer steps between two lines
+_C.CHECKPOINT = CfgNode()
+_C.CHECKPOINT.PERIOD_EPOCHS = 1  # epochs between two checkpoints; the last step always has one
+_C.CHECKPOINT.KEEP = 3  # newest checkpoints kept
+
+# Keys that may differ between a run and its resumption: they do not change the numbers
+NOT_HASHED = ("OUTPUT_DIR", "DEVICE", "DATA.NUM_WORKERS", "LOG", "CHECKPOINT")
+
+
+def get_cfg() -> CfgNode:
+    """A fresh copy of the defaults."""
+    return _C.clone()

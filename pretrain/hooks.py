@@ -1,0 +1,131 @@
+"""What the loop does beside training: the log, checkpoints, bad images, the clock."""
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pretrain.data import Batch, DataError, MultiCropFolder
+from pretrain.runtime import distributed
+from pretrain.runtime.files import write_text
+from pretrain.runtime.logging import MetricWriter, progress_bar
+
+if TYPE_CHECKING:
+    from pretrain.train import Run, Statistics
+
+
+class Clock:
+    """Images per second, and the share of the time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.waited, self.micro_steps, self.since = 0.0, 0, time.perf_counter()
+
+    def watch(self, loader: torch.utils.data.DataLoader) -> Iterator[Batch]:
+        """The loader's batches, timed."""
+        batches = iter(loader)
+        while True:
+            before = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self.waited += time.perf_counter() - before
+            self.micro_steps += 1
+            yield batch
+
+    def read(self, images_per_micro_step: int) -> dict[str, float]:
+        """Rates since the last call; none when nothing was trained since."""
+        if not self.micro_steps:
+            return {}
+        seconds = time.perf_counter() - self.since
+        rates = {
+            "images_per_second": self.micro_steps * images_per_micro_step / seconds,
+            "data_wait_share": self.waited / seconds,
+        }
+        self.waited, self.micro_steps, self.since = 0.0, 0, time.perf_counter()
+        return rates
+
+
+class Log:
+    """Every LOG.PERIOD steps a line, metrics.jsonl and TensorBoard; a bar on a terminal. Rank 0."""
+
+    def __init__(self, run: "Run", clock: Clock, logger: logging.Logger) -> None:
+        self.clock, self.logger, self.window = clock, logger, []
+        self.speaks = distributed.rank() == 0
+        self.writer = MetricWriter(run.folder, last_step=run.step) if self.speaks else None
+        self.bar = progress_bar(run.plan.total_steps, run.step) if self.speaks else None
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.speaks:
+            self.writer.close()
+            self.bar.close()
+
+    def __call__(self, run: "Run", statistics: dict[str, float] | None) -> None:
+        """Take in the statistics of one step: the one before ``run.step``, or the last."""
+        if not self.speaks or statistics is None:
+            return
+        self.window.append(statistics)
+        step, total = statistics["step"], run.plan.total_steps
+        self.bar.update(step - self.bar.n)
+        if step % run.cfg.LOG.PERIOD and step != total:
+            return
+        values = {name: float(np.mean([s[name] for s in self.window])) for name in statistics}
+        for name in ("epoch", "lr", "teacher_momentum"):
+            values[name] = statistics[name]
+        values["loss_minus_margin"] = values["loss"] - run.cfg.LOSS.MARGIN
+        values |= self.clock.read(run.plan.images_per_micro_step)
+        for name in ("step", "interrupted"):
+            del values[name]
+        self.writer.write(step, values)
+        numbers = " ".join(f"{name} {value:.6g}" for name, value in values.items())
+        self.logger.info(f"step {step}/{total} {numbers}")
+        self.window.clear()
+
+
+class Checkpointer:
+    """A checkpoint every CHECKPOINT.PERIOD_EPOCHS epochs and at the end."""
+
+    def __init__(self, statistics: "Statistics") -> None:
+        self.statistics = statistics
+
+    def __call__(self, run: "Run", _: dict[str, float] | None) -> None:
+        period = run.cfg.CHECKPOINT.PERIOD_EPOCHS * run.plan.length
+        if run.micro_step % period == 0 or run.micro_step == run.plan.total:
+            self.save(run)
+
+    def save(self, run: "Run") -> None:
+        """Save weights that came from a finite loss only; FloatingPointError otherwise."""
+        self.statistics.latest()
+        run.save()
+
+
+class BadImages:
+    """Counts the unreadable images, lists them in bad_images.txt, stops when they are too many."""
+
+    def __init__(self, run: "Run", data: MultiCropFolder, logger: logging.Logger) -> None:
+        rank = distributed.rank()
+        self.path = run.folder / f"bad_images{f'.rank{rank}' if rank else ''}.txt"
+        self.data, self.logger, self.seen = data, logger, set()
+        self.allowed = int(run.cfg.DATA.MAX_BAD_SHARE * len(data))
+
+    def report(self, indices: list[int]) -> None:
+        """Take in the bad images of a batch. Raises DataError above the allowed share."""
+        for index in set(indices) - self.seen:
+            self.seen.add(index)
+            self.logger.warning(
+                f"{self.data.root / self.data.images[index]}: cannot be read, replaced "
+                f"({len(self.seen)} so far)"
+            )
+            write_text(self.path, "".join(f"{self.data.images[i]}\n" for i in sorted(self.seen)))
+        if len(self.seen) > self.allowed:
+            raise DataError(
+                f"{self.data.root}: {len(self.seen)} images cannot be read, more than the "
+                f"{self.allowed} that DATA.MAX_BAD_SHARE allows: remove those that {self.path} "
+                "lists, or raise the share"
+            )

@@ -1,0 +1,302 @@
+"""The pretraining loop, top to bottom as in clove.md: schedule, batch, forward, backward, step."""
+
+import contextlib
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from pretrain import checkpoints
+from pretrain.augment import normalize
+from pretrain.clove import CLoVE
+from pretrain.config import NOT_HASHED
+from pretrain.data import Batch, MultiCropFolder, build_data, build_loader
+from pretrain.data.sampler import epoch_length
+from pretrain.encoder import ARCHITECTURES, build_encoder
+from pretrain.hooks import BadImages, Checkpointer, Clock, Log
+from pretrain.optim import LARS, lars_param_groups, warmup_cosine
+from pretrain.runtime import distributed
+from pretrain.runtime.config import REPOSITORY, ConfigError, config_hash, flatten, plain
+from pretrain.runtime.files import write_json, write_text
+from pretrain.runtime.interrupt import Interrupted, InterruptFlag
+from pretrain.runtime.logging import setup_logger
+from pretrain.runtime.provenance import provenance
+
+
+class Plan:
+    """What a run does at micro-step t (clove.md section 9)."""
+
+    def __init__(self, cfg: CfgNode, num_images: int, world_size: int) -> None:
+        solver = cfg.SOLVER
+        self.accumulation = solver.ACCUMULATION
+        self.length = epoch_length(num_images, solver.BATCH_SIZE_PER_GPU, world_size)
+        self.total = solver.EPOCHS * self.length
+        self.total_batch_size = solver.BATCH_SIZE_PER_GPU * world_size * solver.ACCUMULATION
+        self.images_per_micro_step = solver.BATCH_SIZE_PER_GPU * world_size
+        lr = solver.BASE_LR * self.total_batch_size / 256
+        self.lr = warmup_cosine(
+            lr,
+            solver.END_LR_SHARE * lr,
+            self.total,
+            solver.WARMUP_EPOCHS * self.length,
+            lr / solver.WARMUP_DIVISOR,
+        )
+        self.teacher_momentum = warmup_cosine(solver.TEACHER_MOMENTUM, 1.0, self.total)
+        self.total_steps = solver.EPOCHS * -(-self.length // self.accumulation)
+
+    def ends_group(self, micro_step: int) -> bool:
+        """Whether the optimizer steps: after ACCUMULATION micro-steps or at the epoch's end."""
+        i = micro_step % self.length + 1
+        return i % self.accumulation == 0 or i == self.length
+
+
+class Statistics:
+    """Means over a step's micro-batches and all ranks; the host reads them one step later.
+
+    The one all-reduced tensor also carries the ranks' interrupt flags, so that no step waits for
+    the host and all ranks agree on when to stop.
+    """
+
+    def __init__(self) -> None:
+        self._micro_steps: list[torch.Tensor] = []
+        self._names: list[str] = []
+        self._closed: torch.Tensor | None = None
+        self._host: dict[str, float] = {}
+
+    def add(self, outputs: dict[str, torch.Tensor]) -> None:
+        """Take in the model's outputs of one micro-step."""
+        self._names = [*outputs, "interrupted"]
+        self._micro_steps.append(torch.stack([v.detach().float() for v in outputs.values()]))
+
+    def close_step(self, host: dict[str, float], interrupted: bool) -> dict[str, float] | None:
+        """Reduce a step, keep the ``host``'s values beside it; return the step before it."""
+        flag = self._micro_steps[0].new_full((1,), float(interrupted))
+        values = torch.cat([torch.stack(self._micro_steps).mean(dim=0), flag])
+        previous = self.latest()
+        self._closed, self._micro_steps = distributed.all_reduce_mean(values), []
+        self._host = host
+        return previous
+
+    def latest(self) -> dict[str, float] | None:
+        """The step closed last; waits for the device. Raises FloatingPointError at NaN."""
+        if self._closed is None:
+            return None
+        values = self._host | dict(zip(self._names, self._closed.tolist(), strict=True))
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(
+                f"step {values['step']}: the loss is {values['loss']}; lower SOLVER.BASE_LR or "
+                "look at the data, then --resume from the last checkpoint, which is untouched"
+            )
+        return values
+
+
+class Run:
+    """Model, optimizer, position: what a checkpoint holds."""
+
+    def __init__(self, cfg: CfgNode, plan: Plan, device: torch.device) -> None:
+        self.cfg, self.plan, self.device = cfg, plan, device
+        self.folder = REPOSITORY / cfg.OUTPUT_DIR
+        self.model = build_model(cfg).to(device)
+        solver = cfg.SOLVER
+        groups = lars_param_groups(self.model, solver.WEIGHT_DECAY)
+        self.optimizer = LARS(groups, 0.0, solver.MOMENTUM, solver.TRUST_COEFFICIENT)
+        self.step = 0  # optimizer steps done
+        self.micro_step = 0  # micro-steps done
+
+    @property
+    def epoch(self) -> float:
+        """Epochs completed."""
+        return self.micro_step / self.plan.length
+
+    def save(self) -> Path | None:
+        """Write a checkpoint on rank 0."""
+        if distributed.rank() != 0:
+            return None
+        content = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "micro_step": self.micro_step,
+            "epoch": self.epoch,
+            "images_seen": self.micro_step * self.plan.images_per_micro_step,
+            "world_size": distributed.world_size(),
+            "config": plain(self.cfg),
+            "provenance": provenance(),
+            "rng": torch.get_rng_state(),
+        }
+        return checkpoints.save(self.folder, self.step, content, self.cfg.CHECKPOINT.KEEP)
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Take up a checkpoint. Raises ConfigError when the config or the ranks have changed."""
+        old = flatten(content["config"])
+        new = flatten(plain(self.cfg))
+        if config_hash(content["config"], NOT_HASHED) != config_hash(self.cfg, NOT_HASHED):
+            changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+            changes = ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed)
+            raise ConfigError(
+                f"{self.folder}: cannot resume with another config ({changes}); restore the values "
+                "or choose another OUTPUT_DIR"
+            )
+        if content["world_size"] != distributed.world_size():
+            raise ConfigError(
+                f"{self.folder}: was trained on {content['world_size']} processes, not "
+                f"{distributed.world_size()}; start as many"
+            )
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        torch.set_rng_state(content["rng"])
+        self.step, self.micro_step = content["step"], content["micro_step"]
+
+
+def build_model(cfg: CfgNode) -> CLoVE:
+    """CLoVE as MODEL and LOSS describe it, randomly initialised."""
+    model = CLoVE(
+        build_encoder(cfg.MODEL.ARCH),
+        hidden=cfg.MODEL.HIDDEN,
+        dim=cfg.MODEL.DIM,
+        heads=cfg.MODEL.HEADS,
+        gamma=cfg.LOSS.GAMMA,
+        margin=cfg.LOSS.MARGIN,
+        positive_radius=cfg.LOSS.POSITIVE_RADIUS,
+        num_negatives=cfg.LOSS.NUM_NEGATIVES,
+        num_skipped=cfg.LOSS.NUM_SKIPPED,
+    )
+    return model.to(memory_format=torch.channels_last)
+
+
+def distribute(model: CLoVE, device: torch.device) -> nn.Module:
+    """SyncBN everywhere and gradients averaged over the ranks; the model itself in one process."""
+    if distributed.world_size() == 1:
+        return model
+    if device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    else:
+        logging.getLogger("pretrain").warning(
+            "SyncBN needs GPUs: on several CPU processes each one normalizes with its own batch"
+        )
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, ids, broadcast_buffers=False)
+
+
+def train(cfg: CfgNode, resume: bool = False) -> Path:
+    """Run or go on with a pretraining; returns the last checkpoint's path.
+
+    Raises Interrupted after saving in answer to a signal; ConfigError, DataError and
+    CheckpointError for input that cannot be used.
+    """
+    check(cfg)
+    device = distributed.setup(cfg.DEVICE)
+    folder = REPOSITORY / cfg.OUTPUT_DIR
+    if checkpoints.list_checkpoints(folder) and not resume:
+        raise ConfigError(f"{folder}: holds a run; add --resume or choose another OUTPUT_DIR")
+    data = build_data(cfg)
+    plan = Plan(cfg, len(data), distributed.world_size())
+    logger = setup_logger("pretrain", folder, distributed.rank())
+    distributed.seed_everything(cfg.SEED)
+    run = Run(cfg, plan, device)
+    if latest := checkpoints.load_latest(folder, logger):
+        run.restore(latest)
+        if run.micro_step == plan.total:
+            logger.info(f"{folder}: finished, {run.step} steps; nothing to do")
+            return checkpoints.list_checkpoints(folder)[-1]
+        logger.info(f"resuming at step {run.step}, epoch {run.epoch:.2f}")
+    if distributed.rank() == 0:
+        write_text(folder / "config.yaml", cfg.dump())
+        write_json(folder / "provenance.json", provenance())
+    logger.info(
+        f"{len(data)} images below {data.root}, {plan.total_steps} steps of "
+        f"{plan.total_batch_size} images, peak lr {plan.lr.max():.4g}, on {device}"
+    )
+    with InterruptFlag() as interrupt:
+        loop(run, data, interrupt, logger)
+    distributed.barrier()  # rank 0 has written its last checkpoint
+    path = checkpoints.list_checkpoints(folder)[-1]
+    logger.info(f"done: {run.step} steps; {path}")
+    return path
+
+
+def loop(run: Run, data: MultiCropFolder, interrupt: InterruptFlag, logger: logging.Logger) -> None:
+    """Micro-steps from the run's position to its end."""
+    plan, solver = run.plan, run.cfg.SOLVER
+    model = distribute(run.model, run.device).train()
+    clock, statistics = Clock(), Statistics()
+    loader = build_loader(run.cfg, data, run.micro_step, run.device)
+    bad_images = BadImages(run, data, logger)
+    checkpointer = Checkpointer(statistics)
+    with Log(run, clock, logger) as log:
+        hooks = [log, checkpointer]
+        for micro_step, batch in enumerate(clock.watch(loader), start=run.micro_step):
+            bad_images.report(batch.bad)
+            ends_group = plan.ends_group(micro_step)
+            momentum = float(plan.teacher_momentum[micro_step]) if ends_group else None
+            with accumulate(model, ends_group):
+                with torch.autocast(
+                    run.device.type, torch.bfloat16, enabled=solver.PRECISION == "bf16"
+                ):
+                    outputs = model(*to_device(batch, run.device), momentum)
+                (outputs["loss"] / plan.accumulation).backward()
+            statistics.add(outputs)
+            run.micro_step = micro_step + 1
+            if not ends_group:
+                continue
+            lr = float(plan.lr[micro_step])
+            for group in run.optimizer.param_groups:
+                group["lr"] = lr
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+            run.step += 1
+            position = {"step": run.step, "epoch": run.epoch}
+            previous = statistics.close_step(
+                {**position, "lr": lr, "teacher_momentum": momentum}, bool(interrupt)
+            )
+            for hook in hooks:
+                hook(run, previous)
+            if previous and previous["interrupted"]:
+                log(run, statistics.latest())
+                checkpointer.save(run)
+                logger.info(f"interrupted: saved step {run.step}")
+                raise Interrupted
+        log(run, statistics.latest())
+
+
+def check(cfg: CfgNode) -> None:
+    """Raise ConfigError for values that would fail late or silently."""
+    if cfg.MODEL.ARCH not in ARCHITECTURES:
+        raise ConfigError(f"MODEL.ARCH {cfg.MODEL.ARCH!r} is not one of {', '.join(ARCHITECTURES)}")
+    if cfg.SOLVER.PRECISION not in ("fp32", "bf16"):
+        raise ConfigError(f"SOLVER.PRECISION {cfg.SOLVER.PRECISION!r} is not fp32 or bf16")
+    if cfg.MODEL.DIM % cfg.MODEL.HEADS:
+        raise ConfigError(
+            f"MODEL.DIM {cfg.MODEL.DIM} is not a multiple of MODEL.HEADS {cfg.MODEL.HEADS}"
+        )
+    cells = (-(-cfg.CROPS.GLOBAL_SIZE // 32)) ** 2
+    negatives = cfg.LOSS.NUM_NEGATIVES + cfg.LOSS.NUM_SKIPPED
+    if cells < negatives:
+        raise ConfigError(
+            f"CROPS.GLOBAL_SIZE {cfg.CROPS.GLOBAL_SIZE} gives {cells} cells, fewer than the "
+            f"{negatives} of LOSS.NUM_NEGATIVES + LOSS.NUM_SKIPPED: use 97 px or more for 10, or "
+            "fewer negatives"
+        )
+    if cfg.SOLVER.WARMUP_EPOCHS > cfg.SOLVER.EPOCHS:
+        raise ConfigError(
+            f"SOLVER.WARMUP_EPOCHS {cfg.SOLVER.WARMUP_EPOCHS} exceeds SOLVER.EPOCHS "
+            f"{cfg.SOLVER.EPOCHS}"
+        )
+
+
+def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Normalized global and local crops, and boxes, on the device."""
+    crops = (batch.global_crops, batch.local_crops)
+    return (
+        *(normalize(pixels.to(device, non_blocking=True)) for pixels in crops),
+        batch.boxes.to(device, non_blocking=True),
+    )
+
+
+def accumulate(model: nn.Module, ends_group: bool) -> contextlib.AbstractContextManager:
+    """No reduction between ranks before the group's last micro-step."""
+    ddp = isinstance(model, nn.parallel.DistributedDataParallel)
+    return model.no_sync() if ddp and not ends_group else contextlib.nullcontext()

@@ -1,0 +1,49 @@
+"""Every image once per epoch, whatever the ranks, from any position."""
+
+import pytest
+
+from pretrain.data.folder import DataError, list_images
+from pretrain.data.sampler import PositionSampler
+from tests.pretrain.tiny import write_images
+
+
+@pytest.mark.parametrize(("images", "batch", "ranks"), [(12, 3, 2), (13, 2, 3), (7, 7, 1)])
+def test_ranks_share_an_epoch_without_overlap(images, batch, ranks):
+    samplers = [
+        PositionSampler(images, batch, 2, seed=5, rank=r, world_size=ranks) for r in range(ranks)
+    ]
+    per_rank = [list(sampler) for sampler in samplers]
+    assert {len(batches) for batches in per_rank} == {len(samplers[0])}
+    for epoch in (0, 1):
+        seen = [index for batches in per_rank for b in batches for e, index in b if e == epoch]
+        repeated = -(-images // ranks) * ranks - images
+        assert len(seen) - len(set(seen)) <= repeated
+        assert set(seen) <= set(range(images))
+        if images % (batch * ranks) == 0:
+            assert sorted(seen) == list(range(images))
+
+
+def test_epochs_are_different_orders_and_seeds_too():
+    sampler, other = PositionSampler(50, 5, 2, seed=0), PositionSampler(50, 5, 2, seed=1)
+    assert sorted(sampler.order(0)) == sorted(sampler.order(1)) == list(range(50))
+    assert list(sampler.order(0)) != list(sampler.order(1))
+    assert list(sampler.order(0)) != list(other.order(0))
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 7])
+def test_start_skips_exactly_the_first_micro_steps(start):
+    everything = list(PositionSampler(11, 3, 3, seed=0))
+    assert len(everything) == 9
+    assert list(PositionSampler(11, 3, 3, seed=0, start=start)) == everything[start:]
+
+
+def test_images_are_found_at_any_depth_in_a_fixed_order(tmp_path):
+    write_images(tmp_path, 3)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "0.png").rename(tmp_path / "a" / "b" / "0.PNG")
+    assert list_images(tmp_path) == ["2.png", "a/b/0.PNG", "nested/1.png"]
+
+
+def test_missing_folder_is_named_with_the_way_out(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere: no such folder; set DATA\.ROOT"):
+        list_images(tmp_path / "nowhere")

@@ -1,0 +1,284 @@
+"""The loop: resumption, accumulation, ranks, signals, and every message for bad input."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain import checkpoints
+from pretrain.__main__ import main
+from pretrain.hooks import Checkpointer
+from pretrain.runtime.interrupt import EXIT_CODE, Interrupted
+from pretrain.train import Plan, train
+from tests.pretrain.tiny import config, words, write_images
+
+EMPTY = "configs/pretrain/clove_R_50_in1k_200ep.yaml"
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "images")
+
+
+def assert_equal_states(first: Path, second: Path):
+    a, b = checkpoints.load(first), checkpoints.load(second)
+    for key in ("step", "micro_step", "epoch", "images_seen"):
+        assert a[key] == b[key]
+    assert a["model"].keys() == b["model"].keys()
+    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    for left, right in zip(
+        a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True
+    ):
+        assert torch.equal(left["momentum_buffer"], right["momentum_buffer"])
+
+
+def interrupt_at(monkeypatch, step: int):
+    """Behave as if a signal had come during ``step``."""
+    original = Checkpointer.__call__
+
+    def call(self, run, statistics):
+        original(self, run, statistics)
+        if run.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpointer, "__call__", call)
+
+
+def test_run_leaves_config_provenance_log_metrics_and_checkpoints(images, tmp_path):
+    cfg = config(images, tmp_path / "run")
+    path = train(cfg)
+    run = tmp_path / "run"
+    assert path == run / "checkpoints" / "step_00000006.pth"
+    assert checkpoints.list_checkpoints(run) == [
+        run / "checkpoints" / f"step_{step:08d}.pth" for step in (2, 4, 6)
+    ]
+    content = checkpoints.load(path)
+    assert content["epoch"] == 3
+    assert content["images_seen"] == 3 * 3 * 2
+    assert content["config"]["MODEL"]["ARCH"] == "resnet18"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    names = "loss loss_minus_margin positive_similarity negative_similarity embedding_std lr"
+    names += " teacher_momentum images_per_second data_wait_share overfull_share no_positive_share"
+    assert set(names.split()) <= lines[0].keys()
+    assert lines[0]["loss_minus_margin"] == pytest.approx(lines[0]["loss"] - 100)
+    assert {"git_commit", "hardware", "packages"} <= json.loads(
+        (run / "provenance.json").read_text()
+    ).keys()
+    assert list(run.glob("events.out.tfevents.*"))
+    assert "step 6/6" in (run / "log.txt").read_text()
+    assert "ARCH: resnet18" in (run / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_at_an_epoch_boundary_equals_an_uninterrupted_run(
+    images, tmp_path, monkeypatch, workers
+):
+    straight = train(config(images, tmp_path / "straight"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step=2)  # all ranks agree on it in step 3, the host acts in step 4
+        with pytest.raises(Interrupted):
+            train(config(images, tmp_path / "resumed", DATA__NUM_WORKERS=workers))
+    assert checkpoints.list_checkpoints(tmp_path / "resumed")[-1].name == "step_00000004.pth"
+    resumed = train(config(images, tmp_path / "resumed", DATA__NUM_WORKERS=workers), resume=True)
+    assert_equal_states(straight, resumed)
+
+
+def test_resume_mid_epoch_equals_an_uninterrupted_run(images, tmp_path, monkeypatch):
+    changes = {"SOLVER__ACCUMULATION": 1}
+    straight = train(config(images, tmp_path / "straight", **changes))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step=3)
+        with pytest.raises(Interrupted):
+            train(config(images, tmp_path / "resumed", **changes))
+    latest = checkpoints.load(checkpoints.list_checkpoints(tmp_path / "resumed")[-1])
+    assert latest["epoch"] == pytest.approx(5 / 3)
+    assert_equal_states(
+        straight, train(config(images, tmp_path / "resumed", **changes), resume=True)
+    )
+    lines = (tmp_path / "resumed" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 10))
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_does_not(images, tmp_path):
+    first = train(config(images, tmp_path / "a", SOLVER__EPOCHS=1))
+    again = train(config(images, tmp_path / "b", SOLVER__EPOCHS=1))
+    other = train(config(images, tmp_path / "c", SOLVER__EPOCHS=1, SEED=1))
+    assert_equal_states(first, again)
+    key = "student.encoder.conv1.weight"
+    assert not torch.equal(
+        checkpoints.load(first)["model"][key], checkpoints.load(other)["model"][key]
+    )
+
+
+def test_plan_closes_groups_at_the_epochs_end(images, tmp_path):
+    cfg = config(images, tmp_path, SOLVER__ACCUMULATION=2, SOLVER__BATCH_SIZE_PER_GPU=1)
+    plan = Plan(cfg, num_images=5, world_size=1)
+    ends = [t for t in range(plan.total) if plan.ends_group(t)]
+    assert ends == [1, 3, 4, 6, 8, 9, 11, 13, 14]
+    assert plan.total_steps == len(ends)
+    assert plan.lr.max() == pytest.approx(20.0 * 2 / 256)
+
+
+def test_finished_run_is_left_alone(images, tmp_path, capfd):
+    path = train(config(images, tmp_path / "run", SOLVER__EPOCHS=1))
+    before = path.stat().st_mtime_ns
+    assert train(config(images, tmp_path / "run", SOLVER__EPOCHS=1), resume=True) == path
+    assert path.stat().st_mtime_ns == before
+    assert "nothing to do" in capfd.readouterr().err
+
+
+def test_bf16_trains_and_keeps_the_loss_in_float32(images, tmp_path):
+    path = train(config(images, tmp_path / "run", SOLVER__EPOCHS=1, SOLVER__PRECISION="bf16"))
+    state = checkpoints.load(path)["model"]
+    assert all(value.dtype in (torch.float32, torch.int64) for value in state.values())
+
+
+def test_broken_newest_checkpoint_is_passed_over_with_a_warning(images, tmp_path, capfd):
+    straight = train(config(images, tmp_path / "straight"))
+    train(config(images, tmp_path / "run"))
+    newest = checkpoints.list_checkpoints(tmp_path / "run")[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    resumed = train(config(images, tmp_path / "run"), resume=True)
+    error = capfd.readouterr().err
+    assert "step_00000006.pth: cannot be read" in error
+    assert "resuming at step 4" in error
+    assert_equal_states(straight, resumed)
+
+
+def test_unreadable_image_is_replaced_counted_and_listed(images, tmp_path, capfd):
+    (images / "broken.jpg").write_bytes(b"not an image")
+    changes = {"DATA__MAX_BAD_SHARE": 0.2, "SOLVER__EPOCHS": 1}
+    first = train(config(images, tmp_path / "a", **changes))
+    second = train(config(images, tmp_path / "b", **changes, DATA__NUM_WORKERS=1))
+    assert (tmp_path / "a" / "bad_images.txt").read_text() == "broken.jpg\n"
+    assert "broken.jpg: cannot be read, replaced (1 so far)" in capfd.readouterr().err
+    assert_equal_states(first, second)
+
+
+def run_main(arguments, capfd):
+    code = main(["--config-file", EMPTY, *arguments])
+    return code, capfd.readouterr().err
+
+
+def test_too_many_unreadable_images_stop_the_run(images, tmp_path, capfd):
+    (images / "broken.jpg").write_bytes(b"not an image")
+    code, error = run_main(words(images, tmp_path / "run"), capfd)
+    assert code == 2
+    assert re.search(r"error: .*1 images cannot be read.*MAX_BAD_SHARE.*bad_images\.txt", error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"DATA__ROOT": "no/such/folder"}, r"no/such/folder: no such folder; set DATA\.ROOT"),
+        ({"SOLVER__BASE_RL": 1}, r"unknown key SOLVER\.BASE_RL \(did you mean SOLVER\.BASE_LR\?\)"),
+        ({"MODEL__ARCH": "vit"}, r"MODEL\.ARCH 'vit' is not one of resnet18"),
+        ({"MODEL__DIM": 9}, r"MODEL\.DIM 9 is not a multiple of MODEL\.HEADS 2"),
+        ({"SOLVER__PRECISION": "fp8"}, r"SOLVER\.PRECISION 'fp8' is not fp32 or bf16"),
+        ({"SOLVER__BATCH_SIZE_PER_GPU": 50}, r"7 images do not fill one micro-batch of 50"),
+        ({"SOLVER__WARMUP_EPOCHS": 9}, r"SOLVER\.WARMUP_EPOCHS 9 exceeds SOLVER\.EPOCHS 3"),
+        (
+            {"CROPS__GLOBAL_SIZE": 96, "LOSS__NUM_NEGATIVES": 9},
+            r"GLOBAL_SIZE 96 gives 9 cells, fewer than the 10.*97 px or more",
+        ),
+        ({"SOLVER__EPOCHS": "many"}, r"SOLVER\.EPOCHS"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_config_is_one_line_that_names_the_way_out(images, tmp_path, capfd, changes, message):
+    code, error = run_main(words(images, tmp_path / "run", **changes), capfd)
+    assert code == 2
+    assert re.fullmatch(rf"error: .*{message}.*\n", error)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_folder_without_images_is_refused(tmp_path, capfd):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    code, error = run_main(words(tmp_path / "images", tmp_path / "run"), capfd)
+    assert code == 2
+    assert "images: no image below it" in error
+
+
+def test_run_without_resume_does_not_overwrite(images, tmp_path, capfd):
+    arguments = words(images, tmp_path / "run", SOLVER__EPOCHS=1)
+    assert run_main(arguments, capfd)[0] == 0
+    code, error = run_main(arguments, capfd)
+    assert code == 2
+    assert "holds a run; add --resume" in error
+
+
+def test_changed_config_is_refused_on_resume_and_listed(images, tmp_path, capfd):
+    run_main(words(images, tmp_path / "run", SOLVER__EPOCHS=1), capfd)
+    code, error = run_main(
+        ["--resume", *words(images, tmp_path / "run", SOLVER__EPOCHS=1, SEED=3)], capfd
+    )
+    assert code == 2
+    assert "SEED was 0, is 3" in error
+
+
+def test_checkpoints_that_all_fail_to_load_stop_the_resumption(images, tmp_path, capfd):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "step_00000001.pth").write_bytes(b"")
+    code, error = run_main(["--resume", *words(images, tmp_path / "run")], capfd)
+    assert code == 2
+    assert "none of its 1 checkpoints loads" in error
+
+
+def test_nan_loss_stops_before_it_reaches_a_checkpoint(images, tmp_path, capfd):
+    code, error = run_main(
+        words(images, tmp_path / "run", SOLVER__BASE_LR=1e38, SOLVER__WARMUP_EPOCHS=0), capfd
+    )
+    assert code == 2
+    assert re.search(r"error: step \d+: the loss is nan", error)
+    for path in checkpoints.list_checkpoints(tmp_path / "run"):
+        assert all(v.isfinite().all() for v in checkpoints.load(path)["model"].values())
+
+
+def start(arguments, *, processes=1):
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "pretrain"]
+    return subprocess.Popen(
+        [*command, "--config-file", EMPTY, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+def test_signal_to_the_process_group_saves_and_exits_with_the_documented_code(
+    images, tmp_path, number
+):
+    run = tmp_path / "run"
+    process = start(words(images, run, SOLVER__EPOCHS=5000, DATA__NUM_WORKERS=2))
+    deadline = time.monotonic() + 60
+    while not checkpoints.list_checkpoints(run) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == EXIT_CODE, error
+    assert "interrupted: the same command with --resume goes on" in error
+    assert "Traceback" not in error
+    latest = checkpoints.list_checkpoints(run)[-1]
+    assert checkpoints.load(latest)["step"] > 2
+
+
+def test_two_gloo_processes_keep_equal_weights(images, tmp_path):
+    process = start(words(images, tmp_path / "run", SOLVER__EPOCHS=1), processes=2)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    content = checkpoints.load(checkpoints.list_checkpoints(tmp_path / "run")[-1])
+    assert content["world_size"] == 2
+    assert content["images_seen"] == 2 * 2 * 2
+    assert (tmp_path / "run" / "log.txt").read_text().count("images below") == 1
