@@ -1,0 +1,71 @@
+# make demo: from nothing to a filled table.  make test: the tests.  See README.md.
+#
+# PYTHON=/path/to/python  uses that interpreter, which has everything, and installs nothing
+# WHEELHOUSE=dir          installs from the wheels in dir, without the package index
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+VENV := .venv
+
+ifdef PYTHON
+PY := $(PYTHON)
+READY :=
+else
+PY := $(VENV)/bin/python
+READY := $(VENV)/.installed
+endif
+
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+ifdef WHEELHOUSE
+SOURCE := --no-index --find-links $(abspath $(WHEELHOUSE))
+endif
+
+DEMO := runs/demo
+SMOKE := runs/smoke
+
+.PHONY: install demo demo-all test test-slow smoke lint format gpu-check results
+
+install: $(READY)
+
+# lvis is installed without its dependencies: they would bring an OpenCV that needs libGL.
+# Detectron2's Python files come from a wheel pinned by hash; its compiled part, built for another
+# Python, and its stray top-level `tools` are not used.
+$(VENV)/.installed: requirements.txt constraints.txt requirements-detectron2.txt
+	python3 -m venv $(VENV)
+	$(PIP) install $(SOURCE) -r requirements.txt -c constraints.txt
+	$(PIP) install $(SOURCE) --no-deps -c constraints.txt lvis
+	site=$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	rm -rf "$$site/detectron2" "$$site"/sal_detectron2-*; \
+	$(PIP) install $(SOURCE) --require-hashes --no-deps --only-binary=:all: --python-version 3.10 \
+		--implementation cp --abi none --platform any --target "$$site" \
+		-r requirements-detectron2.txt; \
+	rm -rf "$$site"/detectron2/_C*.so "$$site/tools"
+	touch $@
+
+demo: $(READY)
+	$(PY) -m benchmarks.scenes $(DEMO)/scenes
+	$(PY) -m pretrain --config-file configs/pretrain/demo.yaml --resume
+	$(PY) -m benchmarks run --config-file configs/benchmarks/demo.yaml --output $(DEMO)/results
+	$(PY) -m benchmarks collect $(DEMO)/results
+
+test: $(READY)
+	$(PY) -m pytest -m "not slow"
+
+test-slow: $(READY)
+	$(PY) -m pytest -m slow
+
+smoke: $(READY)
+	$(PY) -m benchmarks.scenes $(SMOKE)/scenes --images 8 --train 24 --val 6 --size 96
+	$(PY) -m benchmarks run --config-file configs/benchmarks/smoke.yaml --output $(SMOKE)/results
+	$(PY) -m benchmarks collect $(SMOKE)/results
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(READY)
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+gpu-check: $(READY)
+	$(PY) -m benchmarks.gpu_check

@@ -1,0 +1,142 @@
+"""``make gpu-check``: what the tests cannot show without GPUs, as a report to paste."""
+
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pretrain.clove import CLoVE
+from pretrain.encoder import build_encoder
+from pretrain.optim import LARS, lars_param_groups
+from pretrain.runtime.provenance import git_commit, hardware, packages
+
+
+def main() -> int:
+    """Run every check; exit code 0 when all pass or there is no GPU to check, 1 otherwise."""
+    print(f"commit {git_commit()}\nhardware {hardware()}")
+    print(" ".join(f"{name} {version}" for name, version in packages().items()))
+    if not torch.cuda.is_available():
+        print("gpu-check: torch finds no GPU here, so nothing was checked")
+        return 0
+    checks = [roi_align_equals_cpu, nms_equals_cpu, amp_pretraining_step, fine_tuning_iteration]
+    if torch.cuda.device_count() > 1:
+        checks.append(nccl_sync_bn)
+    else:
+        print("skip nccl_sync_bn: needs two GPUs")
+    passed = [report(check) for check in checks]
+    print(f"gpu-check: {sum(passed)} of {len(passed)} passed")
+    return 0 if all(passed) else 1
+
+
+def report(check: Callable[[], str]) -> bool:
+    """Run one check and print its line."""
+    start = time.perf_counter()
+    try:
+        line = f"ok   {check.__name__}: {check()}"
+    except (RuntimeError, ValueError, AssertionError) as error:
+        line = f"FAIL {check.__name__}: {type(error).__name__}: {error}"
+    print(f"{line} ({time.perf_counter() - start:.1f} s)", flush=True)
+    return line.startswith("ok")
+
+
+def roi_align_equals_cpu() -> str:
+    """Detectron2's ROIAlign gives the same values and gradients on both devices."""
+    from detectron2.layers import ROIAlign
+
+    torch.manual_seed(0)
+    features = torch.randn(2, 8, 32, 32)
+    corners = torch.rand(64, 2, 2).sort(dim=1).values.flatten(1) * 120
+    boxes = torch.cat([torch.randint(2, (64, 1)).float(), corners], dim=1)
+    results = []
+    for device in ("cpu", "cuda"):
+        x = features.to(device).requires_grad_()
+        pooled = ROIAlign((7, 7), 0.25, 0, aligned=True)(x, boxes.to(device))
+        pooled.square().sum().backward()
+        results.append((pooled.detach().cpu(), x.grad.cpu()))
+    differences = [(a - b).abs().max().item() for a, b in zip(*results, strict=True)]
+    assert max(differences) < 1e-3, differences
+    return f"largest difference {differences[0]:.1e}, of gradients {differences[1]:.1e}"
+
+
+def nms_equals_cpu() -> str:
+    """Detectron2's class-wise NMS keeps the same boxes in the same order."""
+    from detectron2.layers import batched_nms
+
+    torch.manual_seed(0)
+    boxes = torch.rand(2000, 2, 2).sort(dim=1).values.flatten(1) * 200
+    scores, classes = torch.rand(2000), torch.randint(5, (2000,))
+    on_cpu = batched_nms(boxes, scores, classes, 0.5)
+    on_gpu = batched_nms(boxes.cuda(), scores.cuda(), classes.cuda(), 0.5).cpu()
+    assert torch.equal(on_cpu, on_gpu)
+    return f"{len(on_cpu)} of 2000 boxes kept by both"
+
+
+def amp_pretraining_step() -> str:
+    """One bf16 step of CLoVE at the paper's sizes."""
+    torch.manual_seed(0)
+    model = CLoVE(build_encoder()).cuda().to(memory_format=torch.channels_last)
+    optimizer = LARS(lars_param_groups(model, 2e-5), lr=0.1)
+    corners = torch.rand(8, 8, 2, 2).sort(dim=2).values.flatten(2).cuda()
+    crops = torch.randn(2, 8, 3, 224, 224).cuda(), torch.randn(6, 8, 3, 96, 96).cuda()
+    with torch.autocast("cuda", torch.bfloat16):
+        outputs = model(*crops, corners, teacher_momentum=0.99)
+    outputs["loss"].backward()
+    optimizer.step()
+    loss = outputs["loss"].item()
+    assert 94 < loss < 106, loss
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    return f"loss {loss:.3f}, {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+
+
+def fine_tuning_iteration() -> str:
+    """One iteration of coco_fpn on scenes through the ordinary command."""
+    from benchmarks.scenes.generate import Request, generate
+
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder, "scenes"), Request(1, 24, 2, 128, seed=0))
+        os.environ["DETECTRON2_DATASETS"] = f"{folder}/scenes"
+        from transfer.__main__ import main as fine_tune
+
+        code = fine_tune(
+            f"--task coco_fpn --weights random --output {folder}/run "
+            "--overlay configs/transfer/Base-scenes.yaml "
+            "SOLVER.MAX_ITER 1 SOLVER.STEPS (1,) TEST.PRECISE_BN.NUM_ITER 1".split()
+        )
+        assert code == 0, f"exit code {code}"
+    return "trained, evaluated, metrics.json written"
+
+
+def nccl_sync_bn() -> str:
+    """SyncBN over two GPUs equals BN over the whole batch."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = [context.Process(target=_sync_bn_rank, args=(rank, folder)) for rank in (0, 1)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(120)
+            process.kill()
+        assert all(process.exitcode == 0 for process in ranks)
+    return "equal to BN over both halves"
+
+
+def _sync_bn_rank(rank: int, folder: str) -> None:
+    dist.init_process_group("nccl", f"file://{folder}/store", rank=rank, world_size=2)
+    torch.cuda.set_device(rank)
+    torch.manual_seed(0)
+    x = torch.randn(8, 4, 5, 5)
+    expected = nn.BatchNorm2d(4)(x).chunk(2)[rank]
+    actual = nn.SyncBatchNorm(4).cuda()(x.chunk(2)[rank].cuda()).cpu()
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
