@@ -6,7 +6,9 @@ The functions work on any ``yacs`` node: fvcore's in pretraining, Detectron2's i
 import difflib
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """The YAML mapping in ``path`` with its ``_BASE_`` files merged below it; executes nothing."""
     try:
         loaded = CfgNode.load_yaml_with_base(str(find_config(path)), allow_unsafe=False)
-    except (yaml.YAMLError, AssertionError) as error:
+    except (OSError, yaml.YAMLError, AssertionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found {type(loaded).__name__}")
@@ -47,17 +49,35 @@ def merge(cfg: CfgNode, path: str | Path | None = None, overrides: Sequence[str]
     if path is not None:
         loaded = load_yaml(path)
         _check_known(cfg, flatten(loaded), str(path))
-        try:
-            cfg.merge_from_file(str(find_config(path)), allow_unsafe=False)
-        except (ValueError, KeyError, AssertionError) as error:
-            raise ConfigError(f"{path}: {error}") from error
+        _merge(str(path), cfg.merge_from_other_cfg, type(cfg)(_as_floats(cfg, loaded)))
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} has no partner")
     _check_known(cfg, overrides[::2], "command line")
+    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+        parent, _, name = key.rpartition(".")
+        node = reduce(getitem, parent.split("."), cfg) if parent else cfg
+        value = _as_floats(node, {name: cfg._decode_cfg_value(text)})[name]
+        _merge("command line", cfg.merge_from_list, [key, value])
+
+
+def _merge(source: str, merge_into: Callable[[Any], None], values: Any) -> None:
     try:
-        cfg.merge_from_list(list(overrides))
+        merge_into(values)
     except (ValueError, KeyError, AssertionError) as error:
-        raise ConfigError(f"command line: {error}") from error
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _as_floats(node: dict, values: dict) -> dict:
+    """``values`` with whole numbers as floats where ``node`` has floats: LR 1 means LR 1.0."""
+    converted = {}
+    for key, value in values.items():
+        known = node.get(key)
+        if isinstance(value, dict) and isinstance(known, dict):
+            value = _as_floats(known, value)
+        elif type(value) is int and type(known) is float:
+            value = float(value)
+        converted[key] = value
+    return converted
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -61,14 +60,6 @@ def sha256_of(path: str | Path) -> str:
     """Hexadecimal sha256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def free_bytes(folder: str | Path) -> int:
-    """Free bytes on the disk that holds ``folder``, which need not exist yet."""
-    folder = Path(folder).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _umask() -> int:

@@ -1,0 +1,70 @@
+"""YAML with _BASE_, then KEY VALUE; nothing executes, nothing unknown passes."""
+
+import pytest
+from fvcore.common.config import CfgNode
+
+from pretrain.runtime.config import ConfigError, config_hash, load_yaml, merge
+
+
+@pytest.fixture
+def cfg():
+    return CfgNode({"LR": 0.1, "NAME": "", "SOLVER": {"STEPS": (1, 2), "EPS": 1e-3, "ITERS": 5}})
+
+
+def test_base_then_file_then_overrides(cfg, tmp_path):
+    (tmp_path / "base.yaml").write_text("LR: 0.2\nSOLVER:\n  ITERS: 7\n  STEPS: (3, 4)\n")
+    (tmp_path / "run.yaml").write_text("_BASE_: base.yaml\nSOLVER: {ITERS: 8}\n")
+    merge(cfg, tmp_path / "run.yaml", ["SOLVER.STEPS", "(5,)"])
+    assert (cfg.LR, cfg.SOLVER.ITERS, cfg.SOLVER.STEPS) == (0.2, 8, (5,))
+
+
+def test_whole_numbers_become_floats_where_floats_are_due(cfg, tmp_path):
+    (tmp_path / "run.yaml").write_text("LR: 1\n")
+    merge(cfg, tmp_path / "run.yaml", ["SOLVER.EPS", "2"])
+    assert [type(value) for value in (cfg.LR, cfg.SOLVER.EPS)] == [float, float]
+    assert (cfg.LR, cfg.SOLVER.EPS) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SOLVR: {ITERS: 1}", r"unknown key SOLVR\.ITERS \(did you mean SOLVER\.ITERS\?\)"),
+        ("SOLVER: {ITERS: many}", r"run\.yaml: Type mismatch"),
+        ("- a list", "expected a mapping"),
+        ("LR: !!python/object/apply:os.system ['touch canary']", "could not determine"),
+        ("_BASE_: nowhere.yaml", r"nowhere\.yaml"),
+        ("LR: [unclosed", "while parsing"),
+    ],
+)
+def test_bad_yaml_names_the_file_and_the_fault(cfg, tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        merge(cfg, tmp_path / "run.yaml")
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.ITER", "1"], r"did you mean SOLVER\.ITERS"),
+        (["LR"], "'LR' has no partner"),
+        (["LR", "fast"], "Type mismatch"),
+    ],
+)
+def test_bad_overrides_are_named(cfg, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        merge(cfg, None, overrides)
+
+
+def test_missing_file_is_named():
+    with pytest.raises(ConfigError, match=r"configs/none\.yaml: no such config file"):
+        load_yaml("configs/none.yaml")
+
+
+def test_hash_ignores_the_named_keys_only(cfg):
+    before = config_hash(cfg, ["NAME", "SOLVER"])
+    cfg.NAME, cfg.SOLVER.ITERS = "x", 9
+    assert config_hash(cfg, ["NAME", "SOLVER"]) == before
+    cfg.LR = 0.3
+    assert config_hash(cfg, ["NAME", "SOLVER"]) != before
