@@ -107,7 +107,7 @@ def fine_tuning_iteration() -> str:
         code = fine_tune(
             f"--task coco_fpn --weights random --output {folder}/run "
             "--overlay configs/transfer/Base-scenes.yaml "
-            "SOLVER.MAX_ITER 1 SOLVER.STEPS (1,) TEST.PRECISE_BN.NUM_ITER 1".split()
+            "SOLVER.MAX_ITER 2 SOLVER.STEPS (1,) TEST.PRECISE_BN.NUM_ITER 1".split()
         )
         assert code == 0, f"exit code {code}"
     return "trained, evaluated, metrics.json written"

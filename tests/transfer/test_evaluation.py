@@ -1,0 +1,177 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
+from pycocotools import mask as masks
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from transfer.config import default_config
+from transfer.evaluation import build_evaluator, evaluate_coco
+
+HEIGHT, WIDTH, IMAGES = 240, 320, 24
+CATEGORY_IDS = (1, 4, 17)
+NAME = "evaluation_test"
+
+
+def rectangle(box, random):
+    """The RLE of a box with ragged edges."""
+    x, y, w, h = (int(value) for value in box)
+    mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8, order="F")
+    mask[y : y + h, x : x + w] = 1
+    mask *= random.random(mask.shape) > 0.1
+    rle = masks.encode(mask)
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def draw_box(random):
+    size = np.exp(random.uniform(np.log(6), np.log(200), 2))  # all three area ranges
+    w, h = min(size[0], WIDTH - 2), min(size[1], HEIGHT - 2)
+    return [random.uniform(0, WIDTH - w - 1), random.uniform(0, HEIGHT - h - 1), w, h]
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """Random ground truth with crowds, and images without any."""
+    random = np.random.default_rng(3)
+    annotations = []
+    for image in range(1, IMAGES + 1):
+        for _ in range(0 if image % 8 == 0 else random.integers(1, 7)):
+            box = draw_box(random)
+            segmentation = rectangle(box, random)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": int(random.choice(CATEGORY_IDS)),
+                    "bbox": box,
+                    "area": float(masks.area(segmentation)),
+                    "segmentation": segmentation,
+                    "iscrowd": int(random.random() < 0.15),
+                }
+            )
+    return {
+        "info": {},
+        "images": [{"id": k, "height": HEIGHT, "width": WIDTH} for k in range(1, IMAGES + 1)],
+        "annotations": annotations,
+        "categories": [{"id": k, "name": f"class {k}"} for k in CATEGORY_IDS],
+    }
+
+
+@pytest.fixture(scope="module")
+def detections(truth):
+    """Shifted ground truth, doubles and noise; image 5 has none, image 6 more than 100."""
+    random = np.random.default_rng(4)
+    found = []
+    for annotation in truth["annotations"]:
+        image = annotation["image_id"]
+        for _ in range(0 if image == 5 else 40 if image == 6 else random.integers(0, 4)):
+            box = np.array(annotation["bbox"]) + random.normal(0, 2, 4)
+            box[2:] = np.maximum(box[2:], 3)
+            box[:2] = np.clip(box[:2], 0, (WIDTH - 5, HEIGHT - 5))
+            wrong = random.random() < 0.2
+            found.append(
+                {
+                    "image_id": image,
+                    "category_id": 4 if wrong else annotation["category_id"],
+                    "bbox": box.tolist(),
+                    "score": round(float(random.random()), 2),  # ties are likely
+                    "segmentation": rectangle(box, random),
+                }
+            )
+    return found
+
+
+def reference(truth, results, iou_type):
+    """pycocotools' 12 numbers; masks without boxes beside them, as Detectron2 gives them."""
+    api = COCO()
+    api.dataset = json.loads(json.dumps(truth))
+    api.createIndex()
+    drop = "bbox" if iou_type == "segm" else "segmentation"
+    results = [{key: value for key, value in r.items() if key != drop} for r in results]
+    evaluation = COCOeval(api, api.loadRes(results), iou_type)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_twelve_numbers_equal_pycocotools(truth, detections, iou_type):
+    expected = reference(truth, detections, iou_type)
+    found = evaluate_coco(truth, detections, iou_type).stats[:12]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    assert 0.05 < found[0] < 0.95
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_an_area_range_without_objects_gives_minus_one(truth, detections, iou_type):
+    small = truth | {"annotations": [a for a in truth["annotations"] if a["area"] < 1000]}
+    expected = reference(small, detections, iou_type)
+    found = evaluate_coco(small, detections, iou_type).stats[:12]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    assert found[5] == -1
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_no_detection_at_all_scores_zero(truth, iou_type):
+    assert (evaluate_coco(truth, [], iou_type).stats[:12] == 0).all()
+
+
+@pytest.fixture
+def registered(truth, tmp_path):
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    DatasetCatalog.register(NAME, list)
+    MetadataCatalog.get(NAME).set(
+        json_file=str(path),
+        evaluator_type="coco",
+        thing_dataset_id_to_contiguous_id={key: k for k, key in enumerate(CATEGORY_IDS)},
+        thing_classes=[f"class {key}" for key in CATEGORY_IDS],
+    )
+    yield NAME
+    DatasetCatalog.pop(NAME)
+    MetadataCatalog.pop(NAME)
+
+
+def as_model_output(detections, image):
+    mine = [d for d in detections if d["image_id"] == image]
+    boxes = torch.tensor([d["bbox"] for d in mine]).reshape(-1, 4)
+    instances = Instances((HEIGHT, WIDTH))
+    instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
+    instances.scores = torch.tensor([d["score"] for d in mine])
+    instances.pred_classes = torch.tensor([CATEGORY_IDS.index(d["category_id"]) for d in mine])
+    decoded = [masks.decode(d["segmentation"]) for d in mine] or [np.zeros((HEIGHT, WIDTH))]
+    instances.pred_masks = torch.from_numpy(np.stack(decoded))[: len(mine)]
+    return {"instances": instances}
+
+
+def results_of(evaluator, detections):
+    evaluator.reset()
+    for image in range(1, IMAGES + 1):
+        evaluator.process([{"image_id": image}], [as_model_output(detections, image)])
+    return evaluator.evaluate()
+
+
+def test_evaluator_gives_what_detectron2_gives_with_pycocotools(registered, detections):
+    cfg = default_config()
+    cfg.MODEL.MASK_ON = True
+    ours = results_of(build_evaluator(cfg, registered), detections)
+    theirs = results_of(COCOEvaluator(registered, use_fast_impl=False), detections)
+    assert list(ours) == list(theirs) == ["bbox", "segm"]
+    for iou_type, expected in theirs.items():
+        assert ours[iou_type] == pytest.approx(expected, rel=0, abs=1e-9, nan_ok=True)
+
+
+def test_a_model_without_masks_is_judged_by_its_boxes(registered, detections):
+    results = results_of(build_evaluator(default_config(), registered), detections)
+    assert list(results) == ["bbox"]
+
+
+def test_a_silent_model_scores_zero(registered):
+    results = results_of(build_evaluator(default_config(), registered), [])
+    assert results["bbox"]["AP"] == 0

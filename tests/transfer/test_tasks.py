@@ -1,0 +1,126 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pretrain.runtime.config import REPOSITORY, ConfigError, flatten, plain
+from transfer.config import config_sha256, default_config, differences, resolve
+from transfer.tasks import TASKS, get_task
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RECIPES = json.loads((GOLDEN / "transfer_recipes.json").read_text())["recipes"]
+RECIPE_OF = {"coco_c4": "coco_c4_1x", "coco_fpn": "coco_fpn_1x"}
+SCENES = "configs/transfer/Base-scenes.yaml"
+
+# What a scenes run may change: sizes, anchors, boxes, batch, schedule, PreciseBN, autocast.
+SCENES_KEYS = {
+    "INPUT.MIN_SIZE_TRAIN",
+    "INPUT.MAX_SIZE_TRAIN",
+    "INPUT.MIN_SIZE_TEST",
+    "INPUT.MAX_SIZE_TEST",
+    "MODEL.ANCHOR_GENERATOR.SIZES",
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST",
+    "MODEL.RPN.POST_NMS_TOPK_TEST",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "TEST.DETECTIONS_PER_IMAGE",
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.BASE_LR",
+    "SOLVER.STEPS",
+    "SOLVER.MAX_ITER",
+    "SOLVER.WARMUP_ITERS",
+    "TEST.PRECISE_BN.NUM_ITER",
+    "TRANSFER.CPU_AUTOCAST",
+}
+
+
+@pytest.mark.parametrize("name", RECIPE_OF)
+def test_config_is_the_golden_recipe_and_nothing_more(name):
+    recipe = RECIPES[RECIPE_OF[name]]
+    cfg = resolve(TASKS[name].config)
+    changed = {key: ours for key, (ours, _) in differences(cfg, default_config()).items()}
+    expected = {key: entry["value"] for key, entry in recipe["non_default"].items()}
+    assert expected.pop("MODEL.WEIGHTS") == "See Instructions"
+    assert changed == expected
+
+
+@pytest.mark.parametrize("name", RECIPE_OF)
+def test_what_the_recipe_states_explicitly_holds(name):
+    values = plain(flatten(resolve(TASKS[name].config)))
+    for key, value in RECIPES[RECIPE_OF[name]]["explicit_but_equal_to_default"].items():
+        assert values[key] == value, key
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_has_a_config_and_ranks_by_one_of_its_metrics(name):
+    task = get_task(name)
+    assert (REPOSITORY / task.config).is_file()
+    assert task.main_metric in task.metrics
+    assert len(set(task.metrics)) == len(task.metrics)
+    assert resolve(task.config).SOLVER.REFERENCE_WORLD_SIZE == 0
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_scenes_run_differs_in_the_listed_keys_only(name):
+    task = TASKS[name]
+    real, scenes = resolve(task.config), resolve(task.config, SCENES)
+    assert set(differences(scenes, real)) == SCENES_KEYS
+    assert real.DATALOADER.NUM_WORKERS != scenes.DATALOADER.NUM_WORKERS == 0
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_anchor_scale_multiplies_every_size_once(name):
+    plain_sizes = resolve(TASKS[name].config).MODEL.ANCHOR_GENERATOR.SIZES
+    scaled = resolve(TASKS[name].config, overrides=["TRANSFER.ANCHOR_SCALE", "0.25"])
+    sizes = scaled.MODEL.ANCHOR_GENERATOR.SIZES
+    assert sizes == [[size / 4 for size in level] for level in plain_sizes]
+    assert scaled.TRANSFER.ANCHOR_SCALE == 1.0
+
+
+def test_an_overlay_lies_above_the_task_and_below_key_value():
+    task = TASKS["coco_c4"]
+    assert resolve(task.config, SCENES).SOLVER.MAX_ITER == 90
+    assert resolve(task.config, SCENES, ["SOLVER.MAX_ITER", "7"]).SOLVER.MAX_ITER == 7
+
+
+def test_the_hash_ignores_place_device_and_seed_but_no_setting():
+    cfg = resolve(TASKS["coco_c4"].config)
+    before = config_sha256(cfg)
+    cfg.OUTPUT_DIR, cfg.MODEL.DEVICE, cfg.SEED, cfg.DATALOADER.NUM_WORKERS = "x", "cpu", 3, 9
+    assert config_sha256(cfg) == before
+    cfg.SOLVER.BASE_LR = 0.01
+    assert config_sha256(cfg) != before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.MAX_ITERS", "3"], "unknown key SOLVER.MAX_ITERS.*SOLVER.MAX_ITER"),
+        (["SOLVER.MAX_ITER"], "has no partner"),
+        (["MODEL.WEIGHTS", "x.pth"], "MODEL.WEIGHTS is set by --weights"),
+        (["DATASETS.TEST", "('a', 'b')"], "DATASETS.TEST must name one"),
+    ],
+)
+def test_a_wrong_override_says_what_is_wrong(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(TASKS["coco_c4"].config, overrides=overrides)
+
+
+def test_an_unknown_task_names_the_nearest_one():
+    with pytest.raises(ConfigError, match=r"unknown task coco_c5.*did you mean coco_c4"):
+        get_task("coco_c5")
+
+
+def test_without_detectron2_the_import_says_how_to_install_it():
+    code = "import sys; sys.modules['detectron2'] = None; import transfer"
+    command = [sys.executable, "-c", code]
+    outcome = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    last_line = outcome.stderr.strip().splitlines()[-1]
+    assert last_line.startswith("ImportError: transfer needs Detectron2")
+    assert "make install" in last_line
+    assert "pip install" in last_line

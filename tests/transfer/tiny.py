@@ -1,0 +1,106 @@
+"""A COCO-format data set of a few noisy 64 px images, and converted weights, for tests."""
+
+import json
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone import build_resnet_backbone
+from PIL import Image
+
+from transfer.config import resolve
+from transfer.tasks import TASKS
+
+SIZE = 64
+SPLITS = {"coco_2017_train": ("train2017", 6), "coco_2017_val": ("val2017", 3)}
+SCENES = "configs/transfer/Base-scenes.yaml"
+
+# Laid over the scenes overlay: two iterations, and next to nothing in each.
+FAST = [
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "5"),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "4", "TEST.DETECTIONS_PER_IMAGE", "3"),
+    *("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "TEST.PRECISE_BN.NUM_ITER", "1"),
+]
+
+
+def write_coco(root):
+    """Train and val in the official layout below ``root``: two rectangles an image."""
+    random = np.random.default_rng(0)
+    metadata = MetadataCatalog.get("coco_2017_val")
+    ids = metadata.thing_dataset_id_to_contiguous_id
+    categories = [{"id": key, "name": metadata.thing_classes[value]} for key, value in ids.items()]
+    for folder, count in SPLITS.values():
+        images, annotations = [], []
+        (root / "coco" / folder).mkdir(parents=True)
+        for number in range(1, count + 1):
+            pixels = random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+            for left in (4, 34):
+                top, size = int(random.integers(4, 30)), int(random.integers(12, 26))
+                box = (left, top, left + size, top + size)
+                pixels[box[1] : box[3], box[0] : box[2]] = random.integers(0, 256, 3)
+                annotations.append(_annotation(len(annotations) + 1, number, box))
+            name = f"{number:012d}.jpg"
+            Image.fromarray(pixels).save(root / "coco" / folder / name)
+            images.append({"id": number, "file_name": name, "height": SIZE, "width": SIZE})
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        file = root / "coco" / "annotations" / f"instances_{folder}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content))
+    return root
+
+
+def _annotation(number, image, box):
+    x0, y0, x1, y1 = box
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": 1 + number % 3,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": (x1 - x0) * (y1 - y0),
+        "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
+        "iscrowd": 0,
+    }
+
+
+@contextmanager
+def coco_at(root):
+    """Detectron2's coco_2017_train and _val read below ``root`` instead of where they did."""
+    earlier = {name: (DatasetCatalog.pop(name), MetadataCatalog.pop(name)) for name in SPLITS}
+    own = ("name", "json_file", "image_root", "evaluator_type")
+    for name, (folder, _) in SPLITS.items():
+        shared = {k: v for k, v in earlier[name][1].as_dict().items() if k not in own}
+        annotations = root / "coco" / "annotations" / f"instances_{folder}.json"
+        register_coco_instances(name, shared, str(annotations), str(root / "coco" / folder))
+    try:
+        yield
+    finally:
+        for name, (load, metadata) in earlier.items():
+            DatasetCatalog[name], MetadataCatalog[name] = load, metadata
+
+
+def converted(seed=0):
+    """What a converted R50 file holds, with seeded random weights: 318 short names."""
+    torch.manual_seed(seed)
+    cfg = resolve(TASKS["coco_fpn"].config)
+    trunk = build_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict()
+    needs = ("INPUT.FORMAT", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.DEPTH")
+    return {
+        "format": 1,
+        "model": {name: value.clone() for name, value in trunk.items()},
+        "matching_heuristics": True,
+        "__author__": "tests",
+        "meta": {
+            "method": "clove",
+            "pretrain_epochs": 400.0,
+            "depth": 50,
+            "config": {
+                **dict(zip(needs, ("RGB", False, 50), strict=True)),
+                "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+                "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+            },
+        },
+    }

@@ -1,0 +1,12 @@
+"""Fine-tuning with Detectron2. Importing this registers our region heads and data sets there."""
+
+try:
+    import detectron2  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "transfer needs Detectron2, which is not installed here. Either `make install` (its Python "
+        "part, pinned, into .venv), or bring upstream's own build: pip install "
+        "--no-build-isolation git+https://github.com/facebookresearch/detectron2.git"
+    ) from error
+
+from transfer import roi_heads  # noqa: F401  (registers Res5ROIHeadsExtraNorm)

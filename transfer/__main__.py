@@ -1,0 +1,222 @@
+"""python -m transfer: one fine-tuning, from converted weights to metrics.json."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from pretrain.runtime import distributed, files
+from pretrain.runtime.config import ConfigError, find_config
+from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
+from transfer import data, record
+from transfer.checkpoints import CheckpointError, load_converted
+from transfer.config import config_sha256, resolve
+from transfer.data.layout import DataError
+from transfer.tasks import TASKS, Task, get_task
+from transfer.train import Trainer, images_per_bn_batch
+from transfer.weights import check_agreement, load_backbone
+
+RANDOM = "random"
+USER_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0, 2 for a mistake, 75 when interrupted."""
+    args = _parser().parse_args(arguments)
+    try:
+        with InterruptFlag() as interrupted:
+            return _run(args, interrupted)
+    except (CheckpointError, ConfigError, DataError, FloatingPointError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except Interrupted as reason:
+        print(f"interrupted: {reason}; the same command with --resume goes on", file=sys.stderr)
+        return EXIT_CODE
+    finally:
+        distributed.shutdown()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m transfer",
+        description="Fine-tune a pretrained backbone on a downstream task and evaluate it.",
+    )
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--task", metavar="NAME", help=f"one of {', '.join(TASKS)}")
+    what.add_argument("--config-file", metavar="FILE", help="a YAML in place of a task")
+    add("--overlay", metavar="FILE", help="a YAML laid over the config, before KEY VALUE")
+    add("--weights", metavar="FILE", help="what python -m transfer.convert wrote, or `random`")
+    add("--output", type=Path, metavar="DIR", help="folder of this run")
+    add("--seed", type=int, default=0, help="default 0")
+    add("--init", metavar="NAME", help="what tables call the weights; default: their method")
+    add("--resume", action="store_true", help="go on from the last checkpoint in --output, if any")
+    add("--eval-only", action="store_true", help="evaluate the last checkpoint in --output")
+    add("--list", action="store_true", help="list the tasks and stop")
+    add("--check-data", action="store_true", help="look at the data (of all tasks) and stop")
+    add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, last")
+    return parser
+
+
+def _run(args: argparse.Namespace, interrupted: InterruptFlag) -> int:
+    if args.list:
+        for name, task in TASKS.items():
+            print(f"{name}: {task.config}, ranked by {task.main_metric}")
+        return 0
+    if args.check_data:
+        return _check_data(args)
+    _check_flags(args)
+    name, task, config = _chosen(args)
+    cfg = resolve(config, args.overlay, args.overrides)
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, cfg.SEED = str(args.output), args.weights, args.seed
+
+    _join(cfg)
+    cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+    cfg.freeze()
+    for logger in ("fvcore", "detectron2", "transfer"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=logger)
+    log = record.logger
+    run, weights = _describe(args, name, cfg)
+    record.check_same_run(args.output, cfg, run)
+    done = args.output / record.METRICS
+    if done.is_file() and not args.eval_only:
+        log.info("%s exists: this run is done", done)
+        return 0
+    comm.synchronize()  # every rank has read what rank 0 is about to write
+    if comm.is_main_process() and not args.eval_only:
+        record.start(args.output, cfg, run)
+
+    seed_all_rng(cfg.SEED + comm.get_rank())
+    trainer = Trainer(cfg, interrupted)
+    resumed = (args.resume or args.eval_only) and trainer.resume()
+    if args.eval_only and not resumed:
+        raise ConfigError(f"--eval-only: {args.output} holds no checkpoint")
+    if not resumed and weights is not None:
+        filled = load_backbone(_plain(trainer.model), weights["model"], args.weights)
+        log.info("%s: %d entries loaded", args.weights, len(filled))
+    if not resumed and trainer.checkpointer.has_checkpoint():
+        log.info("starting over; --resume would go on from the checkpoint in %s", args.output)
+
+    if args.eval_only:
+        run["iterations"] = min(trainer.start_iter, trainer.max_iter)
+        results = trainer.test(cfg, trainer.model)
+    else:
+        results = trainer.train()
+    if comm.is_main_process():
+        metrics = record.select_metrics(results, task)
+        path = args.output / "evaluation.json" if args.eval_only else done
+        files.write_json(path, record.result(run, task, metrics, trainer.seconds))
+        main = record.main_metric(metrics, task)
+        log.info("%s %.3f; all in %s", main, metrics[main], path)
+    return 0
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    if args.task is None and args.config_file is None:
+        raise ConfigError(f"--task is missing; known: {', '.join(TASKS)} (or --config-file FILE)")
+    if args.output is None:
+        raise ConfigError("--output is missing: the folder of this run")
+    if args.weights is None:
+        raise ConfigError(
+            "--weights is missing: what python -m transfer.convert wrote, or the word random"
+        )
+    if args.init is not None and not re.fullmatch(r"[a-z0-9_]+", args.init):
+        raise ConfigError(f"--init {args.init}: only lower-case letters, digits and _")
+
+
+def _chosen(args: argparse.Namespace) -> tuple[str, Task | None, str]:
+    """Name, task and config file; a config that is a task's own is that task."""
+    if args.task is not None:
+        task = get_task(args.task)
+        return args.task, task, task.config
+    for name, task in TASKS.items():
+        if find_config(task.config) == find_config(args.config_file):
+            return name, task, task.config
+    return Path(args.config_file).stem, None, args.config_file
+
+
+def _join(cfg: CfgNode) -> None:
+    """Process group and device; Detectron2's default device is a GPU, here only where one is."""
+    device = distributed.setup("cpu" if cfg.MODEL.DEVICE == "cpu" else "auto")
+    cfg.MODEL.DEVICE = device.type
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    processes = comm.get_world_size()
+    if processes > 1:
+        comm.create_local_process_group(int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is no multiple of the "
+            f"{processes} processes"
+        )
+    if cfg.SOLVER.AMP.ENABLED and device.type == "cpu":
+        raise ConfigError(
+            "SOLVER.AMP.ENABLED needs a GPU. On a CPU: SOLVER.AMP.ENABLED False "
+            "TRANSFER.CPU_AUTOCAST True"
+        )
+
+
+def _describe(
+    args: argparse.Namespace, name: str, cfg: CfgNode
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What metrics.json says about the run before it starts, and the converted weights.
+
+    Looks at data and weights, so that whatever is wrong with them is said before anything is built.
+    """
+    train = [data.check(dataset) for dataset in cfg.DATASETS.TRAIN]
+    test = [data.check(dataset) for dataset in cfg.DATASETS.TEST]
+    for dataset in [*train, *test]:
+        record.logger.info(data.describe(dataset))
+    weights = None
+    if args.weights != RANDOM:
+        weights = load_converted(args.weights)
+        check_agreement(cfg, weights["meta"], args.weights)
+    meta = weights["meta"] if weights else {"method": RANDOM}
+    run = {
+        "task": name,
+        "init": args.init or meta["method"],
+        "method": meta["method"],
+        "pretrain_epochs": meta.get("pretrain_epochs"),
+        "seed": cfg.SEED,
+        "data": data.fingerprint(train, test),
+        "weights_sha256": files.sha256_of(args.weights) if weights else None,
+        "config_sha256": config_sha256(cfg),
+        "iterations": cfg.SOLVER.MAX_ITER,
+        "images_per_batch": cfg.SOLVER.IMS_PER_BATCH,
+        "images_per_bn_batch": images_per_bn_batch(cfg, comm.get_world_size()),
+    }
+    return run, weights
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    """Look at the data of the chosen task, or of all."""
+    one = args.task is not None or args.config_file is not None
+    configs = [_chosen(args)[2]] if one else [task.config for task in TASKS.values()]
+    resolved = [resolve(config, args.overlay, args.overrides) for config in configs]
+    names = {name for cfg in resolved for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}
+    faults = 0
+    for name in sorted(names):
+        try:
+            print(data.describe(data.check(name)))
+        except DataError as error:
+            print(f"error: {error}", file=sys.stderr)
+            faults += 1
+    return USER_ERROR if faults else 0
+
+
+def _plain(model: Any) -> Any:
+    """The model itself, out of DistributedDataParallel."""
+    return getattr(model, "module", model)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""The config of a fine-tuning: Detectron2's keys and our own, below TRANSFER."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
+
+from pretrain.runtime.config import ConfigError, config_hash, flatten, merge, plain
+
+# Said by command line flags, so that there is one way to say them.
+FLAGS = {"OUTPUT_DIR": "--output", "MODEL.WEIGHTS": "--weights", "SEED": "--seed"}
+
+# What does not make another experiment; weights, data and seed are recorded beside the hash.
+NOT_HASHED = (
+    *FLAGS,
+    "MODEL.DEVICE",
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "VIS_PERIOD",
+    "VERSION",
+)
+
+
+def default_config() -> CfgNode:
+    """Detectron2's defaults and ours."""
+    cfg = get_cfg()
+    cfg.TRANSFER = CfgNode()
+    # Multiplies MODEL.ANCHOR_GENERATOR.SIZES once, when the config is resolved (1 afterwards).
+    cfg.TRANSFER.ANCHOR_SCALE = 1.0
+    # bfloat16 around the model on a CPU; on GPUs it does nothing, SOLVER.AMP.ENABLED is for them.
+    cfg.TRANSFER.CPU_AUTOCAST = False
+    return cfg
+
+
+def resolve(
+    config: str | Path, overlay: str | Path | None = None, overrides: Sequence[str] = ()
+) -> CfgNode:
+    """Defaults, then ``config``, then ``overlay``, then ``KEY VALUE`` pairs; not frozen.
+
+    Raises ConfigError for unknown keys, bad values and keys that have a flag of their own.
+    """
+    for key in overrides[::2]:
+        if key in FLAGS:
+            raise ConfigError(f"command line: {key} is set by {FLAGS[key]}")
+    cfg = default_config()
+    merge(cfg, config)
+    if overlay is not None:
+        merge(cfg, overlay)
+    merge(cfg, overrides=overrides)
+    _scale_anchors(cfg)
+    if len(cfg.DATASETS.TEST) != 1:
+        raise ConfigError(f"{config}: DATASETS.TEST must name one data set")
+    return cfg
+
+
+def config_sha256(cfg: CfgNode) -> str:
+    """The hash that is the same for every run of one experiment (NOT_HASHED is left out)."""
+    return config_hash(cfg, NOT_HASHED)
+
+
+def differences(cfg: CfgNode, other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """``{key: (value in cfg, value in other)}`` for the hashed keys on which the two disagree.
+
+    other: a nested mapping, as in a ``config.yaml``; a key that one side lacks is None there.
+    """
+    ours, theirs = plain(flatten(cfg)), plain(flatten(other))
+    return {
+        key: (ours.get(key), theirs.get(key))
+        for key in sorted(ours.keys() | theirs.keys())
+        if key not in NOT_HASHED and ours.get(key) != theirs.get(key)
+    }
+
+
+def _scale_anchors(cfg: CfgNode) -> None:
+    scale = cfg.TRANSFER.ANCHOR_SCALE
+    if scale != 1.0:
+        sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[size * scale for size in level] for level in sizes]
+        cfg.TRANSFER.ANCHOR_SCALE = 1.0
