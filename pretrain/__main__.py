@@ -13,7 +13,7 @@ from pretrain.train import train
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 input that cannot be used, 75 interrupted and saved."""
+    """Exit codes: 0 done, 2 input that cannot be used, 75 interrupted and saved, 130 not saved."""
     parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
     parser.add_argument("--config-file", required=True, metavar="YAML")
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR")
@@ -30,6 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted:
         print("interrupted: the same command with --resume goes on", file=sys.stderr)
         return EXIT_CODE
+    except KeyboardInterrupt:
+        print("interrupted: nothing was saved since the last checkpoint", file=sys.stderr)
+        return 130
     finally:
         distributed.shutdown()
     return 0

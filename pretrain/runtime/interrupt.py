@@ -1,5 +1,6 @@
 """Signals set a flag; the loop asks for it at the end of a step, saves and leaves."""
 
+import os
 import signal
 from types import FrameType
 
@@ -37,3 +38,4 @@ class InterruptFlag:
         if number == signal.SIGINT and self.received == "SIGINT":
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+        os.write(2, f"{self.received}: saving as soon as this step ends\n".encode())

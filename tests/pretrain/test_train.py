@@ -14,9 +14,13 @@ import torch
 
 from pretrain import checkpoints
 from pretrain.__main__ import main
+from pretrain.augment import normalize
+from pretrain.data import PositionSampler, build_data
+from pretrain.data.folder import collate
 from pretrain.hooks import Checkpointer
+from pretrain.optim import LARS, lars_param_groups, warmup_cosine
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted
-from pretrain.train import Plan, train
+from pretrain.train import Plan, build_model, train
 from tests.pretrain.tiny import config, words, write_images
 
 EMPTY = "configs/pretrain/clove_R_50_in1k_200ep.yaml"
@@ -282,3 +286,30 @@ def test_two_gloo_processes_keep_equal_weights(images, tmp_path):
     assert content["world_size"] == 2
     assert content["images_seen"] == 2 * 2 * 2
     assert (tmp_path / "run" / "log.txt").read_text().count("images below") == 1
+
+
+def test_loop_equals_the_steps_of_the_specification_written_out(images, tmp_path):
+    cfg = config(images, tmp_path / "run", SOLVER__ACCUMULATION=2)
+    trained = checkpoints.load(train(cfg))["model"]
+
+    torch.manual_seed(cfg.SEED)
+    model = build_model(cfg).train()
+    data = build_data(cfg)
+    optimizer = LARS(lars_param_groups(model, cfg.SOLVER.WEIGHT_DECAY), lr=0.0)
+    peak, length = cfg.SOLVER.BASE_LR * 2 * 2 / 256, len(data) // 2
+    lrs = warmup_cosine(peak, 0.01 * peak, 3 * length, length, peak / 100)
+    momenta = warmup_cosine(0.99, 1.0, 3 * length)
+    batches = PositionSampler(len(data), 2, epochs=3, seed=cfg.SEED)
+    for t, keys in enumerate(batches):
+        batch = collate([data[key] for key in keys])
+        last = t % length == length - 1
+        steps = t % length % 2 == 1 or last
+        crops = normalize(batch.global_crops), normalize(batch.local_crops)
+        loss = model(*crops, batch.boxes, float(momenta[t]) if steps else None)["loss"]
+        (loss / 2).backward()
+        if steps:
+            for group in optimizer.param_groups:
+                group["lr"] = float(lrs[t])
+            optimizer.step()
+            optimizer.zero_grad()
+    assert all(torch.equal(trained[name], value) for name, value in model.state_dict().items())

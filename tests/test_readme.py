@@ -1,0 +1,38 @@
+"""What the README names is there: modules, make targets, configs, files, config keys."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+from pretrain.config import get_cfg
+from pretrain.runtime.config import flatten
+from transfer.config import default_config
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_modules_exist():
+    names = set(re.findall(r"(?:python|torchrun[^\n]*?) -m ([a-z_.]+)", TEXT))
+    assert {"pretrain", "transfer", "transfer.convert", "benchmarks"} <= names
+    assert [name for name in names if importlib.util.find_spec(name) is None] == []
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?<=`)make ([a-z-]+)|^make ([a-z-]+)", TEXT, re.MULTILINE)) <= {
+        pair for name in targets for pair in ((name, ""), ("", name))
+    }
+
+
+def test_named_files_exist():
+    names = re.findall(r"\b(?:configs|pretrain|transfer|tests)/[\w./-]*\w", TEXT)
+    names += re.findall(r"requirements[\w-]*\.txt|CITATION\.cff", TEXT)
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_config_keys_exist():
+    known = flatten(get_cfg()).keys() | flatten(default_config()).keys()
+    names = re.findall(r"\b[A-Z]+(?:\.[A-Z_]+)+\b", TEXT)
+    ignored = {"RESULTS.MD"}
+    assert [name for name in names if name not in known and name not in ignored] == []

@@ -1,0 +1,122 @@
+"""Minutes rather than seconds: does pretraining learn, and does everything fit a laptop?"""
+
+import math
+import os
+import random
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import pretrain.train
+from benchmarks.scenes.generate import Request, generate
+from pretrain import checkpoints
+from pretrain.augment import MultiCrop, normalize
+from pretrain.config import get_cfg
+from pretrain.data.folder import collate
+from pretrain.runtime.config import merge
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 6 * 2**30  # bytes of memory that the demo's stages stay under
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    generate(folder, Request(unlabelled=1000, train=200, val=100), workers=2)
+    return folder
+
+
+def demo_config(scenes, output, epochs):
+    cfg = get_cfg()
+    overrides = f"DATA.ROOT {scenes}/coco/unlabeled2017 OUTPUT_DIR {output} SOLVER.EPOCHS {epochs}"
+    merge(cfg, "configs/pretrain/demo.yaml", overrides.split())
+    return cfg
+
+
+def on_held_out_views(model, cfg, scenes):
+    """The loss's statistics on fixed views of the validation images, BN by their own batch."""
+    crops = MultiCrop(cfg.CROPS.GLOBAL_SIZE, num_locals=0)
+    images = sorted((scenes / "coco" / "val2017").iterdir())[:48]
+    samples = [
+        (*crops(Image.open(path).convert("RGB"), random.Random(f"held out {n}")), [])
+        for n, path in enumerate(images)
+    ]
+    batch = collate(samples)
+    with torch.no_grad():
+        outputs = model.train()(normalize(batch.global_crops), [], batch.boxes)
+    return {name: value.item() for name, value in outputs.items()}
+
+
+def learns(before, after, dim):
+    """Matches stand out more than at the start, and the embedding has not collapsed."""
+    gaps = [s["positive_similarity"] - s["negative_similarity"] for s in (before, after)]
+    print(f"c+ - c-: {gaps[0]:.3f} -> {gaps[1]:.3f}; std {after['embedding_std']:.4f}")
+    return gaps[1] - gaps[0] >= 0.05 and after["embedding_std"] >= 0.5 / math.sqrt(dim)
+
+
+def pretrain_and_measure(cfg, scenes):
+    torch.manual_seed(cfg.SEED)
+    before = on_held_out_views(pretrain.train.build_model(cfg), cfg, scenes)
+    path = pretrain.train.train(cfg)
+    model = pretrain.train.build_model(cfg)
+    model.load_state_dict(checkpoints.load(path)["model"])
+    return before, on_held_out_views(model, cfg, scenes)
+
+
+def test_pretraining_on_scenes_learns_to_match_places(scenes, tmp_path):
+    cfg = demo_config(scenes, tmp_path / "run", epochs=4)
+    before, after = pretrain_and_measure(cfg, scenes)
+    assert learns(before, after, cfg.MODEL.DIM)
+
+
+def test_constant_teacher_target_fails_the_same_check(scenes, tmp_path, monkeypatch):
+    build = pretrain.train.build_model
+
+    def with_constant_teacher(cfg):
+        model = build(cfg)
+        model.teacher.register_forward_hook(lambda module, inputs, maps: torch.ones_like(maps))
+        return model
+
+    monkeypatch.setattr(pretrain.train, "build_model", with_constant_teacher)
+    cfg = demo_config(scenes, tmp_path / "run", epochs=1)
+    before, after = pretrain_and_measure(cfg, scenes)
+    assert not learns(before, after, cfg.MODEL.DIM)
+
+
+def peak_memory(arguments, scenes):
+    """Peak resident bytes of ``python`` with these arguments, which must succeed."""
+    process = subprocess.Popen(
+        [sys.executable, *shlex.split(arguments)],
+        cwd=ROOT,
+        env=os.environ | {"DETECTRON2_DATASETS": str(scenes)},
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def test_demo_pretraining_stays_under_six_gigabytes(scenes, tmp_path):
+    used = peak_memory(
+        "-m pretrain --config-file configs/pretrain/demo.yaml SOLVER.EPOCHS 1 SOLVER.WARMUP_EPOCHS "
+        f"0 DATA.ROOT {scenes}/coco/val2017 OUTPUT_DIR {tmp_path}/run",
+        scenes,
+    )
+    assert used < LIMIT, f"{used / 2**30:.1f} GB"
+
+
+@pytest.mark.parametrize("task", ["coco_c4", "coco_fpn"])
+def test_fine_tuning_on_scenes_stays_under_six_gigabytes(scenes, tmp_path, task):
+    used = peak_memory(
+        f"-m transfer --task {task} --weights random --output {tmp_path}/run "
+        "--overlay configs/transfer/Base-scenes.yaml",
+        scenes,
+    )
+    assert used < LIMIT, f"{used / 2**30:.1f} GB"
