@@ -23,7 +23,7 @@ endif
 DEMO := runs/demo
 SMOKE := runs/smoke
 
-.PHONY: install demo demo-all test test-slow smoke lint format gpu-check results
+.PHONY: install demo demo-all test test-slow smoke lint format gpu-check
 
 install: $(READY)
 
@@ -47,6 +47,8 @@ demo: $(READY)
 	$(PY) -m pretrain --config-file configs/pretrain/demo.yaml --resume
 	$(PY) -m benchmarks run --config-file configs/benchmarks/demo.yaml --output $(DEMO)/results
 	$(PY) -m benchmarks collect $(DEMO)/results
+
+demo-all: demo  # every task, and these are all so far
 
 test: $(READY)
 	$(PY) -m pytest -m "not slow"

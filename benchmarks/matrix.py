@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.checks import check_choice, check_epochs, check_keys
 from benchmarks.published import METHODS, load_published
 from pretrain.runtime.config import REPOSITORY, ConfigError, find_config, flatten, load_yaml
+from pretrain.runtime.files import list_checkpoints
 
 KEYS = ("datasets", "overlay", "inits", "tasks", "seeds", "overrides", "task_overrides")
 INIT_KEYS = ("method", "checkpoint", "epochs", "overrides")
@@ -140,17 +141,13 @@ def find_checkpoint(path: str | Path, where: str) -> Path:
             f"{where}: checkpoint {path} does not exist below {REPOSITORY}; "
             "pretrain first (python -m pretrain), or name another file or run folder"
         )
-    found = [
-        (int(match[1]), file)
-        for file in (given / "checkpoints").glob("step_*.pth")
-        if (match := re.fullmatch(r"step_(\d+)\.pth", file.name))
-    ]
+    found = list_checkpoints(given)
     if not found:
         raise ConfigError(
             f"{where}: checkpoint {path} is a folder without checkpoints/step_*.pth; "
             "pretrain first (python -m pretrain), or name another file or run folder"
         )
-    return max(found)[1]
+    return found[-1]
 
 
 def _init(name: Any, entry: Any, where: str) -> Init:

@@ -1,5 +1,6 @@
 """Multi-crop views and the boxes they were cut from (clove.md sections 6 and 8)."""
 
+import functools
 import math
 import random
 from dataclasses import dataclass
@@ -138,6 +139,10 @@ def color_jitter(image: Image.Image, rng: random.Random) -> Image.Image:
 
 def normalize(pixels: torch.Tensor) -> torch.Tensor:
     """uint8 (...,3,H,W) → float32 with ImageNet's mean and standard deviation taken out."""
-    mean = torch.tensor(MEAN, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(STD, device=pixels.device).view(3, 1, 1)
+    mean, std = _mean_and_std(pixels.device)
     return (pixels.float() / 255 - mean) / std
+
+
+@functools.cache  # a copy to the device would make the host wait for it at every step
+def _mean_and_std(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    return tuple(torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))

@@ -2,13 +2,12 @@
 
 import logging
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pretrain.runtime.files import write_torch
+from pretrain.runtime.files import list_checkpoints, write_torch
 
 FORMAT = 1
 KIND = "clove_pretraining"
@@ -18,18 +17,12 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and the way out."""
 
 
-def list_checkpoints(run: str | Path) -> list[Path]:
-    """The complete checkpoints of a run's folder, oldest first."""
-    found = Path(run, "checkpoints").glob("step_*.pth")
-    return sorted(path for path in found if re.fullmatch(r"step_\d{8,}\.pth", path.name))
-
-
 def save(run: str | Path, step: int, content: dict[str, Any], keep: int) -> Path:
     """Write ``run``/checkpoints/step_XXXXXXXX.pth, then drop all but the newest ``keep``."""
     path = Path(run, "checkpoints", f"step_{step:08d}.pth")
     write_torch(path, {"format": FORMAT, "kind": KIND, "step": step, **content})
-    for old in list_checkpoints(run)[: -max(keep, 1)]:
-        old.unlink()
+    for old in (*list_checkpoints(run)[: -max(keep, 1)], *path.parent.glob(".step_*.tmp")):
+        old.unlink()  # the others are what a killed process left half-written
     return path
 
 

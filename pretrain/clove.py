@@ -97,7 +97,7 @@ def multicrop_loss(
     # Every pair has B images, so the mean over all of them weighs the pairs equally
     loss, *rest = (torch.cat(field) for field in zip(*pairs, strict=True))
     positive, negative, num_positives, overfull = (field.detach() for field in rest)
-    cells = global_students.detach().float().transpose(0, 1).flatten(1)  # (D, cells)
+    cells = _at_least_float32(global_students.detach()).transpose(0, 1).flatten(1)  # (D, cells)
     return loss.mean(), {
         "positive_similarity": _mean_where(num_positives > 0, -positive / 2),
         "negative_similarity": _mean_where(~overfull, -negative / 2),
@@ -128,16 +128,17 @@ def _cells(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 class CLoVE(nn.Module):
     """Student, contextualizing self-attention and momentum teacher.
 
-    encoder: images (B,3,S,S) → maps (B,C,H,W), with C in its attribute ``out_channels``. Defaults
-    are the paper's; ``loss`` takes the parameters of ``pair_statistics``.
+    encoder: images (B,3,S,S) → maps (B,C,H,W); C is the width of its last BN. Defaults are the
+    paper's; ``loss`` takes the parameters of ``pair_statistics``.
     """
 
     def __init__(
         self, encoder: nn.Module, *, hidden: int = 4096, dim: int = 256, heads: int = 8, **loss
     ) -> None:
         super().__init__()
+        channels = [m.num_features for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)][-1]
         projector = OrderedDict(
-            linear1=nn.Conv2d(encoder.out_channels, hidden, 1, bias=False),
+            linear1=nn.Conv2d(channels, hidden, 1, bias=False),
             bn1=nn.BatchNorm2d(hidden),
             relu=nn.ReLU(inplace=True),
             linear2=nn.Conv2d(hidden, dim, 1, bias=False),

@@ -24,7 +24,6 @@ class Encoder(nn.Sequential):
                 **dict(trunk),
             )
         )
-        self.out_channels: int = resnet.fc.in_features
 
     def stages(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """The maps after the stem (pooled) and after each of the four stages, as in STAGES."""

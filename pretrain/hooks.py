@@ -111,18 +111,18 @@ class BadImages:
     def __init__(self, run: "Run", data: MultiCropFolder, logger: logging.Logger) -> None:
         rank = distributed.rank()
         self.path = run.folder / f"bad_images{f'.rank{rank}' if rank else ''}.txt"
-        self.data, self.logger, self.seen = data, logger, set()
+        self.data, self.logger = data, logger
+        self.seen = set(self.path.read_text().splitlines()) if self.path.exists() else set()
         self.allowed = int(run.cfg.DATA.MAX_BAD_SHARE * len(data))
 
     def report(self, indices: list[int]) -> None:
         """Take in the bad images of a batch. Raises DataError above the allowed share."""
-        for index in set(indices) - self.seen:
-            self.seen.add(index)
+        for name in sorted({self.data.images[index] for index in indices} - self.seen):
+            self.seen.add(name)
             self.logger.warning(
-                f"{self.data.root / self.data.images[index]}: cannot be read, replaced "
-                f"({len(self.seen)} so far)"
+                f"{self.data.root / name}: cannot be read, replaced ({len(self.seen)} so far)"
             )
-            write_text(self.path, "".join(f"{self.data.images[i]}\n" for i in sorted(self.seen)))
+            write_text(self.path, "".join(f"{bad}\n" for bad in sorted(self.seen)))
         if len(self.seen) > self.allowed:
             raise DataError(
                 f"{self.data.root}: {len(self.seen)} images cannot be read, more than the "

@@ -1,6 +1,7 @@
 """The pretraining loop, top to bottom as in clove.md: schedule, batch, forward, backward, step."""
 
 import contextlib
+import hashlib
 import logging
 import math
 from pathlib import Path
@@ -25,6 +26,21 @@ from pretrain.runtime.files import write_json, write_text
 from pretrain.runtime.interrupt import Interrupted, InterruptFlag
 from pretrain.runtime.logging import setup_logger
 from pretrain.runtime.provenance import provenance
+
+AT_LEAST_ONE = (
+    "CROPS.GLOBAL_SIZE",
+    "CROPS.LOCAL_SIZE",
+    "MODEL.HIDDEN",
+    "MODEL.DIM",
+    "MODEL.HEADS",
+    "LOSS.NUM_NEGATIVES",
+    "SOLVER.EPOCHS",
+    "SOLVER.BATCH_SIZE_PER_GPU",
+    "SOLVER.ACCUMULATION",
+    "LOG.PERIOD",
+    "CHECKPOINT.PERIOD_EPOCHS",
+    "CHECKPOINT.KEEP",
+)
 
 
 class Plan:
@@ -65,6 +81,7 @@ class Statistics:
         self._micro_steps: list[torch.Tensor] = []
         self._names: list[str] = []
         self._closed: torch.Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
         self._host: dict[str, float] = {}
 
     def add(self, outputs: dict[str, torch.Tensor]) -> None:
@@ -76,20 +93,30 @@ class Statistics:
         """Reduce a step, keep the ``host``'s values beside it; return the step before it."""
         flag = self._micro_steps[0].new_full((1,), float(interrupted))
         values = torch.cat([torch.stack(self._micro_steps).mean(dim=0), flag])
+        values = distributed.all_reduce_mean(values)
         previous = self.latest()
-        self._closed, self._micro_steps = distributed.all_reduce_mean(values), []
-        self._host = host
+        if values.is_cuda:
+            # To pinned memory, and read one step later: the host waits for the copy, not the step
+            self._closed = torch.empty_like(values, device="cpu", pin_memory=True)
+            self._closed.copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        else:
+            self._closed = values
+        self._micro_steps, self._host = [], host
         return previous
 
     def latest(self) -> dict[str, float] | None:
-        """The step closed last; waits for the device. Raises FloatingPointError at NaN."""
+        """The step closed last, once it is done. Raises FloatingPointError at NaN."""
         if self._closed is None:
             return None
+        if self._copied is not None:
+            self._copied.synchronize()
         values = self._host | dict(zip(self._names, self._closed.tolist(), strict=True))
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(
                 f"step {values['step']}: the loss is {values['loss']}; lower SOLVER.BASE_LR or "
-                "look at the data, then --resume from the last checkpoint, which is untouched"
+                "look at the data; nothing of this step was saved"
             )
         return values
 
@@ -97,8 +124,11 @@ class Statistics:
 class Run:
     """Model, optimizer, position: what a checkpoint holds."""
 
-    def __init__(self, cfg: CfgNode, plan: Plan, device: torch.device) -> None:
+    def __init__(
+        self, cfg: CfgNode, plan: Plan, data: MultiCropFolder, device: torch.device
+    ) -> None:
         self.cfg, self.plan, self.device = cfg, plan, device
+        self.data_sha256 = hashlib.sha256("\n".join(data.images).encode()).hexdigest()
         self.folder = REPOSITORY / cfg.OUTPUT_DIR
         self.model = build_model(cfg).to(device)
         solver = cfg.SOLVER
@@ -123,6 +153,7 @@ class Run:
             "epoch": self.epoch,
             "images_seen": self.micro_step * self.plan.images_per_micro_step,
             "world_size": distributed.world_size(),
+            "data_sha256": self.data_sha256,
             "config": plain(self.cfg),
             "provenance": provenance(),
             "rng": torch.get_rng_state(),
@@ -134,7 +165,11 @@ class Run:
         old = flatten(content["config"])
         new = flatten(plain(self.cfg))
         if config_hash(content["config"], NOT_HASHED) != config_hash(self.cfg, NOT_HASHED):
-            changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+            changed = [
+                key
+                for key in sorted(old | new)
+                if old.get(key) != new.get(key) and not key.startswith(NOT_HASHED)
+            ]
             changes = ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed)
             raise ConfigError(
                 f"{self.folder}: cannot resume with another config ({changes}); restore the values "
@@ -144,6 +179,11 @@ class Run:
             raise ConfigError(
                 f"{self.folder}: was trained on {content['world_size']} processes, not "
                 f"{distributed.world_size()}; start as many"
+            )
+        if content["data_sha256"] != self.data_sha256:
+            raise ConfigError(
+                f"{self.folder}: the list of images below DATA.ROOT has changed since the run "
+                "began; restore it or choose another OUTPUT_DIR"
             )
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
@@ -196,7 +236,8 @@ def train(cfg: CfgNode, resume: bool = False) -> Path:
     plan = Plan(cfg, len(data), distributed.world_size())
     logger = setup_logger("pretrain", folder, distributed.rank())
     distributed.seed_everything(cfg.SEED)
-    run = Run(cfg, plan, device)
+    torch.backends.cudnn.benchmark = True
+    run = Run(cfg, plan, data, device)
     if latest := checkpoints.load_latest(folder, logger):
         run.restore(latest)
         if run.micro_step == plan.total:
@@ -257,6 +298,7 @@ def loop(run: Run, data: MultiCropFolder, interrupt: InterruptFlag, logger: logg
             if previous and previous["interrupted"]:
                 log(run, statistics.latest())
                 checkpointer.save(run)
+                distributed.barrier()  # nobody leaves before rank 0 has written
                 logger.info(f"interrupted: saved step {run.step}")
                 raise Interrupted
         log(run, statistics.latest())
@@ -264,6 +306,15 @@ def loop(run: Run, data: MultiCropFolder, interrupt: InterruptFlag, logger: logg
 
 def check(cfg: CfgNode) -> None:
     """Raise ConfigError for values that would fail late or silently."""
+    values = flatten(cfg)
+    for key in AT_LEAST_ONE:
+        if values[key] < 1:
+            raise ConfigError(f"{key} {values[key]} is under 1")
+    for key in ("CROPS.GLOBAL_AREA", "CROPS.LOCAL_AREA"):
+        if len(values[key]) != 2 or not 0 < values[key][0] <= values[key][1] <= 1:
+            raise ConfigError(f"{key} {values[key]} is not a range (from, to) within 0 and 1")
+    if cfg.CROPS.NUM_LOCALS < 0:
+        raise ConfigError(f"CROPS.NUM_LOCALS {cfg.CROPS.NUM_LOCALS} is negative")
     if cfg.MODEL.ARCH not in ARCHITECTURES:
         raise ConfigError(f"MODEL.ARCH {cfg.MODEL.ARCH!r} is not one of {', '.join(ARCHITECTURES)}")
     if cfg.SOLVER.PRECISION not in ("fp32", "bf16"):

@@ -28,10 +28,11 @@ from transfer.weights import check_agreement, load_backbone
 
 RANDOM = "random"
 USER_ERROR = 2
+KILLED = 130  # by a second Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 2 for a mistake, 75 when interrupted."""
+    """Run the command; returns its exit status: 0, 2 for a mistake, 75 or 130 when interrupted."""
     args = _parser().parse_args(arguments)
     try:
         with InterruptFlag() as interrupted:
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as reason:
         print(f"interrupted: {reason}; the same command with --resume goes on", file=sys.stderr)
         return EXIT_CODE
+    except KeyboardInterrupt:
+        print("interrupted: --resume goes on from the last checkpoint", file=sys.stderr)
+        return KILLED
     finally:
         distributed.shutdown()
 
@@ -82,6 +86,7 @@ def _run(args: argparse.Namespace, interrupted: InterruptFlag) -> int:
 
     _join(cfg)
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+    _check_batch(cfg, comm.get_world_size())
     cfg.freeze()
     for logger in ("fvcore", "detectron2", "transfer"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=logger)
@@ -153,15 +158,18 @@ def _join(cfg: CfgNode) -> None:
     processes = comm.get_world_size()
     if processes > 1:
         comm.create_local_process_group(int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
-    if cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is no multiple of the "
-            f"{processes} processes"
-        )
     if cfg.SOLVER.AMP.ENABLED and device.type == "cpu":
         raise ConfigError(
             "SOLVER.AMP.ENABLED needs a GPU. On a CPU: SOLVER.AMP.ENABLED False "
             "TRANSFER.CPU_AUTOCAST True"
+        )
+
+
+def _check_batch(cfg: CfgNode, processes: int) -> None:
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is no multiple of the "
+            f"{processes} processes"
         )
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from pretrain.runtime.files import list_checkpoints
+
 FORMAT = 1  # of a converted file (design.md section 5)
 CHECKPOINTS = "checkpoints/step_*.pth"  # below a pretraining run's folder
 
@@ -222,8 +224,8 @@ def _reading_failed(path: Path, method: str, error: Exception) -> str:
 
 def read_run(folder: str | Path, method: str = "auto") -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint of a pretraining run that loads, and its path."""
-    found = sorted(Path(folder).glob(CHECKPOINTS), key=_step, reverse=True)
-    for path in found:
+    found = list_checkpoints(folder)
+    for path in reversed(found):
         try:
             return path, read_checkpoint(path, method)
         except CheckpointError as error:
@@ -233,11 +235,6 @@ def read_run(folder: str | Path, method: str = "auto") -> tuple[Path, dict[str, 
         + (f"none of its {len(found)} checkpoints loads" if found else f"no {CHECKPOINTS} in it")
         + ". Name a checkpoint file, or the folder of a pretraining run"
     )
-
-
-def _step(path: Path) -> int:
-    digits = path.stem.removeprefix("step_")
-    return int(digits) if digits.isdecimal() else -1
 
 
 def load_converted(path: str | Path) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def select_metrics(results: dict[str, dict[str, float]], task: Task | None) -> d
     """``{"bbox/AP50": 12.3}`` out of an evaluator's nested results, per-category values left out.
 
     A value that could not be computed (no large object: APl is NaN) is left out and logged; one of
-    the task's own metrics must be there, or ValueError says which is not.
+    the task's own metrics must be there, or ConfigError says which is not.
     """
     metrics = {
         f"{group}/{name}": float(value)
@@ -69,7 +69,7 @@ def select_metrics(results: dict[str, dict[str, float]], task: Task | None) -> d
     metrics = {name: value for name, value in metrics.items() if name not in undefined}
     absent = [name for name in (task.metrics if task else ()) if name not in metrics]
     if absent or not metrics:
-        raise ValueError(f"evaluation gave no {', '.join(absent) or 'metric'}; it gave {results}")
+        raise ConfigError(f"evaluation gave no {', '.join(absent) or 'metric'}; it gave {results}")
     return metrics
 
 

@@ -69,16 +69,21 @@ class MultiCropFolder(torch.utils.data.Dataset):
         bad: list[int] = []
         while len(bad) < self.TRIES:
             try:
-                return *self.crops(self.read(index), rng), bad
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                image = self.read(index)
+            except Exception:  # decoders raise errors of any type at damaged files
                 bad.append(index)
                 index = rng.randrange(len(self))  # a neighbour from the sample's own seed
+                continue
+            return *self.crops(image, rng), bad
         names = ", ".join(self.images[i] for i in bad[:3])
         raise DataError(f"{self.root}: {self.TRIES} images in a row cannot be read ({names}, …)")
 
     def read(self, index: int) -> Image.Image:
-        """The image in RGB; Pillow's errors when it cannot be decoded."""
-        with Image.open(self.root / self.images[index]) as image:
+        """The image in RGB; an error of whatever type when it cannot be decoded or used."""
+        path = self.root / self.images[index]
+        with Image.open(path) as image:
+            if min(image.size) < 2:
+                raise DataError(f"{path}: {image.size[0]}x{image.size[1]} pixels have no extent")
             return image.convert("RGB")
 
 

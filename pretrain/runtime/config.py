@@ -34,7 +34,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """The YAML mapping in ``path`` with its ``_BASE_`` files merged below it; executes nothing."""
     try:
         loaded = CfgNode.load_yaml_with_base(str(find_config(path)), allow_unsafe=False)
-    except (OSError, yaml.YAMLError, AssertionError) as error:
+    except (OSError, UnicodeDecodeError, TypeError, yaml.YAMLError, AssertionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found {type(loaded).__name__}")

@@ -3,21 +3,28 @@
 import os
 import random
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-import torch.distributed as dist
+from pretrain.runtime.config import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
-def setup(device: str = "auto", timeout_minutes: float = 30.0) -> torch.device:
+def setup(device: str = "auto", timeout_minutes: float = 30.0) -> "torch.device":
     """Join the process group that torchrun announces, if any, and return this rank's device.
 
     device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``. CUDA ranks talk through NCCL,
-    CPU ranks through gloo.
+    CPU ranks through gloo. Raises ConfigError for another device, or cuda without a GPU.
     """
-    use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
-    if use_cuda and not torch.cuda.is_available():
-        raise RuntimeError("DEVICE cuda was asked for, but torch finds no GPU: use DEVICE auto")
+    import torch
+    import torch.distributed as dist
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"DEVICE {device!r} is not auto, cpu or cuda")
+    use_cuda = device != "cpu" and torch.cuda.is_available()
+    if device == "cuda" and not use_cuda:
+        raise ConfigError("DEVICE cuda was asked for, but torch finds no GPU: use DEVICE auto")
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
@@ -31,28 +38,38 @@ def setup(device: str = "auto", timeout_minutes: float = 30.0) -> torch.device:
 
 def shutdown() -> None:
     """Leave the process group, if there is one."""
+    import torch.distributed as dist
+
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank() -> int:
     """This process's number, 0 without a process group."""
+    import torch.distributed as dist
+
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
     """How many processes work together, 1 without a process group."""
+    import torch.distributed as dist
+
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def barrier() -> None:
     """Wait for every rank."""
+    import torch.distributed as dist
+
     if dist.is_initialized():
         dist.barrier()
 
 
-def all_reduce_mean(values: torch.Tensor) -> torch.Tensor:
+def all_reduce_mean(values: "torch.Tensor") -> "torch.Tensor":
     """Mean of ``values`` over the ranks, in place."""
+    import torch.distributed as dist
+
     if dist.is_initialized():
         dist.all_reduce(values)
         values /= world_size()
@@ -61,6 +78,9 @@ def all_reduce_mean(values: torch.Tensor) -> torch.Tensor:
 
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch (CPU and GPU) for this process."""
+    import numpy as np
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,15 @@ def sha256_of(path: str | Path) -> str:
     """Hexadecimal sha256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_checkpoints(run: str | Path) -> list[Path]:
+    """The checkpoints of a pretraining run's folder, oldest first."""
+    found = {}
+    for path in Path(run, "checkpoints").glob("step_*.pth"):
+        if match := re.fullmatch(r"step_(\d+)\.pth", path.name):
+            found[path] = int(match[1])
+    return sorted(found, key=found.get)
 
 
 def _umask() -> int:

@@ -194,6 +194,10 @@ def test_too_many_unreadable_images_stop_the_run(images, tmp_path, capfd):
             r"GLOBAL_SIZE 96 gives 9 cells, fewer than the 10.*97 px or more",
         ),
         ({"SOLVER__EPOCHS": "many"}, r"SOLVER\.EPOCHS"),
+        ({"SOLVER__ACCUMULATION": 0}, r"SOLVER\.ACCUMULATION 0 is under 1"),
+        ({"CROPS__GLOBAL_AREA": "(0.5, 0.2)"}, r"GLOBAL_AREA .* is not a range"),
+        ({"CROPS__NUM_LOCALS": -1}, r"NUM_LOCALS -1 is negative"),
+        ({"DEVICE": "gpu"}, r"DEVICE 'gpu' is not auto, cpu or cuda"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -227,6 +231,14 @@ def test_changed_config_is_refused_on_resume_and_listed(images, tmp_path, capfd)
     )
     assert code == 2
     assert "SEED was 0, is 3" in error
+
+
+def test_changed_images_are_refused_on_resume(images, tmp_path, capfd):
+    run_main(words(images, tmp_path / "run", SOLVER__EPOCHS=1), capfd)
+    (images / "0.png").rename(images / "renamed.png")
+    code, error = run_main(["--resume", *words(images, tmp_path / "run", SOLVER__EPOCHS=1)], capfd)
+    assert code == 2
+    assert "the list of images below DATA.ROOT has changed" in error
 
 
 def test_checkpoints_that_all_fail_to_load_stop_the_resumption(images, tmp_path, capfd):

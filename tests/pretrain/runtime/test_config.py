@@ -31,6 +31,7 @@ def test_whole_numbers_become_floats_where_floats_are_due(cfg, tmp_path):
         ("SOLVR: {ITERS: 1}", r"unknown key SOLVR\.ITERS \(did you mean SOLVER\.ITERS\?\)"),
         ("SOLVER: {ITERS: many}", r"run\.yaml: Type mismatch"),
         ("- a list", "expected a mapping"),
+        ("", r"run\.yaml: .*NoneType"),
         ("LR: !!python/object/apply:os.system ['touch canary']", "could not determine"),
         ("_BASE_: nowhere.yaml", r"nowhere\.yaml"),
         ("LR: [unclosed", "while parsing"),
