@@ -144,9 +144,8 @@ class CLoVE(nn.Module):
             linear2=nn.Conv2d(hidden, dim, 1, bias=False),
             bn2=nn.BatchNorm2d(dim, affine=False),
         )
-        self.student = nn.Sequential(
-            OrderedDict(encoder=encoder, projector=nn.Sequential(projector))
-        )
+        parts = OrderedDict(encoder=encoder, projector=nn.Sequential(projector))
+        self.student = nn.Sequential(parts)
         self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.multicrop_loss = partial(multicrop_loss, **loss)
