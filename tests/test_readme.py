@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 
 from pretrain.config import get_cfg
@@ -23,6 +24,28 @@ def test_make_targets_exist():
     assert set(re.findall(r"(?<=`)make ([a-z-]+)|^make ([a-z-]+)", TEXT, re.MULTILINE)) <= {
         pair for name in targets for pair in ((name, ""), ("", name))
     }
+
+
+def dry_run(*words: str) -> str:
+    command = ["make", "--dry-run", "--always-make", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_given_interpreter_is_used_and_nothing_installed():
+    for target in ("demo", "test", "smoke", "lint"):
+        commands = dry_run(target, "PYTHON=/somewhere/python")
+        assert "/somewhere/python -m" in commands
+        assert "pip" not in commands
+        assert ".venv" not in commands
+
+
+def test_a_wheelhouse_replaces_the_package_index():
+    installs = [
+        line for line in dry_run("install", "WHEELHOUSE=wheels").splitlines() if "pip" in line
+    ]
+    assert len(installs) == 3
+    assert all(f"--no-index --find-links {ROOT}/wheels" in line for line in installs)
+    assert not any("--no-index" in line for line in dry_run("install").splitlines())
 
 
 def test_named_files_exist():
