@@ -18,7 +18,7 @@ class CheckpointError(ValueError):
 
 
 def save(run: str | Path, step: int, content: dict[str, Any], keep: int) -> Path:
-    """Write ``run``/checkpoints/step_XXXXXXXX.pth, then drop all but the newest ``keep``."""
+    """Write ``run``/checkpoints/step_<step>.pth, then drop all but the newest ``keep``."""
     path = Path(run, "checkpoints", f"step_{step:08d}.pth")
     write_torch(path, {"format": FORMAT, "kind": KIND, "step": step, **content})
     for old in (*list_checkpoints(run)[: -max(keep, 1)], *path.parent.glob(".step_*.tmp")):

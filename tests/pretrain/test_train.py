@@ -290,7 +290,7 @@ def test_signal_to_the_process_group_saves_and_exits_with_the_documented_code(
     assert checkpoints.load(latest)["step"] > 2
 
 
-def test_two_gloo_processes_keep_equal_weights(images, tmp_path):
+def test_two_gloo_processes_share_the_images_and_rank_0_writes(images, tmp_path):
     process = start(words(images, tmp_path / "run", SOLVER__EPOCHS=1), processes=2)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
