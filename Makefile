@@ -1,7 +1,8 @@
 # make demo: from nothing to a filled table.  make test: the tests.  See README.md.
 #
 # PYTHON=/path/to/python  uses that interpreter, which has everything, and installs nothing
-# WHEELHOUSE=dir          installs from the wheels in dir, without the package index
+# WHEELHOUSE=dir          installs from the wheels in dir, without the package index;
+#                         `make wheelhouse WHEELHOUSE=dir` fills it where there is one
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -23,24 +24,30 @@ endif
 DEMO := runs/demo
 SMOKE := runs/smoke
 
-.PHONY: install demo demo-all test test-slow smoke lint format gpu-check
+# Python files only: its wheel names another Python because of a compiled part that is not used.
+DETECTRON2 := --require-hashes --no-deps --only-binary=:all: --python-version 3.10 \
+	--implementation cp --abi none --platform any -r requirements-detectron2.txt
+
+.PHONY: install wheelhouse demo demo-all test test-slow smoke lint format gpu-check
 
 install: $(READY)
 
 # lvis is installed without its dependencies: they would bring an OpenCV that needs libGL.
-# Detectron2's Python files come from a wheel pinned by hash; its compiled part, built for another
-# Python, and its stray top-level `tools` are not used.
+# Detectron2's wheel also has a stray top-level `tools`.
 $(VENV)/.installed: requirements.txt constraints.txt requirements-detectron2.txt
 	python3 -m venv $(VENV)
 	$(PIP) install $(SOURCE) -r requirements.txt -c constraints.txt
 	$(PIP) install $(SOURCE) --no-deps -c constraints.txt lvis
 	site=$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	rm -rf "$$site/detectron2" "$$site"/sal_detectron2-*; \
-	$(PIP) install $(SOURCE) --require-hashes --no-deps --only-binary=:all: --python-version 3.10 \
-		--implementation cp --abi none --platform any --target "$$site" \
-		-r requirements-detectron2.txt; \
+	$(PIP) install $(SOURCE) $(DETECTRON2) --target "$$site"; \
 	rm -rf "$$site"/detectron2/_C*.so "$$site/tools"
 	touch $@
+
+wheelhouse:
+	python3 -m pip wheel -r requirements.txt -c constraints.txt -w "$(WHEELHOUSE)"
+	python3 -m pip wheel --no-deps -c constraints.txt -w "$(WHEELHOUSE)" lvis
+	python3 -m pip download $(DETECTRON2) -d "$(WHEELHOUSE)"
 
 demo: $(READY)
 	$(PY) -m benchmarks.scenes $(DEMO)/scenes

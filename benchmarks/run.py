@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm.contrib.logging import logging_redirect_tqdm
-
 from benchmarks.matrix import Cell, Init, Matrix, backbone, load_matrix
 from benchmarks.sources import (
     checkpoint_record,
@@ -184,7 +182,7 @@ def run(config_file: str | Path, output: str | Path) -> int:
     refuse_stale_cells(cells, records)
     logger = setup_logger("benchmarks", output)
     write_json(output / "matrix.json", matrix.summary())
-    with InterruptFlag() as interrupted, logging_redirect_tqdm([logger]):
+    with InterruptFlag() as interrupted:
         this = Run(matrix, output, logger, interrupted)
         try:
             this.finish(cells, records)

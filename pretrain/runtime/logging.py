@@ -11,6 +11,13 @@ from typing import IO
 from tqdm import tqdm
 
 
+class _BesideBar(logging.StreamHandler):
+    """Lines that do not run into a bar on the same terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=self.stream)
+
+
 def setup_logger(name: str, folder: str | Path | None = None, rank: int = 0) -> logging.Logger:
     """A logger to standard error and ``folder``/log.txt on rank 0; errors only on other ranks."""
     logger = logging.getLogger(name)
@@ -20,7 +27,7 @@ def setup_logger(name: str, folder: str | Path | None = None, rank: int = 0) -> 
         logger.removeHandler(handler)
         handler.close()
     form = logging.Formatter(f"[%(asctime)s{f' rank {rank}' if rank else ''}] %(message)s")
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers: list[logging.Handler] = [_BesideBar(sys.stderr)]
     if folder is not None and rank == 0:
         Path(folder).mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(Path(folder) / "log.txt"))
