@@ -1,7 +1,9 @@
 """Fine-tuning on Detectron2's engine: its hooks, writers and checkpoints, and an orderly way out.
 
 After the last iteration the BN statistics are recomputed (PreciseBN), then the model is evaluated.
-Whatever takes long can be interrupted: there is always a checkpoint from just before it.
+Whatever takes long can be interrupted: there is always a checkpoint from just before it. Every
+random draw follows from the seed and the iteration or the place in the training stream, so that a
+resumed run does what an uninterrupted one would have done.
 """
 
 import logging
@@ -32,6 +34,7 @@ from detectron2.utils.events import (
     EventWriter,
     JSONWriter,
     TensorboardXWriter,
+    get_event_storage,
 )
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
@@ -39,12 +42,14 @@ from torch import nn
 from pretrain.runtime import files
 from pretrain.runtime.config import ConfigError, flatten
 from pretrain.runtime.interrupt import Interrupted, InterruptFlag
+from transfer.data.stream import PRECISE_BN, STEP, Stream, seed_rng
 from transfer.evaluation import build_evaluator
 
 logger = logging.getLogger(__name__)
 
 FINAL = "model_final"  # the checkpoint with recomputed BN statistics
 RECIPE_BN_BATCH = 16
+WINDOW = 20  # iterations between two lines of the log
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -84,6 +89,28 @@ class SaveOrLeave(HookBase):
             raise Interrupted(f"saved after iteration {done} of {trainer.max_iter}")
 
 
+class PreciseBN(hooks.PreciseBN):
+    """Detectron2's, on the same batches and random numbers whenever it runs."""
+
+    def update_stats(self) -> None:
+        self._data_iter = None
+        seed_rng(self.trainer.cfg.SEED, PRECISE_BN, comm.get_rank())
+        super().update_stats()
+
+
+class DataWait(EventWriter):
+    """A line on where the time went since the last one."""
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        if "time" not in storage.histories():
+            return  # the timer leaves out the first iterations
+        window = storage.count_samples("time", WINDOW)
+        seconds = storage.history("time").avg(window)
+        share = storage.history("data_time").avg(window) / seconds
+        logger.info("%.3f s per iteration, %.0f %% of it waiting for data", seconds, 100 * share)
+
+
 class Trainer(DefaultTrainer):
     """Detectron2's trainer; ``train`` returns the results of the evaluation."""
 
@@ -93,7 +120,8 @@ class Trainer(DefaultTrainer):
         self.cfg, self.interrupted = cfg, interrupted
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg)
+        self.stream = Stream(cfg)
+        loader = self.stream.loader(cfg.DATALOADER.NUM_WORKERS)
         device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE == "cuda" else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         step = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
@@ -123,14 +151,12 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's own, in its order, but saving before PreciseBN and not after it."""
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0  # PreciseBN's loader is a second one
+        cfg = self.cfg
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
-            self._precise_bn = hooks.PreciseBN(
+            self._precise_bn = PreciseBN(
                 cfg.TEST.EVAL_PERIOD,
                 self.model,
-                self.build_train_loader(cfg),
+                self.stream.loader(num_workers=0),  # a second one, beside the training's
                 cfg.TEST.PRECISE_BN.NUM_ITER,
             )
         chosen = [
@@ -145,13 +171,14 @@ class Trainer(DefaultTrainer):
             ),
         ]
         if comm.is_main_process():
-            chosen.append(hooks.PeriodicWriter(self.build_writers()))
+            chosen.append(hooks.PeriodicWriter(self.build_writers(), WINDOW))
         return [hook for hook in chosen if hook is not None]
 
     def build_writers(self) -> list[EventWriter]:
         """Lines to read, lines to parse (not under the name of our metrics.json), TensorBoard."""
         return [
             CommonMetricPrinter(self.max_iter),
+            DataWait(),
             JSONWriter(str(Path(self.cfg.OUTPUT_DIR, "training.jsonl"))),
             TensorboardXWriter(self.cfg.OUTPUT_DIR),
         ]
@@ -163,6 +190,7 @@ class Trainer(DefaultTrainer):
         path = self.checkpointer.get_checkpoint_file()
         self.checkpointer.load(path)
         self.start_iter, self._is_final = self.iter + 1, Path(path).stem == FINAL
+        self._trainer.data_loader.batch_sampler.start = self.start_iter
         return True
 
     def train(self) -> dict[str, dict[str, float]]:
@@ -190,6 +218,7 @@ class Trainer(DefaultTrainer):
     def run_step(self) -> None:
         """One iteration, whole: a signal that comes within it waits for SaveOrLeave."""
         self._in_step = True
+        seed_rng(self.cfg.SEED, STEP, comm.get_rank(), self.iter)  # boxes are sampled at random
         super().run_step()
         self._in_step = False
 

@@ -170,6 +170,33 @@ def test_the_same_seed_gives_the_same_run(root, tmp_path):
     assert losses("third", 2) != first
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_ends_as_an_uninterrupted_one(workers, root, tmp_path, monkeypatch):
+    # 5 iterations of 6 images in 2 shapes, so that groups are half-filled when the run is left.
+    overrides = ["SOLVER.MAX_ITER", "5", "DATALOADER.NUM_WORKERS", str(workers)]
+    assert run(tmp_path / "straight", overrides=overrides) == 0
+    for iteration in (1, 3):
+        original = Trainer.run_step
+
+        def left(self, original=original, iteration=iteration):
+            if self.iter == iteration:
+                os.kill(os.getpid(), signal.SIGTERM)
+            original(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "run_step", left)
+            assert run(tmp_path / "resumed", "--resume", overrides=overrides) == EXIT_CODE
+    assert run(tmp_path / "resumed", "--resume", overrides=overrides) == 0
+
+    straight, resumed = (
+        torch.load(tmp_path / name / "model_final.pth")["model"] for name in ("straight", "resumed")
+    )
+    assert straight.keys() == resumed.keys()
+    assert [name for name in straight if not torch.equal(straight[name], resumed[name])] == []
+    assert read(tmp_path / "straight")["metrics"] == read(tmp_path / "resumed")["metrics"]
+    assert "% of it waiting for data" in (tmp_path / "straight" / "log.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "overrides", "message"),
     [

@@ -1,0 +1,113 @@
+"""The training stream: which images, in which batches, augmented how. All of it from the seed.
+
+Detectron2's loader decodes images before it groups them, its order depends on the number of workers
+and it starts anew when a run is resumed. Here its sampler is grouped before anything is decoded, so
+that a resumed run goes on with the batch, the half-filled groups and the augmentation that an
+uninterrupted one would have had, whatever the number of workers.
+"""
+
+import itertools
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, DatasetMapper
+from detectron2.data.build import _train_loader_from_config as detectron2_parts
+from detectron2.data.common import AspectRatioGroupedDataset
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+SAMPLER, SAMPLE, STEP, PRECISE_BN = range(4)  # what is drawn; each has seeds of its own
+
+Place = tuple[int, int]  # position in the stream over all ranks, index into the data set
+
+
+def seed_rng(*key: int) -> None:
+    """Seed Python, numpy and torch (CPU and GPU) with a hash of whole numbers from 0 on."""
+    words = np.random.SeedSequence(key).generate_state(2, np.uint64)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[0]) % 2**32)
+    torch.manual_seed(int(words[1]) >> 1)
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Inside, random numbers follow from ``key``; outside, they go on as if nothing was drawn."""
+    earlier = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        seed_rng(*key)
+        try:
+            yield
+        finally:
+            random.setstate(earlier[0])
+            np.random.set_state(earlier[1])
+
+
+class Samples(Dataset):
+    """The mapped images of a training set, augmented by a random stream of each position's own."""
+
+    def __init__(self, dicts: list[dict[str, Any]], mapper: DatasetMapper, seed: int) -> None:
+        self.dicts, self.mapper, self.seed = DatasetFromList(dicts, copy=False), mapper, seed
+
+    def __getitem__(self, place: Place) -> dict[str, Any]:
+        position, index = place
+        with seeded(self.seed, SAMPLE, position):
+            return self.mapper(self.dicts[index])
+
+
+class Batches:
+    """An endless sampler's indices in batches, from batch number ``start`` on.
+
+    shapes: height and width of every image, as AspectRatioGroupedDataset reads them, where only
+    images of similar aspect ratio share a batch; None for batches in the sampler's order.
+    """
+
+    def __init__(
+        self, sampler: Iterable[int], shapes: list[dict[str, int]] | None, batch_size: int
+    ) -> None:
+        self.sampler, self.shapes, self.batch_size, self.start = sampler, shapes, batch_size, 0
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        places = zip(itertools.count(comm.get_rank(), comm.get_world_size()), self.sampler)
+        if self.shapes is None:
+            batches = iter(lambda: list(itertools.islice(places, self.batch_size)), [])
+        else:
+            shaped = (self.shapes[place[1]] | {"place": place} for place in places)
+            batches = (
+                [image["place"] for image in group]
+                for group in AspectRatioGroupedDataset(shaped, self.batch_size)
+            )
+        return itertools.islice(batches, self.start, None)
+
+
+class Stream:
+    """All that a training reads: for its steps, and for PreciseBN."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        with seeded(cfg.SEED, SAMPLER):  # a sampler takes its seed from numpy's
+            parts = detectron2_parts(cfg)
+        self._samples = Samples(parts["dataset"], parts["mapper"], cfg.SEED)
+        self._sampler, self._shapes = parts["sampler"], None
+        if parts["aspect_ratio_grouping"]:
+            self._shapes = [
+                {"height": image["height"], "width": image["width"]} for image in parts["dataset"]
+            ]
+        self._batch_size = parts["total_batch_size"] // comm.get_world_size()
+
+    def loader(self, num_workers: int) -> DataLoader:
+        """Endless batches, each a list of this rank's share of mapped images.
+
+        ``loader.batch_sampler.start``, set before iterating, is the number of batches to leave out.
+        """
+        return DataLoader(
+            self._samples,
+            batch_sampler=Batches(self._sampler, self._shapes, self._batch_size),
+            num_workers=num_workers,
+            collate_fn=list,
+            generator=torch.Generator(),  # iterating draws from it, not from the training's
+            persistent_workers=num_workers > 0,
+        )
