@@ -184,6 +184,7 @@ def _describe(
     test = [data.check(dataset) for dataset in cfg.DATASETS.TEST]
     for dataset in [*train, *test]:
         record.logger.info(data.describe(dataset))
+    data.check_config(cfg, [*train, *test])
     weights = None
     if args.weights != RANDOM:
         weights = load_converted(args.weights)
@@ -209,15 +210,25 @@ def _check_data(args: argparse.Namespace) -> int:
     """Look at the data of the chosen task, or of all."""
     one = args.task is not None or args.config_file is not None
     configs = [_chosen(args)[2]] if one else [task.config for task in TASKS.values()]
-    resolved = [resolve(config, args.overlay, args.overrides) for config in configs]
-    names = {name for cfg in resolved for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}
-    faults = 0
-    for name in sorted(names):
+    found: dict[str, data.Dataset | None] = {}
+    faults = []
+    for config in configs:
+        cfg = resolve(config, args.overlay, args.overrides)
+        names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+        for name in [name for name in names if name not in found]:
+            found[name] = None
+            try:
+                found[name] = data.check(name)
+                print(data.describe(found[name]))
+            except DataError as error:
+                faults.append(str(error))
         try:
-            print(data.describe(data.check(name)))
-        except DataError as error:
-            print(f"error: {error}", file=sys.stderr)
-            faults += 1
+            if all(found[name] for name in names):
+                data.check_config(cfg, [found[name] for name in names])
+        except ConfigError as error:
+            faults.append(f"{config}: {error}")
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
     return USER_ERROR if faults else 0
 
 

@@ -1,10 +1,15 @@
-import json
+from dataclasses import replace
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from pretrain.runtime.config import ConfigError
 from tests.transfer.tiny import coco_at, write_coco
+from tests.transfer.tiny_layouts import edit_json
 from transfer import data
+from transfer.config import resolve
 from transfer.data import DataError
+from transfer.tasks import TASKS
 
 
 @pytest.fixture
@@ -24,35 +29,62 @@ def test_a_data_set_that_is_there_is_counted(root):
     assert "6 images (the official set has 118287)" in data.describe(dataset)
 
 
-@pytest.mark.parametrize(
-    ("path", "fault"),
-    [
-        ("annotations/instances_val2017.json", "does not exist"),
-        ("val2017", "image folder .* does not exist"),
-        ("val2017/000000000002.jpg", "image .* does not exist"),
-    ],
-)
-def test_what_is_missing_is_named_with_the_way_out(root, path, fault):
-    (root / "coco" / path).rename(root / "elsewhere")
-    with pytest.raises(DataError, match=fault) as stopped:
-        data.check("coco_2017_val")
-    for part in (str(root / "coco" / path), "DETECTRON2_DATASETS", "python -m benchmarks.scenes"):
-        assert part in str(stopped.value)
-
-
-@pytest.mark.parametrize("content", ['{"images": [', '{"images": []}', "[]"])
-def test_a_corrupt_annotation_file_is_named(root, content):
+def test_data_that_are_not_there_are_named_with_the_way_out(root):
     file = root / "coco" / "annotations" / "instances_val2017.json"
-    file.write_text(content)
-    with pytest.raises(DataError, match=f"{file} is not a COCO file"):
+    file.unlink()
+    with pytest.raises(DataError) as stopped:
         data.check("coco_2017_val")
+    for part in (file, root, "DETECTRON2_DATASETS", "DATA.md", "python -m benchmarks.scenes"):
+        assert str(part) in str(stopped.value)
 
 
-def test_an_annotation_file_without_objects_is_refused(root):
+def test_categories_that_are_not_the_task_s_are_named(root):
+    def rename(content):
+        content["categories"][1]["name"] = "bike"
+
     file = root / "coco" / "annotations" / "instances_val2017.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
-    with pytest.raises(DataError, match="lists 3 images and 0 objects"):
+    edit_json(file, rename)
+    with pytest.raises(DataError, match="category 2 is bike, in the task it is bicycle"):
         data.check("coco_2017_val")
+    edit_json(file, lambda content: content["categories"].append({"id": 91, "name": "brush"}))
+    with pytest.raises(DataError, match=f"{file}: category 2 is bike"):
+        data.check("coco_2017_val")
+
+
+def test_an_annotation_of_a_category_that_the_task_does_not_have_is_named(root):
+    file = root / "coco" / "annotations" / "instances_val2017.json"
+    edit_json(file, lambda content: content["annotations"][4].update(category_id=91))
+    with pytest.raises(
+        DataError, match=r"annotation 5 has category_id 91.* \(its 80 are 1 to 90\)"
+    ):
+        data.check("coco_2017_val")
+
+
+def test_a_layout_without_a_check_stops_with_the_known_ones(root):
+    MetadataCatalog.get("own_layout").evaluator_type = "own"
+    DatasetCatalog.register("own_layout", list)
+    try:
+        with pytest.raises(DataError, match=r"known: coco, lvis.*transfer\.data\.CHECKS"):
+            data.check("own_layout")
+    finally:
+        DatasetCatalog.pop("own_layout")
+        MetadataCatalog.pop("own_layout")
+
+
+def test_training_and_test_data_of_different_classes_are_refused(root):
+    train = data.check("coco_2017_train")
+    test = replace(train, name="other", classes=(*train.classes[:-1], "dinosaur"))
+    cfg = resolve(TASKS["coco_fpn"].config)
+    with pytest.raises(ConfigError, match=r"different classes \(dinosaur, toothbrush\)"):
+        data.check_config(cfg, [train, test])
+
+
+def test_every_data_set_of_a_task_has_a_check_and_a_published_count():
+    for task in TASKS.values():
+        datasets = resolve(task.config).DATASETS
+        for name in (*datasets.TRAIN, *datasets.TEST):
+            assert MetadataCatalog.get(name).evaluator_type in data.CHECKS
+            assert name in data.OFFICIAL_IMAGES
 
 
 def test_an_unregistered_name_gets_the_nearest_one():

@@ -9,17 +9,35 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from pretrain.runtime.config import nearest
+from pretrain.runtime.config import ConfigError, nearest
 from pretrain.runtime.files import sha256_of
-from transfer.data import coco
+from transfer.data import cityscapes, coco, lvis, pascal_voc
 from transfer.data.layout import DataError, Dataset, data_root
 
-CHECKS: dict[str, Callable[[str], Dataset]] = {"coco": coco.check}
+CHECKS: dict[str, Callable[[str], Dataset]] = {
+    "coco": coco.check,
+    "lvis": lvis.check,
+    "cityscapes_instance": cityscapes.check,
+    "pascal_voc": pascal_voc.check,
+}
 
-# Published image counts: https://cocodataset.org/#download.
-OFFICIAL_IMAGES = {"coco_2017_train": 118287, "coco_2017_val": 5000}
+# Published image counts; DATA.md names the sources.
+OFFICIAL_IMAGES = {
+    "coco_2017_train": 118287,
+    "coco_2017_val": 5000,
+    "keypoints_coco_2017_train": 118287,
+    "keypoints_coco_2017_val": 5000,
+    "lvis_v1_train": 100170,
+    "lvis_v1_val": 19809,
+    "cityscapes_fine_instance_seg_train": 2975,
+    "cityscapes_fine_instance_seg_val": 500,
+    "voc_2007_trainval": 5011,
+    "voc_2007_test": 4952,
+    "voc_2012_trainval": 11540,
+}
 
 
 def check(name: str) -> Dataset:
@@ -33,9 +51,41 @@ def check(name: str) -> Dataset:
     layout = MetadataCatalog.get(name).get("evaluator_type")
     if layout not in CHECKS:
         raise DataError(
-            f"{name}: evaluator_type {layout} cannot be checked; known: {', '.join(CHECKS)}"
+            f"{name}: evaluator_type {layout} cannot be checked; known: {', '.join(CHECKS)}. "
+            "A file given with --import may add to transfer.data.CHECKS"
         )
     return CHECKS[layout](name)
+
+
+def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
+    """ConfigError, with the KEY VALUE pairs to add, where ``cfg`` does not suit its ``datasets``.
+
+    All of them must have the same classes, as many as the network; masks and keypoints where the
+    network learns them.
+    """
+    first = datasets[0]
+    for other in datasets[1:]:
+        if other.classes != first.classes:
+            differing = set(first.classes).symmetric_difference(other.classes)
+            names = f" ({', '.join(sorted(differing)[:5])})" if differing else " (another order)"
+            raise ConfigError(f"{first.name} and {other.name} have different classes{names}")
+    pairs = {}
+    if len(first.classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        pairs["MODEL.ROI_HEADS.NUM_CLASSES"] = len(first.classes)
+    if cfg.MODEL.MASK_ON and not all(dataset.masks for dataset in datasets):
+        pairs["MODEL.MASK_ON"] = False
+    if cfg.MODEL.KEYPOINT_ON:
+        points = len(first.keypoints)
+        if not points:
+            pairs["MODEL.KEYPOINT_ON"] = False
+        elif points != cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS:
+            pairs["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = points
+    if pairs:
+        raise ConfigError(
+            f"the config does not suit {first.name}: {len(first.classes)} classes, "
+            f"{'masks' if first.masks else 'no masks'}, {len(first.keypoints)} keypoints. "
+            f"Add: {' '.join(f'{key} {value}' for key, value in pairs.items())}"
+        )
 
 
 def describe(dataset: Dataset) -> str:
@@ -44,7 +94,7 @@ def describe(dataset: Dataset) -> str:
     note = "" if official == dataset.images else f" (the official set has {official})"
     return (
         f"{dataset.name}: {dataset.images} images{note}, {dataset.objects} objects, "
-        f"{', '.join(map(str, dataset.annotations))}"
+        f"{len(dataset.classes)} classes, {dataset.place}"
     )
 
 

@@ -1,36 +1,174 @@
-"""COCO's layout: one JSON file and one image folder a split."""
+"""COCO's layout: one JSON file and one image folder a split; with keypoints where it has them."""
 
 import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 
-from transfer.data.layout import Dataset, error
+from transfer.data.layout import (
+    Dataset,
+    check_size,
+    error,
+    first_twice,
+    require_file,
+    require_files,
+    sample,
+)
 
-SAMPLED_IMAGES = 100
+IMAGE_KEYS = ("id", "file_name", "width", "height")
+ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
+CATEGORY_KEYS = ("id", "name")
+MIRRORED = {"left": "right", "right": "left"}
 
 
 def check(name: str) -> Dataset:
-    """The COCO-format data set ``name``: JSON readable and not empty, images where it says.
+    """The COCO-format data set ``name``, after a look at all of its JSON file and at its images.
 
-    Looks for 100 evenly spaced images, not for all. Raises DataError.
+    Every image must exist; the sizes of 100 evenly spaced ones are read and compared with their
+    records. The names of keypoints become the data set's metadata where it has none (Detectron2
+    takes classes from a JSON file, keypoints not). Raises DataError.
     """
     metadata = MetadataCatalog.get(name)
-    annotations, image_root = Path(metadata.json_file), Path(metadata.image_root)
-    if not annotations.is_file():
-        raise error(name, f"{annotations} does not exist")
-    if not image_root.is_dir():
-        raise error(name, f"image folder {image_root} does not exist")
+    file, folder = Path(metadata.json_file), Path(metadata.image_root)
+    content = read_json(name, file, IMAGE_KEYS, ANNOTATION_KEYS, CATEGORY_KEYS)
+    classes = _classes(name, file, content["categories"], metadata)
+    check_annotations(name, file, content, classes)
+    paths = [folder / image["file_name"] for image in content["images"]]
+    check_images(name, file, content["images"], paths)
+    return Dataset(
+        name=name,
+        place=file,
+        annotations=(file,),
+        images=len(content["images"]),
+        objects=len(content["annotations"]),
+        classes=tuple(classes.values()),
+        masks=all(annotation.get("segmentation") for annotation in content["annotations"]),
+        keypoints=_keypoints(name, file, content, metadata),
+    )
+
+
+def read_json(
+    name: str,
+    file: Path,
+    image_keys: Sequence[str],
+    annotation_keys: Sequence[str],
+    category_keys: Sequence[str],
+) -> dict[str, Any]:
+    """The mapping in a COCO-like ``file``, whose lists and entries have what is asked for."""
+    require_file(name, file)
+    required = {"images": image_keys, "annotations": annotation_keys, "categories": category_keys}
     try:
-        with open(annotations, "rb") as file:
-            content = json.load(file)
-        images = [image["file_name"] for image in content["images"]]
-        objects = len(content["annotations"])
-    except (ValueError, KeyError, TypeError) as fault:
-        raise error(name, f"{annotations} is not a COCO file ({fault!r}); is it whole?") from fault
-    if not images or not objects:
-        raise error(name, f"{annotations} lists {len(images)} images and {objects} objects")
-    for file_name in images[:: max(1, len(images) // SAMPLED_IMAGES)]:
-        if not (image_root / file_name).is_file():
-            raise error(name, f"image {image_root / file_name} does not exist")
-    return Dataset(name, (annotations,), len(images), objects)
+        content = json.loads(file.read_bytes())
+    except ValueError as fault:
+        raise error(name, f"{file} is not JSON ({fault}); is it whole?") from fault
+    if not isinstance(content, dict):
+        raise error(name, f"{file} holds a {type(content).__name__}, not a mapping")
+    for section, keys in required.items():
+        entries = content.get(section)
+        if not isinstance(entries, list) or not entries:
+            raise error(name, f"{file} lists no {section}")
+        for number, entry in enumerate(entries):
+            absent = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+            if absent:
+                raise error(name, f"{file}: {section}[{number}] has no {', '.join(absent)}")
+        twice = first_twice(entry["id"] for entry in entries)
+        if twice is not None:
+            raise error(name, f"{file}: two {section} have the id {twice}")
+    return content
+
+
+def check_annotations(
+    name: str, file: Path, content: dict[str, Any], category_ids: Collection[int]
+) -> None:
+    """DataError where an annotation is of an image that is not listed, or of no known category."""
+    images = {image["id"] for image in content["images"]}
+    for annotation in content["annotations"]:
+        where = f"{file}: annotation {annotation['id']}"
+        if annotation["image_id"] not in images:
+            raise error(name, f"{where} is of image {annotation['image_id']}, which is not listed")
+        if annotation["category_id"] not in category_ids:
+            raise error(
+                name,
+                f"{where} has category_id {annotation['category_id']}, which the task does not "
+                f"have (its {len(category_ids)} are {min(category_ids)} to {max(category_ids)})",
+            )
+
+
+def check_images(
+    name: str, file: Path, images: Sequence[dict[str, Any]], paths: Sequence[Path]
+) -> None:
+    """DataError where one of ``paths`` does not exist, or has not the size of its record.
+
+    The size is looked up in the headers of 100 evenly spaced images.
+    """
+    require_files(name, paths)
+    for image, path in sample(list(zip(images, paths, strict=True))):
+        check_size(name, path, (image["width"], image["height"]), file)
+
+
+def _classes(
+    name: str, file: Path, categories: list[dict[str, Any]], metadata: Metadata
+) -> dict[int, str]:
+    """Category id: name, in the order of the ids, as Detectron2 numbers them.
+
+    A data set whose classes Detectron2 knows beforehand must have these.
+    """
+    listed = {category["id"]: category["name"] for category in categories}
+    listed = {key: listed[key] for key in sorted(listed)}
+    if metadata.get("thing_dataset_id_to_contiguous_id") is None:
+        return listed
+    known = {
+        key: metadata.thing_classes[index]
+        for key, index in metadata.thing_dataset_id_to_contiguous_id.items()
+    }
+    for key in sorted(listed.keys() | known.keys()):
+        if listed.get(key) != known.get(key):
+            raise error(
+                name,
+                f"{file}: category {key} is {listed.get(key, 'missing')}, "
+                f"in the task it is {known.get(key, 'missing')}",
+            )
+    return known
+
+
+def _keypoints(
+    name: str, file: Path, content: dict[str, Any], metadata: Metadata
+) -> tuple[str, ...]:
+    """The keypoints' names, which must be as many as every object has (x, y, visibility)."""
+    named = [c["keypoints"] for c in content["categories"] if c.get("keypoints")]
+    if not named:
+        return ()
+    if len(named) > 1 or len(content["categories"]) > 1:
+        raise error(name, f"{file}: keypoints need one category, that of what has them")
+    names = tuple(named[0])
+    for annotation in content["annotations"]:
+        numbers = len(annotation.get("keypoints", ()))
+        if numbers != 3 * len(names):
+            raise error(
+                name,
+                f"{file}: annotation {annotation['id']} has {numbers} keypoint numbers, "
+                f"not {len(names)} x 3",
+            )
+    if metadata.get("keypoint_names") is None:
+        metadata.set(keypoint_names=names, keypoint_flip_map=_flip_map(name, file, names))
+    if names != tuple(metadata.keypoint_names):
+        raise error(
+            name,
+            f"{file}: its keypoints are {', '.join(names)}, "
+            f"the task's are {', '.join(metadata.keypoint_names)}",
+        )
+    return names
+
+
+def _flip_map(name: str, file: Path, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """What changes places in a mirrored image: ``left_x`` with ``right_x``."""
+    pairs = []
+    for one in names:
+        other = "_".join(MIRRORED.get(word, word) for word in one.split("_"))
+        if other not in names:
+            raise error(name, f"{file}: there is a keypoint {one}, but no {other}")
+        if "left" in one.split("_"):
+            pairs.append((one, other))
+    return tuple(pairs)

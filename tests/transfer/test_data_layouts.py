@@ -1,0 +1,264 @@
+"""What can be wrong with a data set of each layout, and what its check then says."""
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from pretrain.runtime.config import ConfigError
+from tests.transfer.tiny_layouts import WRITE, edit_json, registered, write_image
+from transfer import data
+from transfer.config import resolve
+from transfer.data import DataError
+from transfer.tasks import TASKS
+
+STEM = "bonn/bonn_000000_000019"
+POLYGONS, INSTANCES = (
+    f"gtFine/{STEM}_gtFine_{kind}" for kind in ("polygons.json", "instanceIds.png")
+)
+BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+
+
+def remove(path):
+    return lambda root: (root / path).unlink()
+
+
+def truncate(path):
+    def cut(root):
+        content = (root / path).read_bytes()
+        (root / path).write_bytes(content[: len(content) // 2])
+
+    return cut
+
+
+def resize(path, size=(50, 30)):
+    return lambda root: write_image(root / path, size)
+
+
+def write(path, text):
+    return lambda root: (root / path).write_text(text)
+
+
+def rewrite(path, old, new):
+    return lambda root: (root / path).write_text((root / path).read_text().replace(old, new))
+
+
+def edit(path, change):
+    return lambda root: edit_json(root / path, change)
+
+
+def image(**changes):
+    return lambda content: content["images"][1].update(changes)
+
+
+def annotation(**changes):
+    return lambda content: content["annotations"][1].update(changes)
+
+
+def without(section, key):
+    return lambda content: content[section][1].pop(key)
+
+
+FAULTS = {
+    "people": [
+        (remove("people.json"), ["people.json does not exist"]),
+        (truncate("people.json"), ["people.json is not JSON"]),
+        (write("people.json", "[]"), ["people.json holds a list, not a mapping"]),
+        (
+            edit("people.json", lambda content: content.update(annotations=[])),
+            ["people.json lists no annotations"],
+        ),
+        (
+            edit("people.json", without("annotations", "bbox")),
+            ["people.json: annotations[1] has no bbox"],
+        ),
+        (remove("people/2.jpg"), ["people/2.jpg does not exist"]),
+        (resize("people/2.jpg"), ["people/2.jpg has 50x30 pixels", "people.json says 48x32"]),
+        (write("people/2.jpg", "?"), ["people/2.jpg is not a readable image"]),
+        (edit("people.json", image(id=1)), ["people.json: two images have the id 1"]),
+        (edit("people.json", annotation(id=1)), ["people.json: two annotations have the id 1"]),
+        (
+            edit("people.json", annotation(image_id=7)),
+            ["people.json: annotation 2 is of image 7, which is not listed"],
+        ),
+        (
+            edit("people.json", annotation(category_id=91)),
+            ["people.json: annotation 2 has category_id 91", "its 1 are 1 to 1"],
+        ),
+        (
+            edit("people.json", annotation(keypoints=[1, 1, 2])),
+            ["people.json: annotation 2 has 3 keypoint numbers, not 2 x 3"],
+        ),
+        (
+            rewrite("people.json", "right_hand", "right_foot"),
+            ["people.json: there is a keypoint left_hand, but no right_hand"],
+        ),
+    ],
+    "lvis": [
+        (truncate("lvis.json"), ["lvis.json is not JSON"]),
+        (remove("coco/train2017/1.jpg"), ["coco/train2017/1.jpg does not exist"]),
+        (remove("coco/val2017/2.jpg"), ["coco/val2017/2.jpg does not exist"]),
+        (
+            lambda root: (root / "coco" / "val2017").rename(root / "elsewhere"),
+            ["coco/val2017 does not exist"],
+        ),
+        (resize("coco/val2017/2.jpg"), ["val2017/2.jpg has 50x30 pixels", "lvis.json says 48x32"]),
+        (edit("lvis.json", annotation(id=1)), ["lvis.json: two annotations have the id 1"]),
+        (
+            edit("lvis.json", annotation(category_id=1204)),
+            ["lvis.json: annotation 2 has category_id 1204", "1203 are 1 to 1203"],
+        ),
+        (
+            edit("lvis.json", lambda content: content["categories"].pop()),
+            ["lvis.json: only the task has category 1203"],
+        ),
+        (
+            edit("lvis.json", without("images", "neg_category_ids")),
+            ["lvis.json: images[1] has no neg_category_ids"],
+        ),
+        (
+            edit("lvis.json", without("categories", "frequency")),
+            ["lvis.json: categories[1] has no frequency"],
+        ),
+    ],
+    "cityscapes": [
+        (
+            lambda root: (root / "leftImg8bit").rename(root / "elsewhere"),
+            ["leftImg8bit does not exist"],
+        ),
+        (remove(INSTANCES), [f"{INSTANCES} does not exist"]),
+        (remove(POLYGONS), [f"{POLYGONS} does not exist"]),
+        (
+            remove(f"leftImg8bit/{STEM}_leftImg8bit.png"),
+            [f"{INSTANCES} has no image in leftImg8bit"],
+        ),
+        (write("leftImg8bit/bonn/notes.txt", ""), ["leftImg8bit/bonn/notes.txt is not called"]),
+        (truncate(POLYGONS), [f"{POLYGONS} is not JSON"]),
+        (write(POLYGONS, "{}"), [f"{POLYGONS} has no imgWidth, imgHeight, objects"]),
+        (rewrite(POLYGONS, "road", "raod"), [f"{POLYGONS}: the label raod is none"]),
+        (resize(INSTANCES), [f"{INSTANCES} has 50x30 pixels", "polygons.json says 48x32"]),
+        (
+            resize(f"leftImg8bit/{STEM}_leftImg8bit.png"),
+            ["leftImg8bit.png has 50x30 pixels", "polygons.json says 48x32"],
+        ),
+    ],
+    "voc": [
+        (remove("ImageSets/Main/test.txt"), ["ImageSets/Main/test.txt does not exist"]),
+        (write("ImageSets/Main/test.txt", ""), ["test.txt is empty"]),
+        (write("ImageSets/Main/test.txt", "000001\n000001"), ["test.txt lists 000001 twice"]),
+        (remove("Annotations/000002.xml"), ["Annotations/000002.xml does not exist"]),
+        (remove("JPEGImages/000002.jpg"), ["JPEGImages/000002.jpg does not exist"]),
+        (truncate("Annotations/000002.xml"), ["000002.xml is not XML"]),
+        (rewrite("Annotations/000002.xml", "xmin", "left"), ["000002.xml lacks a size"]),
+        (
+            rewrite("Annotations/000002.xml", "dog", "dogg"),
+            ["000002.xml: dogg is none of the task's classes (did you mean dog?)"],
+        ),
+        (
+            resize("JPEGImages/000002.jpg"),
+            ["000002.jpg has 50x30 pixels", "000002.xml says 48x32"],
+        ),
+    ],
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("layout", WRITE)
+def test_what_is_counted_is_what_detectron2_loads(layout, root):
+    WRITE[layout](root)
+    with registered(layout, root) as name:
+        dataset = data.check(name)
+        loaded = DatasetCatalog.get(name)
+        assert list(dataset.classes) == MetadataCatalog.get(name).thing_classes
+    objects = [one for image in loaded for one in image["annotations"]]
+    assert (dataset.images, dataset.objects) == (len(loaded), len(objects)) == (2, 2)
+    assert dataset.masks == all("segmentation" in one for one in objects)
+
+
+@pytest.mark.parametrize(
+    ("layout", "spoil", "parts"),
+    [(layout, spoil, parts) for layout, faults in FAULTS.items() for spoil, parts in faults],
+)
+def test_what_is_wrong_is_named_with_the_way_out(layout, spoil, parts, root):
+    WRITE[layout](root)
+    spoil(root)
+    with registered(layout, root) as name, pytest.raises(DataError) as stopped:
+        data.check(name)
+    for part in (name, *parts, "DETECTRON2_DATASETS", "DATA.md"):
+        assert part in str(stopped.value)
+
+
+@pytest.mark.parametrize("layout", WRITE)
+def test_the_fingerprint_covers_every_label_file_and_not_the_place(layout, tmp_path):
+    def fingerprint(folder):
+        with registered(layout, tmp_path / folder) as name:
+            return data.fingerprint([data.check(name)], [])["sha256"]
+
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        WRITE[layout](tmp_path / folder)
+    first = fingerprint("here")
+    assert fingerprint("there") == first
+    with registered(layout, tmp_path / "here") as name:
+        files = data.check(name).annotations
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content + b"\n")
+        assert fingerprint("here") != first, file
+        file.write_bytes(content)
+    assert fingerprint("here") == first
+
+
+def test_a_photograph_that_lies_on_its_side_has_the_size_of_the_upright_one(root):
+    WRITE["people"](root)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn right
+    Image.new("RGB", (32, 48)).save(root / "people" / "2.jpg", exif=exif)
+    with registered("people", root) as name:
+        assert data.check(name).images == 2
+
+
+def test_keypoints_of_a_json_become_metadata(root):
+    WRITE["people"](root)
+    with registered("people", root) as name:
+        assert data.check(name).keypoints == ("left_hand", "right_hand")
+        metadata = MetadataCatalog.get(name)
+        assert metadata.keypoint_names == ("left_hand", "right_hand")
+        assert metadata.keypoint_flip_map == (("left_hand", "right_hand"),)
+
+
+@pytest.mark.parametrize(
+    ("layout", "overrides", "pairs"),
+    [
+        ("voc", [], "MODEL.ROI_HEADS.NUM_CLASSES 20 MODEL.MASK_ON False"),
+        ("lvis", [], "MODEL.ROI_HEADS.NUM_CLASSES 1203"),
+        ("voc", ["MODEL.ROI_HEADS.NUM_CLASSES", "20", "MODEL.MASK_ON", "False"], None),
+        (
+            "people",
+            ["MODEL.KEYPOINT_ON", "True"],
+            "MODEL.ROI_HEADS.NUM_CLASSES 1 MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS 2",
+        ),
+        (
+            "lvis",
+            ["MODEL.ROI_HEADS.NUM_CLASSES", "1203", "MODEL.KEYPOINT_ON", "True"],
+            "MODEL.KEYPOINT_ON False",
+        ),
+    ],
+)
+def test_a_config_that_does_not_suit_the_data_stops_with_the_pairs_to_add(
+    layout, overrides, pairs, root
+):
+    WRITE[layout](root)
+    cfg = resolve(TASKS["coco_fpn"].config, overrides=overrides)
+    with registered(layout, root) as name:
+        dataset = data.check(name)
+    if pairs is None:
+        data.check_config(cfg, [dataset, dataset])
+    else:
+        with pytest.raises(ConfigError, match=f"Add: {pairs}$"):
+            data.check_config(cfg, [dataset, dataset])
