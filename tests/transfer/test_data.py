@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from pretrain.runtime.config import ConfigError
+from pretrain.runtime.config import REPOSITORY, ConfigError
 from tests.transfer.tiny import coco_at, write_coco
 from tests.transfer.tiny_layouts import edit_json
 from transfer import data
@@ -113,3 +113,12 @@ def test_official_counts_make_it_official(root, monkeypatch):
     monkeypatch.setattr(data, "OFFICIAL_IMAGES", counts)
     assert fingerprint()["name"] == "official"
     assert "the official set" not in data.describe(data.check("coco_2017_val"))
+
+
+def test_data_md_has_every_data_set_of_a_task_and_its_count():
+    page = (REPOSITORY / "DATA.md").read_text()
+    for task in TASKS.values():
+        datasets = resolve(task.config).DATASETS
+        for name in (*datasets.TRAIN, *datasets.TEST):
+            assert f"`{name}`" in page
+            assert f"{data.OFFICIAL_IMAGES[name]:,}" in page
