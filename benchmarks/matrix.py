@@ -31,6 +31,7 @@ class Cell:
 
     init: Init
     task: str
+    config_file: Path | None  # the task's YAML, where it is not one of TASKS
     seed: int
     folder: Path
     weights: str  # a converted file, or "random"
@@ -54,7 +55,7 @@ class Matrix:
 
     config: str
     inits: tuple[Init, ...]
-    tasks: tuple[str, ...]
+    tasks: dict[str, Path | None]  # name: YAML, where it is not one of TASKS
     seeds: tuple[int, ...]
     datasets: Path | None
     overlay: Path | None
@@ -67,6 +68,7 @@ class Matrix:
             Cell(
                 init=init,
                 task=task,
+                config_file=config_file,
                 seed=seed,
                 folder=output / init.name / task / f"seed{seed}",
                 weights="random" if init.checkpoint is None else str(backbone(output, init)),
@@ -75,7 +77,7 @@ class Matrix:
                 overrides=self.overrides | self.task_overrides.get(task, {}) | init.overrides,
             )
             for seed in self.seeds
-            for task in self.tasks
+            for task, config_file in self.tasks.items()
             for init in self.inits
         ]
 
@@ -101,10 +103,7 @@ def load_matrix(path: str | Path) -> Matrix:
     """Read and check a benchmark's YAML. Raises ConfigError before anything has run."""
     where = str(path)
     tree = check_keys(load_yaml(path), where, KEYS, required=("inits", "tasks"))
-    tasks = _unique_list(tree["tasks"], f"{where}: tasks")
-    known_tasks = load_published()
-    for task in tasks:
-        check_choice(task, f"{where}: tasks", "task", known_tasks)
+    tasks = _tasks(tree["tasks"], f"{where}: tasks")
     seeds = _unique_list(tree.get("seeds", [0]), f"{where}: seeds")
     for seed in seeds:
         if type(seed) is not int or seed < 0:
@@ -116,7 +115,7 @@ def load_matrix(path: str | Path) -> Matrix:
     return Matrix(
         config=where,
         inits=tuple(_init(name, entry, f"{where}: inits") for name, entry in inits.items()),
-        tasks=tuple(tasks),
+        tasks=tasks,
         seeds=tuple(seeds),
         datasets=_data_root(tree.get("datasets"), where),
         overlay=find_config(str(tree["overlay"])) if tree.get("overlay") else None,
@@ -148,6 +147,20 @@ def find_checkpoint(path: str | Path, where: str) -> Path:
             "pretrain first (python -m pretrain), or name another file or run folder"
         )
     return found[-1]
+
+
+def _tasks(values: Any, where: str) -> dict[str, Path | None]:
+    """Names of ours, and YAML files of a user's own, which are called as the file is."""
+    known, tasks = load_published(), {}
+    for value in _unique_list(values, where):
+        own = str(value).endswith(".yaml")
+        name = Path(value).stem if own else value
+        if own and (name in known or name in tasks):
+            raise ConfigError(f"{where}: {value}: another task is called {name}; rename the file")
+        if not own:
+            check_choice(value, where, "task", known)
+        tasks[name] = find_config(value) if own else None
+    return tasks
 
 
 def _init(name: Any, entry: Any, where: str) -> Init:

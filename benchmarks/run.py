@@ -40,7 +40,9 @@ def convert_command(init: Init, output: Path) -> list[str]:
 
 def fine_tune_command(cell: Cell) -> list[str]:
     """The command that fills one cell, from the start or from where it was interrupted."""
-    command = [sys.executable, "-m", "transfer", "--task", cell.task, "--weights", cell.weights]
+    own = cell.config_file is not None
+    task = ["--config-file", str(cell.config_file)] if own else ["--task", cell.task]
+    command = [sys.executable, "-m", "transfer", *task, "--weights", cell.weights]
     command += ["--output", str(cell.folder), "--seed", str(cell.seed), "--init", cell.init.name]
     if cell.overlay is not None:
         command += ["--overlay", str(cell.overlay)]

@@ -53,6 +53,7 @@ def made_from(cell: Cell, record: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "checkpoint": None if record is None else record["sha256"],
         "method": cell.init.method,
+        "config_file": None if cell.config_file is None else _short(cell.config_file),
         "overlay": None if cell.overlay is None else _short(cell.overlay),
         "overrides": cell.overrides,
     }

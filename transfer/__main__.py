@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -18,10 +19,11 @@ from detectron2.utils.logger import setup_logger
 from pretrain.runtime import distributed, files
 from pretrain.runtime.config import ConfigError, find_config
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
-from transfer import data, record
+from transfer import data, own, record
 from transfer.checkpoints import CheckpointError, load_converted
 from transfer.config import config_sha256, resolve
 from transfer.data.layout import DataError
+from transfer.evaluation import EVALUATORS
 from transfer.tasks import TASKS, Task, get_task
 from transfer.train import Trainer, images_per_bn_batch
 from transfer.weights import check_agreement, load_backbone
@@ -59,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--task", metavar="NAME", help=f"one of {', '.join(TASKS)}")
     what.add_argument("--config-file", metavar="FILE", help="a YAML in place of a task")
+    add("--import", dest="imported", metavar="FILE", help="a Python file, run before all else")
     add("--overlay", metavar="FILE", help="a YAML laid over the config, before KEY VALUE")
     add("--weights", metavar="FILE", help="what python -m transfer.convert wrote, or `random`")
     add("--output", type=Path, metavar="DIR", help="folder of this run")
@@ -73,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace, interrupted: InterruptFlag) -> int:
+    if args.imported is not None:
+        own.run_file(args.imported)
     if args.list:
         for name, task in TASKS.items():
             print(f"{name}: {task.config}, ranked by {task.main_metric}")
@@ -82,6 +87,8 @@ def _run(args: argparse.Namespace, interrupted: InterruptFlag) -> int:
     _check_flags(args)
     name, task, config = _chosen(args)
     cfg = resolve(config, args.overlay, args.overrides)
+    own.register_datasets(cfg, config)
+    task = own.check_metrics(cfg, config, task)
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, cfg.SEED = str(args.output), args.weights, args.seed
 
     _join(cfg)
@@ -119,6 +126,8 @@ def _run(args: argparse.Namespace, interrupted: InterruptFlag) -> int:
         results = trainer.train()
     if comm.is_main_process():
         metrics = record.select_metrics(results, task)
+        if cfg.TRANSFER.METRICS:
+            metrics = {name: metrics[name] for name in cfg.TRANSFER.METRICS}
         path = args.output / "evaluation.json" if args.eval_only else done
         files.write_json(path, record.result(run, task, metrics, trainer.seconds))
         main = record.main_metric(metrics, task)
@@ -147,7 +156,12 @@ def _chosen(args: argparse.Namespace) -> tuple[str, Task | None, str]:
     for name, task in TASKS.items():
         if find_config(task.config) == find_config(args.config_file):
             return name, task, task.config
-    return Path(args.config_file).stem, None, args.config_file
+    name = Path(args.config_file).stem
+    if name in TASKS:
+        raise ConfigError(
+            f"{args.config_file}: a task is called {name} ({TASKS[name].config}); rename the file"
+        )
+    return name, None, args.config_file
 
 
 def _join(cfg: CfgNode) -> None:
@@ -185,6 +199,7 @@ def _describe(
     for dataset in [*train, *test]:
         record.logger.info(data.describe(dataset))
     data.check_config(cfg, [*train, *test])
+    _check_evaluator(cfg.DATASETS.TEST[0])
     weights = None
     if args.weights != RANDOM:
         weights = load_converted(args.weights)
@@ -206,6 +221,15 @@ def _describe(
     return run, weights
 
 
+def _check_evaluator(dataset: str) -> None:
+    layout = MetadataCatalog.get(dataset).evaluator_type
+    if layout not in EVALUATORS:
+        raise ConfigError(
+            f"{dataset}: evaluator_type {layout} has no evaluator; known: {', '.join(EVALUATORS)}. "
+            "A file given with --import may add to transfer.evaluation.EVALUATORS"
+        )
+
+
 def _check_data(args: argparse.Namespace) -> int:
     """Look at the data of the chosen task, or of all."""
     one = args.task is not None or args.config_file is not None
@@ -214,6 +238,7 @@ def _check_data(args: argparse.Namespace) -> int:
     faults = []
     for config in configs:
         cfg = resolve(config, args.overlay, args.overrides)
+        own.register_datasets(cfg, config)
         names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
         for name in [name for name in names if name not in found]:
             found[name] = None

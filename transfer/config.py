@@ -19,6 +19,8 @@ NOT_HASHED = (
     "SOLVER.CHECKPOINT_PERIOD",
     "VIS_PERIOD",
     "VERSION",
+    "TRANSFER.DATASETS",
+    "TRANSFER.METRICS",
 )
 
 
@@ -28,6 +30,11 @@ def default_config() -> CfgNode:
     cfg.TRANSFER = CfgNode()
     # Multiplies MODEL.ANCHOR_GENERATOR.SIZES once, when the config is resolved (1 afterwards).
     cfg.TRANSFER.ANCHOR_SCALE = 1.0
+    # Data sets of one's own in COCO's format, NAME: {JSON: file, IMAGES: folder}; the paths are
+    # absolute or below DETECTRON2_DATASETS. DATASETS.TRAIN and DATASETS.TEST use the names.
+    cfg.TRANSFER.DATASETS = CfgNode(new_allowed=True)
+    # What a config of one's own reports, as "bbox/AP50"; the first ranks. Empty: everything.
+    cfg.TRANSFER.METRICS = ()
     # bfloat16 around the model on a CPU; on GPUs it does nothing, SOLVER.AMP.ENABLED is for them.
     cfg.TRANSFER.CPU_AUTOCAST = False
     return cfg
@@ -49,6 +56,8 @@ def resolve(
         merge(cfg, overlay)
     merge(cfg, overrides=overrides)
     _scale_anchors(cfg)
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError(f"{config}: DATASETS.TRAIN names no data set")
     if len(cfg.DATASETS.TEST) != 1:
         raise ConfigError(f"{config}: DATASETS.TEST must name one data set")
     return cfg
@@ -68,7 +77,8 @@ def differences(cfg: CfgNode, other: dict[str, Any]) -> dict[str, tuple[Any, Any
     return {
         key: (ours.get(key), theirs.get(key))
         for key in sorted(ours.keys() | theirs.keys())
-        if key not in NOT_HASHED and ours.get(key) != theirs.get(key)
+        if ours.get(key) != theirs.get(key)
+        and not any(key == name or key.startswith(f"{name}.") for name in NOT_HASHED)
     }
 
 

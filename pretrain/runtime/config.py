@@ -31,14 +31,33 @@ def find_config(path: str | Path) -> Path:
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """The YAML mapping in ``path`` with its ``_BASE_`` files merged below it; executes nothing."""
+    """The YAML mapping in ``path`` with its ``_BASE_`` merged below it; executes nothing.
+
+    ``_BASE_`` is looked for beside the file that names it, then as any other config.
+    """
+    file = find_config(path)
     try:
-        loaded = CfgNode.load_yaml_with_base(str(find_config(path)), allow_unsafe=False)
-    except (OSError, UnicodeDecodeError, TypeError, yaml.YAMLError, AssertionError) as error:
+        loaded = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found {type(loaded).__name__}")
-    return loaded
+    base = loaded.pop("_BASE_", None)
+    if base is None:
+        return loaded
+    beside = file.parent / Path(base).expanduser()
+    return _laid_over(load_yaml(beside if beside.is_file() else base), loaded, str(path))
+
+
+def _laid_over(base: dict, tree: dict, source: str) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in tree.items():
+        below = base.get(key)
+        if isinstance(below, dict) and value is not None and not isinstance(value, dict):
+            raise ConfigError(f"{source}: {key} is a section in its _BASE_, here it is {value!r}")
+        both = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = _laid_over(below, value, source) if both else value
+    return merged
 
 
 def merge(cfg: CfgNode, path: str | Path | None = None, overrides: Sequence[str] = ()) -> None:
@@ -55,7 +74,10 @@ def merge(cfg: CfgNode, path: str | Path | None = None, overrides: Sequence[str]
     _check_known(cfg, overrides[::2], "command line")
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         parent, _, name = key.rpartition(".")
-        node = reduce(getitem, parent.split("."), cfg) if parent else cfg
+        try:
+            node = reduce(getitem, parent.split("."), cfg) if parent else cfg
+        except KeyError as error:  # below a node that takes any key, from a file
+            raise ConfigError(f"command line: {key}: there is no {error}") from error
         value = _as_floats(node, {name: cfg._decode_cfg_value(text)})[name]
         _merge("command line", cfg.merge_from_list, [key, value])
 

@@ -324,6 +324,25 @@ def test_commands_carry_what_the_yaml_says(bench, monkeypatch):
     ]
 
 
+def test_a_yaml_of_ones_own_is_a_task_called_as_its_file(bench, monkeypatch):
+    monkeypatch.undo()
+    own = bench.folder / "cells.yaml"
+    own.write_text("_BASE_: configs/transfer/coco/mask_rcnn_R_50_FPN_1x.yaml\n")
+    bench.write(
+        inits={"random": RANDOM},
+        tasks=["coco_c4", str(own)],
+        task_overrides={"cells": {"SOLVER.MAX_ITER": 3}},
+    )
+    matrix = load_matrix(bench.config)
+    cell = matrix.cells(bench.output)[1]
+    assert cell.name == "random/cells/seed0"
+    assert f"-m transfer --config-file {own} --weights" in " ".join(
+        run_module.fine_tune_command(cell)
+    )
+    assert cell.overrides == {"SOLVER.MAX_ITER": "3"}
+    assert matrix.summary()["tasks"] == ["coco_c4", "cells"]
+
+
 RANDOM = {"method": "random"}
 
 
@@ -344,6 +363,8 @@ RANDOM = {"method": "random"}
         ({"tasks": ["coco_fnp"]}, "did you mean coco_fpn?); choose from coco_c4, coco_fpn"),
         ({"tasks": ["coco_c4", "coco_c4"]}, "coco_c4 is listed twice"),
         ({"tasks": []}, "expected a list of at least one"),
+        ({"tasks": ["x/coco_c4.yaml"]}, "another task is called coco_c4; rename the file"),
+        ({"tasks": ["x/cells.yaml"]}, "x/cells.yaml: no such config file"),
         ({"seeds": [0, "1"]}, "'1' is not a whole number"),
         ({"task_overrides": {"coco_c": {}}}, "unknown key coco_c (did you mean coco_c4?)"),
         ({"overrides": ["A", 1]}, "expected a mapping KEY: VALUE"),
