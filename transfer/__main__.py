@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from detectron2.config import CfgNode
@@ -35,8 +36,11 @@ KILLED = 130  # by a second Ctrl-C
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, 2 for a mistake, 75 or 130 when interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(arguments)
     try:
+        if args.num_gpus is not None:
+            _launch(args, arguments)
         with InterruptFlag() as interrupted:
             return _run(args, interrupted)
     except (CheckpointError, ConfigError, DataError, FloatingPointError) as error:
@@ -50,6 +54,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return KILLED
     finally:
         distributed.shutdown()
+
+
+def _launch(args: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Detectron2's flags: become torchrun with these ``arguments``, unless torchrun runs us.
+
+    Raises ConfigError for a number of processes that torchrun contradicts, and where several
+    machines have no address to meet at.
+    """
+    processes = args.num_gpus * args.num_machines
+    if processes == 1:
+        return
+    if "WORLD_SIZE" in os.environ:
+        if int(os.environ["WORLD_SIZE"]) != processes:
+            raise ConfigError(
+                f"torchrun started {os.environ['WORLD_SIZE']} processes, --num-gpus and "
+                f"--num-machines ask for {processes}: leave these two out"
+            )
+        return
+    if args.dist_url is None and args.num_machines == 1:
+        place = ["--standalone"]
+    else:
+        url = urlsplit(args.dist_url or "")
+        if url.scheme != "tcp" or not url.hostname or not url.port:
+            raise ConfigError(
+                f"--dist-url {args.dist_url}: several machines meet at machine 0's tcp://HOST:PORT"
+            )
+        place = [f"--nnodes={args.num_machines}", f"--node-rank={args.machine_rank}"]
+        place += [f"--master-addr={url.hostname}", f"--master-port={url.port}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *place]
+    torchrun += [f"--nproc-per-node={args.num_gpus}", "-m", "transfer", *arguments]
+    os.execv(sys.executable, torchrun)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +106,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--eval-only", action="store_true", help="evaluate the last checkpoint in --output")
     add("--list", action="store_true", help="list the tasks and stop")
     add("--check-data", action="store_true", help="look at the data (of all tasks) and stop")
+    add("--num-gpus", type=int, metavar="N", help="processes on this machine; as torchrun's")
+    add("--num-machines", type=int, default=1, metavar="N", help="default 1")
+    add("--machine-rank", type=int, default=0, metavar="K", help="this machine's number, from 0")
+    add("--dist-url", metavar="tcp://HOST:PORT", help="machine 0's; needed for several machines")
     add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, last")
     return parser
 
@@ -172,10 +211,10 @@ def _join(cfg: CfgNode) -> None:
     processes = comm.get_world_size()
     if processes > 1:
         comm.create_local_process_group(int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
-    if cfg.SOLVER.AMP.ENABLED and device.type == "cpu":
+    if cfg.SOLVER.AMP.ENABLED and device.type == "cpu" and cfg.TRANSFER.AMP_DTYPE != "bf16":
         raise ConfigError(
-            "SOLVER.AMP.ENABLED needs a GPU. On a CPU: SOLVER.AMP.ENABLED False "
-            "TRANSFER.CPU_AUTOCAST True"
+            f"SOLVER.AMP.ENABLED: a CPU cannot compute in {cfg.TRANSFER.AMP_DTYPE}. "
+            "Add: TRANSFER.AMP_DTYPE bf16"
         )
 
 

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, get_cfg
 
 from pretrain.runtime.config import ConfigError, config_hash, flatten, merge, plain
 
 # Said by command line flags, so that there is one way to say them.
 FLAGS = {"OUTPUT_DIR": "--output", "MODEL.WEIGHTS": "--weights", "SEED": "--seed"}
+
+AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 # What does not make another experiment; weights, data and seed are recorded beside the hash.
 NOT_HASHED = (
@@ -35,8 +38,9 @@ def default_config() -> CfgNode:
     cfg.TRANSFER.DATASETS = CfgNode(new_allowed=True)
     # What a config of one's own reports, as "bbox/AP50"; the first ranks. Empty: everything.
     cfg.TRANSFER.METRICS = ()
-    # bfloat16 around the model on a CPU; on GPUs it does nothing, SOLVER.AMP.ENABLED is for them.
-    cfg.TRANSFER.CPU_AUTOCAST = False
+    # What SOLVER.AMP.ENABLED computes in, one of AMP_DTYPES: on GPUs in training, as in Detectron2;
+    # on a CPU, where only bf16 works, in evaluation, too.
+    cfg.TRANSFER.AMP_DTYPE = "fp16"
     return cfg
 
 
@@ -60,6 +64,9 @@ def resolve(
         raise ConfigError(f"{config}: DATASETS.TRAIN names no data set")
     if len(cfg.DATASETS.TEST) != 1:
         raise ConfigError(f"{config}: DATASETS.TEST must name one data set")
+    if cfg.TRANSFER.AMP_DTYPE not in AMP_DTYPES:
+        dtype, known = cfg.TRANSFER.AMP_DTYPE, ", ".join(AMP_DTYPES)
+        raise ConfigError(f"{config}: TRANSFER.AMP_DTYPE {dtype!r} is none of {known}")
     return cfg
 
 

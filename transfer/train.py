@@ -9,6 +9,7 @@ resumed run does what an uninterrupted one would have done.
 import logging
 import time
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from torch import nn
 from pretrain.runtime import files
 from pretrain.runtime.config import ConfigError, flatten
 from pretrain.runtime.interrupt import Interrupted, InterruptFlag
+from transfer.config import AMP_DTYPES
 from transfer.data.stream import PRECISE_BN, STEP, Stream, seed_rng
 from transfer.evaluation import build_evaluator
 
@@ -124,8 +126,7 @@ class Trainer(DefaultTrainer):
         loader = self.stream.loader(cfg.DATALOADER.NUM_WORKERS)
         device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE == "cuda" else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        step = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = step(model, loader, optimizer)
+        self._trainer = _build_step(cfg, model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
@@ -137,11 +138,12 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Detectron2's model; in bfloat16 where a CPU is asked for that."""
+        """Detectron2's model; on a CPU with its forward in ``TRANSFER.AMP_DTYPE``, if asked for."""
         model = build_model(cfg)
-        if cfg.TRANSFER.CPU_AUTOCAST and cfg.MODEL.DEVICE == "cpu":
+        if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
             # Around forward rather than around the step: PreciseBN and evaluation need it, too.
-            model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+            dtype = AMP_DTYPES[cfg.TRANSFER.AMP_DTYPE]
+            model.forward = torch.autocast("cpu", dtype)(model.forward)
         return model
 
     @classmethod
@@ -223,12 +225,23 @@ class Trainer(DefaultTrainer):
         self._in_step = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Detectron2's, with the seconds spent."""
-        return super().state_dict() | {"seconds": self.seconds}
+        """Detectron2's, with the seconds spent and the number of processes."""
+        return super().state_dict() | {
+            "seconds": self.seconds,
+            "processes": comm.get_world_size(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Detectron2's, with the seconds spent."""
+        """Detectron2's; says so where the number of processes is another one now."""
         super().load_state_dict(state_dict)
+        before, now = state_dict["processes"], comm.get_world_size()
+        if before != now:
+            logger.warning(
+                "begun on %d processes, resumed on %d: from here on the images come in another "
+                "order than in an uninterrupted run",
+                before,
+                now,
+            )
         self._spent, self._started = state_dict["seconds"], time.monotonic()
 
     @property
@@ -250,6 +263,17 @@ class Trainer(DefaultTrainer):
         """In PreciseBN and in evaluation nothing new is to be saved: leave at the next batch."""
         if self.interrupted and not self._in_step:
             raise Interrupted("nothing was lost since the last checkpoint")
+
+
+def _build_step(
+    cfg: CfgNode, model: nn.Module, loader: Iterable, optimizer: torch.optim.Optimizer
+) -> SimpleTrainer:
+    """Detectron2's plain step, or on GPUs its AMP step, which scales the loss for fp16 only."""
+    if not (cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cuda"):
+        return SimpleTrainer(model, loader, optimizer)
+    dtype = AMP_DTYPES[cfg.TRANSFER.AMP_DTYPE]
+    scaler = torch.amp.GradScaler("cuda", enabled=dtype is torch.float16)
+    return AMPTrainer(model, loader, optimizer, grad_scaler=scaler, precision=dtype)
 
 
 def images_per_bn_batch(cfg: CfgNode, processes: int) -> int:

@@ -34,7 +34,8 @@ SCENES_KEYS = {
     "SOLVER.MAX_ITER",
     "SOLVER.WARMUP_ITERS",
     "TEST.PRECISE_BN.NUM_ITER",
-    "TRANSFER.CPU_AUTOCAST",
+    "SOLVER.AMP.ENABLED",
+    "TRANSFER.AMP_DTYPE",
 }
 
 
@@ -198,6 +199,8 @@ def test_the_hash_ignores_place_device_and_seed_but_no_setting():
         (["SOLVER.MAX_ITER"], "has no partner"),
         (["MODEL.WEIGHTS", "x.pth"], "MODEL.WEIGHTS is set by --weights"),
         (["DATASETS.TEST", "('a', 'b')"], "DATASETS.TEST must name one"),
+        (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN names no data set"),
+        (["TRANSFER.AMP_DTYPE", "bf8"], "TRANSFER.AMP_DTYPE 'bf8' is none of fp16, bf16"),
     ],
 )
 def test_a_wrong_override_says_what_is_wrong(overrides, message):

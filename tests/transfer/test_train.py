@@ -2,6 +2,8 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -203,7 +205,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(workers, root, tmp_path, mon
         (["--task", "coco_c5"], [], "unknown task coco_c5 (did you mean coco_c4?)"),
         (["--init", "CLoVE 400"], [], "--init CLoVE 400: only lower-case letters"),
         ([], ["SOLVER.MAX_ITERR", "1"], "unknown key SOLVER.MAX_ITERR (did you mean"),
-        ([], ["SOLVER.AMP.ENABLED", "True"], "TRANSFER.CPU_AUTOCAST True"),
+        ([], ["TRANSFER.AMP_DTYPE", "fp16"], "Add: TRANSFER.AMP_DTYPE bf16"),
         (["--weights", "nowhere.pth"], [], "nowhere.pth: no such file"),
         (["--eval-only"], [], "holds no checkpoint"),
     ],
@@ -213,6 +215,56 @@ def test_a_mistake_is_one_line_and_exit_code_2(flags, overrides, message, root, 
     printed = capsys.readouterr().err.strip().splitlines()[-1]
     assert printed.startswith("error: ")
     assert message in printed
+
+
+def test_two_processes_train_and_evaluate_and_one_evaluates_alike(root, tmp_path):
+    norms = ["MODEL.RESNETS.NORM", "FrozenBN"]
+    for head in ("FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD"):
+        norms += [f"MODEL.{head}.NORM", "BN"]
+    words = ["--task", "coco_fpn", "--weights", "random", "--output", str(tmp_path)]
+    words += ["--overlay", SCENES]
+    command = [sys.executable, "-m", "transfer", "--num-gpus", "2", *words, *FAST, *norms]
+    environment = os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert torch.load(tmp_path / "model_final.pth")["trainer"]["processes"] == 2
+    # In this process alone; the warning is about the order of images.
+    assert main([*words, "--eval-only", *FAST, *norms]) == 0
+    assert "begun on 2 processes, resumed on 1" in (tmp_path / "log.txt").read_text()
+    assert read(tmp_path, "evaluation.json")["metrics"] == read(tmp_path)["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num-gpus", "8", "--num-machines", "2"], "meet at machine 0's tcp://HOST:PORT"),
+        (["--num-gpus", "2", "--dist-url", "auto"], "--dist-url auto"),
+    ],
+)
+def test_machines_without_a_place_to_meet_stop(flags, message, capsys):
+    assert main(["--task", "coco_c4", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_flags_that_contradict_torchrun_stop(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["--task", "coco_c4", "--num-gpus", "4"]) == 2
+    assert "torchrun started 2 processes" in capsys.readouterr().err
+
+
+def test_flags_of_several_machines_become_torchruns(monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
+    words = ["--task", "coco_c4", "--num-gpus", "8", "--num-machines", "2", "--machine-rank", "1"]
+    words += ["--dist-url", "tcp://node0:29500"]
+    assert main(words) == 2  # as nothing took this process's place: --output is missing
+    assert started[0][1:] == [
+        *("-m", "torch.distributed.run", "--nnodes=2", "--node-rank=1"),
+        *("--master-addr=node0", "--master-port=29500", "--nproc-per-node=8"),
+        *("-m", "transfer", *words),
+    ]
 
 
 def test_weights_that_are_not_a_converted_file_stop(root, tmp_path, capsys):
