@@ -100,18 +100,19 @@ def amp_pretraining_step() -> str:
 
 
 def fine_tuning_iteration() -> str:
-    """One iteration of coco_fpn on scenes through the ordinary command."""
+    """Two iterations of coco_fpn on scenes through the ordinary command, in bf16 and in fp16."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder, "scenes"), Request(1, 24, 2, 128, seed=0))
         os.environ["DETECTRON2_DATASETS"] = f"{folder}/scenes"
         from transfer.__main__ import main as fine_tune
 
-        code = fine_tune(
-            f"--task coco_fpn --weights random --output {folder}/run "
-            "--overlay configs/transfer/Base-scenes.yaml "
-            "SOLVER.MAX_ITER 2 SOLVER.STEPS (1,) TEST.PRECISE_BN.NUM_ITER 1".split()
-        )
-        assert code == 0, f"exit code {code}"
+        for dtype in ("bf16", "fp16"):
+            code = fine_tune(
+                f"--task coco_fpn --weights random --output {folder}/{dtype} "
+                f"--overlay configs/transfer/Base-scenes.yaml TRANSFER.AMP_DTYPE {dtype} "
+                "SOLVER.MAX_ITER 2 SOLVER.STEPS (1,) TEST.PRECISE_BN.NUM_ITER 1".split()
+            )
+            assert code == 0, f"exit code {code}"
     return "trained, evaluated, metrics.json written"
 
 

@@ -17,7 +17,7 @@ import yaml
 from benchmarks import run as run_module
 from benchmarks.__main__ import main
 from benchmarks.matrix import backbone, load_matrix
-from pretrain.runtime.config import REPOSITORY, ConfigError
+from pretrain.runtime.config import REPOSITORY, ConfigError, load_yaml
 from tests.benchmarks.cells import metrics_json, write_cell
 
 # Says what it does in its folder; does what a file beside the results tells it to.
@@ -379,13 +379,24 @@ def test_a_bad_config_is_an_error_before_anything_runs(bench, capsys, change, me
     assert not bench.output.exists()
 
 
-@pytest.mark.parametrize("name", ["demo", "smoke"])
+@pytest.mark.parametrize("name", ["demo", "demo-all", "smoke"])
 def test_shipped_configs_are_valid_once_their_inputs_exist(name, tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.matrix._data_root", lambda path, where: Path(path))
     monkeypatch.setattr("benchmarks.matrix.find_checkpoint", lambda path, where: Path(path))
     matrix = load_matrix(f"configs/benchmarks/{name}.yaml")
     assert matrix.overlay == REPOSITORY / "configs" / "transfer" / "Base-scenes.yaml"
     assert "random" in [init.name for init in matrix.inits]
+
+
+def test_the_long_demo_leaves_out_only_a_task_that_is_another_one_on_scenes():
+    from transfer.config import differences, resolve
+    from transfer.tasks import TASKS
+
+    tasks = load_yaml("configs/benchmarks/demo-all.yaml")["tasks"]
+    assert tasks == [name for name in TASKS if name != "coco_c4_2x"]
+    overlay = "configs/transfer/Base-scenes.yaml"
+    once, twice = (resolve(TASKS[name].config, overlay) for name in ("coco_c4", "coco_c4_2x"))
+    assert differences(once, twice) == {}
 
 
 def test_what_the_demo_lacks_is_named_with_the_way_out(tmp_path, monkeypatch):
