@@ -4,7 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pretrain.runtime.config import REPOSITORY, ConfigError
-from tests.transfer.tiny import coco_at, write_coco
+from tests.transfer.tiny import data_sets_at, write_coco
 from tests.transfer.tiny_layouts import edit_json
 from transfer import data
 from transfer.config import resolve
@@ -15,7 +15,7 @@ from transfer.tasks import TASKS
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    with coco_at(write_coco(tmp_path)):
+    with data_sets_at(write_coco(tmp_path)):
         yield tmp_path
 
 
@@ -96,7 +96,7 @@ def test_the_fingerprint_follows_the_annotations_and_not_the_place(root, tmp_pat
     first = fingerprint()
     assert first["name"] == "other"
     assert (first["train_images"], first["test_images"]) == (6, 3)
-    with coco_at(write_coco(tmp_path_factory.mktemp("copy"))):
+    with data_sets_at(write_coco(tmp_path_factory.mktemp("copy"))):
         assert fingerprint() == first
     file = root / "coco" / "annotations" / "instances_val2017.json"
     file.write_text(file.read_text() + " ")

@@ -10,9 +10,10 @@ import torch
 import yaml
 from detectron2.engine import hooks
 
+from benchmarks.scenes.generate import Request, generate
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE
-from tests.transfer.tiny import FAST, SCENES, coco_at, converted, write_coco
+from tests.transfer.tiny import FAST, SCENES, converted, data_sets_at, write_coco
 from transfer.__main__ import main
 from transfer.config import resolve
 from transfer.evaluation import FastCOCOEvaluator
@@ -45,8 +46,21 @@ FIELDS = {
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     path = write_coco(tmp_path_factory.mktemp("data"))
-    with coco_at(path):
+    with data_sets_at(path):
         yield path
+
+
+@pytest.fixture(scope="module")
+def scenes_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes") / "scenes"
+    generate(folder, Request(unlabelled=0, train=24, val=6, longest_side=96))
+    return folder
+
+
+@pytest.fixture
+def scenes(scenes_folder):
+    with data_sets_at(scenes_folder):
+        yield scenes_folder
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +90,7 @@ def read(output, name="metrics.json"):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_run_ends_with_a_complete_metrics_file(task, root, weights, tmp_path, capsys):
+def test_a_run_ends_with_a_complete_metrics_file(task, scenes, weights, tmp_path, capsys):
     assert run(tmp_path, "--seed", "3", "--init", "clove_400ep", task=task, weights=weights) == 0
 
     metrics = read(tmp_path)
@@ -284,7 +298,7 @@ def test_weights_that_need_other_settings_stop_with_the_pairs_to_add(root, tmp_p
 
 def test_missing_data_stop_before_anything_is_built(root, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("transfer.__main__.Trainer", None)
-    with coco_at(tmp_path / "nothing"):
+    with data_sets_at(tmp_path / "nothing"):
         assert run(tmp_path / "run") == 2
         assert main(["--check-data"]) == 2
     message = capsys.readouterr().err

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets import builtin
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import build_resnet_backbone
 from PIL import Image
@@ -67,19 +67,19 @@ def _annotation(number, image, box):
 
 
 @contextmanager
-def coco_at(root):
-    """Detectron2's coco_2017_train and _val read below ``root`` instead of where they did."""
-    earlier = {name: (DatasetCatalog.pop(name), MetadataCatalog.pop(name)) for name in SPLITS}
-    own = ("name", "json_file", "image_root", "evaluator_type")
-    for name, (folder, _) in SPLITS.items():
-        shared = {k: v for k, v in earlier[name][1].as_dict().items() if k not in own}
-        annotations = root / "coco" / "annotations" / f"instances_{folder}.json"
-        register_coco_instances(name, shared, str(annotations), str(root / "coco" / folder))
+def data_sets_at(root):
+    """Detectron2's own data sets read below ``root`` instead of where they did."""
+    earlier = [(catalog, dict(catalog)) for catalog in (DatasetCatalog, MetadataCatalog)]
+    for catalog, _ in earlier:
+        catalog.clear()
+    for register in ("coco", "lvis", "cityscapes", "pascal_voc"):
+        getattr(builtin, f"register_all_{register}")(str(root))
     try:
         yield
     finally:
-        for name, (load, metadata) in earlier.items():
-            DatasetCatalog[name], MetadataCatalog[name] = load, metadata
+        for catalog, entries in earlier:
+            catalog.clear()
+            catalog.update(entries)
 
 
 def converted(seed=0):
