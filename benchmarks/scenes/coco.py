@@ -40,36 +40,60 @@ FIRST_IDS = {"train": 1, "val": 1_000_001, "unlabelled": 2_000_001}  # disjoint,
 JPEG_QUALITY = 92
 
 
+def image_id(split: str, index: int) -> int:
+    """The id of an image, the same in every JSON file."""
+    return FIRST_IDS[split] + index
+
+
+def image_path(split: str, index: int) -> Path:
+    """Where an image lies below the root; other layouts use the same file."""
+    return Path("coco", FOLDERS[split], f"{image_id(split, index):012d}.jpg")
+
+
+def image_entry(split: str, index: int, scene: Scene) -> dict:
+    """An entry of "images"."""
+    height, width = scene.image.shape[:2]
+    return {
+        "license": 1,
+        "file_name": image_path(split, index).name,
+        "height": height,
+        "width": width,
+        "id": image_id(split, index),
+    }
+
+
 def add(root: Path, split: str, index: int, scene: Scene) -> dict | None:
     """Write one image below ``root``; returns its entries for the split's JSON, if it has one."""
-    image_id = FIRST_IDS[split] + index
-    file_name = f"{image_id:012d}.jpg"
-    path = root / "coco" / FOLDERS[split] / file_name
+    path = root / image_path(split, index)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(scene.image).save(path, quality=JPEG_QUALITY, subsampling=0)
     if split == "unlabelled":
         return None
-    height, width = scene.image.shape[:2]
-    image = {
-        "license": 1, "file_name": file_name, "height": height, "width": width, "id": image_id,
-    }  # fmt: skip
+    image = image_entry(split, index, scene)
     annotations = [
-        annotation(instance, annotation_id=100 * image_id + number, image_id=image_id)
+        annotation(instance, annotation_id=100 * image["id"] + number, image_id=image["id"])
         for number, instance in enumerate(scene.instances)
     ]
     return {"image": image, "annotations": annotations}
 
 
-def finish(root: Path, split: str, entries: list[dict]) -> None:
-    """Write the JSON of a labelled split from what ``add`` returned for each image, in order."""
+def finish(root: Path, entries: dict[str, list[dict]]) -> None:
+    """Write the JSON files of the labelled splits from what ``add`` returned, in order."""
+    for split, images in entries.items():
+        path = root / "coco" / "annotations" / f"instances_{FOLDERS[split]}.json"
+        write_labels(path, images, CATEGORIES, "COCO 2017")
+
+
+def write_labels(path: Path, entries: list[dict], categories: list[dict], layout: str) -> None:
+    """Write a JSON file of COCO's kind from the entries of its images."""
     write_json(
-        root / "coco" / "annotations" / f"instances_{FOLDERS[split]}.json",
+        path,
         {
-            "info": {"description": "Drawn scenes in the layout of COCO 2017", "version": "1"},
+            "info": {"description": f"Drawn scenes in the layout of {layout}", "version": "1"},
             "licenses": [{"id": 1, "name": "MIT", "url": "https://opensource.org/license/mit"}],
             "images": [entry["image"] for entry in entries],
             "annotations": [label for entry in entries for label in entry["annotations"]],
-            "categories": CATEGORIES,
+            "categories": categories,
         },
         indent=None,
     )

@@ -20,14 +20,21 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from benchmarks.scenes import coco
+from benchmarks.scenes import cityscapes, coco, keypoints, lvis, voc
 from benchmarks.scenes.scene import SPLITS, make_scene
 from pretrain.runtime.files import write_json
 
-FORMAT = 1
+FORMAT = 2
 # A layout's module has add(root, split, index, scene) -> entry, which writes the files of one image
-# and runs in the workers, and finish(root, split, entries), which runs once per labelled split.
-LAYOUTS = {"coco": coco}
+# and runs in the workers, and finish(root, entries), which runs once, at the end: entries are lists
+# by labelled split. The first one writes the images that others use.
+LAYOUTS = {
+    "coco": coco,
+    "keypoints": keypoints,
+    "lvis": lvis,
+    "cityscapes": cityscapes,
+    "voc": voc,
+}
 SUMMARY = "scenes.json"
 
 
@@ -67,9 +74,9 @@ def generate(out: Path, request: Request, workers: int = 1) -> dict | None:
             entries[split].append(image_entries)
             summary["objects"] += objects
             summary["crowds"] += crowds
-        for split in ("train", "val"):
-            for number, layout in enumerate(LAYOUTS.values()):
-                layout.finish(partial_out, split, [entry[number] for entry in entries[split]])
+        for number, layout in enumerate(LAYOUTS.values()):
+            own = {s: [entry[number] for entry in entries[s]] for s in ("train", "val")}
+            layout.finish(partial_out, own)
         write_json(partial_out / SUMMARY, summary)
         if _holds(out, request):  # another process was faster
             return None

@@ -83,7 +83,8 @@ def test_same_seed_gives_same_bytes_for_any_number_of_workers(tmp_path):
     for name, workers in (("one", 1), ("again", 1), ("two", 2)):
         generate(tmp_path / name, request, workers)
     first = files(tmp_path / "one")
-    assert len(first) == 5 + 9 + 6 + 2 + 1
+    pictures, labelled = 5 + 9 + 6, 9 + 6
+    assert len(first) == pictures + labelled * (2 + 5) + 3 * 2 + 3 + 1  # VOC, Cityscapes, JSON
     assert files(tmp_path / "again") == first
     assert files(tmp_path / "two") == first
 
