@@ -1,11 +1,12 @@
 """What the layouts beside COCO's hold, as Detectron2's own code reads it."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from cityscapesscripts.helpers.labels import name2label
+from cityscapesscripts.helpers.labels import id2label, name2label
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
@@ -22,6 +23,11 @@ from transfer.tasks import TASKS
 
 REQUEST = Request(unlabelled=1, train=44, val=30, longest_side=128, seed=3)
 SPLITS = {"train": REQUEST.train, "val": REQUEST.val}
+# As in the official person_keypoints_val2017.json; counted from 1.
+SKELETON = [
+    *([16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9]),
+    *([8, 10], [9, 11], [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7]),
+]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +82,8 @@ def test_keypoints_are_the_drawn_joints(out, scenes, split):
                     # Detectron2 takes whole numbers for pixels, and has added half of one.
                     assert abs(np.array([x, y]) - joint).max() <= 0.5
                     assert (v == keypoints.VISIBLE) == person.mask[int(y), int(x)]
+                else:
+                    assert (x, y) == (0.5, 0.5)
     assert min(values[v] for v in (0, 1, 2)) > 0
     assert values[2] > sum(values.values()) / 2
     assert crowds or split == "val"
@@ -91,7 +99,11 @@ def test_people_have_the_same_labels_among_keypoints_and_instances(out):
         own = ("keypoints", "num_keypoints")
         found = [{k: v for k, v in a.items() if k not in own} for a in people["annotations"]]
         assert found == expected
+        for label in people["annotations"]:
+            assert label["num_keypoints"] == np.count_nonzero(label["keypoints"][2::3])
+        assert [category["name"] for category in people["categories"]] == ["person"]
         assert people["categories"][0]["keypoints"] == KEYPOINTS
+        assert people["categories"][0]["skeleton"] == SKELETON
         known = MetadataCatalog.get("keypoints_coco_2017_val").keypoint_names
         assert list(known) == KEYPOINTS
 
@@ -115,6 +127,28 @@ def test_voc_boxes_are_the_drawn_ones(out, scenes):
             x, y, width, height = instance.box
             assert label["bbox"] == [x, y, x + width, y + height]
             assert metadata.thing_classes[label["category_id"]] == voc.NAMES[instance.name]
+
+
+def test_voc_marks_what_is_cut_hidden_or_of_a_crowd(out, scenes):
+    seen = defaultdict(set)
+    for split, index, scene in drawn(scenes):
+        folder, _, image_id = voc._place(split, index)
+        tree = ElementTree.parse(out / folder / "Annotations" / f"{image_id}.xml")
+        expected = [
+            {
+                "truncated": one.cut > voc.TRUNCATED,
+                "occluded": one.hidden > voc.OCCLUDED,
+                "difficult": instance.is_crowd,
+            }
+            for instance in scene.instances
+            for one in instance.members or (instance,)
+            if one.name in voc.NAMES
+        ]
+        for entry, marks in zip(tree.findall("object"), expected, strict=True):
+            for mark, value in marks.items():
+                assert int(entry.find(mark).text) == value
+                seen[mark].add(value)
+    assert all(values == {False, True} for values in seen.values())
 
 
 def test_voc_and_cityscapes_classes_are_all_in_every_set_of_the_usual_size():
@@ -172,6 +206,25 @@ def test_lvis_labels_what_was_searched_for_and_says_what_was_not_there(out, scen
     assert all("iscrowd" not in label for own in labels.values() for label in own)
 
 
+def test_lvis_masks_and_boxes_are_the_drawn_ones(out, scenes):
+    by_id = {coco.image_id(split, index): scene for split, index, scene in drawn(scenes)}
+    labels = 0
+    for record in [*DatasetCatalog.get("lvis_v1_train"), *DatasetCatalog.get("lvis_v1_val")]:
+        objects = defaultdict(list)
+        for instance in by_id[record["image_id"]].instances:
+            for one in instance.members or (instance,):
+                objects[lvis.CATEGORY_IDS[lvis.NAMES[one.name]] - 1, one.box].append(one.mask)
+        for label in record["annotations"]:
+            size = record["height"], record["width"]
+            mask = mask_utils.decode(
+                mask_utils.merge(mask_utils.frPyObjects(label["segmentation"], *size))
+            )
+            candidates = objects[label["category_id"], tuple(label["bbox"])]
+            assert any(np.array_equal(mask, other) for other in candidates)
+            labels += 1
+    assert labels > 100
+
+
 def test_lvis_sets_are_disjoint_and_val_lies_in_both_folders(out):
     train, val = (read_lvis(out, name) for name in ("train", "val"))
     ids = [{image["id"] for image in content["images"]} for content in (train, val)]
@@ -194,6 +247,9 @@ def test_lvis_has_the_official_categories_with_counts_and_frequencies_of_its_own
         assert set(groups) == {"r", "c", "f"}
     shown = Counter(c for c, _ in {(a["category_id"], a["image_id"]) for a in train["annotations"]})
     assert {c["id"]: c["image_count"] for c in train["categories"] if c["image_count"]} == shown
+    instances = Counter(a["category_id"] for a in train["annotations"])
+    counts = {c["id"]: c["instance_count"] for c in train["categories"] if c["instance_count"]}
+    assert counts == instances
     rates = {
         group: np.mean([shown[lvis.CATEGORY_IDS[n]] for n, f in lvis.OURS.items() if f == group])
         for group in "rcf"
@@ -232,6 +288,12 @@ def test_cityscapes_instances_are_the_drawn_ones_with_their_holes_filled(out, sc
             for kind in ("instanceIds", "labelIds")
         )
         assert np.array_equal(np.where(ids >= 1000, ids // 1000, ids), classes)
+        colours = np.asarray(Image.open(folder / f"{stem}_color.png").convert("RGB"))
+        for number in np.unique(classes):
+            assert (colours[classes == number] == id2label[number].color).all()
+        picture = folder.parents[2] / "leftImg8bit" / split / city
+        picture /= stem.replace("gtFine", "leftImg8bit.png")
+        assert np.array_equal(np.asarray(Image.open(picture)), scene.image)
         for instance in scene.instances:
             label = name2label.get(instance.name)
             if label is None or not label.hasInstances:
