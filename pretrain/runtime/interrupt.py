@@ -14,7 +14,8 @@ class Interrupted(Exception):
 class InterruptFlag:
     """True once SIGINT, SIGTERM or SIGUSR2 came; a second SIGINT interrupts at once.
 
-    Use as a context manager: handlers are put back at its end.
+    Use as a context manager: handlers are put back at its end. A process forked within ends at
+    SIGTERM and ignores the others, which may reach a whole group of processes.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -22,6 +23,7 @@ class InterruptFlag:
     def __init__(self) -> None:
         self.received: str | None = None
         self._previous: dict[int, object] = {}
+        self._pid = os.getpid()
 
     def __enter__(self) -> "InterruptFlag":
         self._previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
@@ -35,6 +37,11 @@ class InterruptFlag:
         return self.received is not None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
         if number == signal.SIGINT and self.received == "SIGINT":
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
+from pretrain.runtime.config import REPOSITORY
 from pretrain.runtime.interrupt import InterruptFlag
 
 
@@ -23,3 +26,19 @@ def test_second_ctrl_c_interrupts_at_once():
     with InterruptFlag(), pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the second one raises
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_forked_pool_ends_though_a_flag_is_up():
+    # Leaving a pool sends SIGTERM to its workers and waits for them; in a process of its own, as
+    # forking one that runs threads is unsafe.
+    code = (
+        "import multiprocessing, os, signal\n"
+        "from pretrain.runtime.interrupt import InterruptFlag\n"
+        "with InterruptFlag() as flag:\n"
+        "    with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "        pid = pool.apply(os.getpid)\n"
+        "        os.kill(pid, signal.SIGINT)\n"
+        "        assert pool.map(abs, [-1, -2]) == [1, 2]\n"
+        "    assert not flag\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=30)
