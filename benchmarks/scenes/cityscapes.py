@@ -25,7 +25,8 @@ CITIES = {
     ),
     "val": ("frankfurt", "lindau", "munster"),
 }
-BACKGROUND, OTHER = "static", "dynamic"  # what stands still, and what moves, of no other class
+# Detections on the background count, those on things of no class of Cityscapes' do not.
+BACKGROUND, OTHER = "terrain", "dynamic"
 
 
 def add(root: Path, split: str, index: int, scene: Scene) -> None:
@@ -39,7 +40,8 @@ def add(root: Path, split: str, index: int, scene: Scene) -> None:
     images, labels = folder / "leftImg8bit" / split / city, folder / "gtFine" / split / city
     images.mkdir(parents=True, exist_ok=True)
     labels.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(scene.image).save(images / f"{stem}_leftImg8bit.png")
+    picture = images / f"{stem}_leftImg8bit.png"
+    Image.fromarray(scene.image).save(picture, compress_level=1)  # 9 takes longer than drawing it
 
     polygons = labels / f"{stem}_gtFine_polygons.json"
     write_json(polygons, polygon_file(scene), indent=None)

@@ -99,8 +99,11 @@ def _ids(names: set[str]) -> list[int]:
 
 def _read_categories() -> list[dict]:
     """The official list, from Detectron2's file of it, which is data: nothing is imported."""
-    package = importlib.util.find_spec("detectron2").submodule_search_locations[0]
-    source = Path(package, "data", "datasets", "lvis_v1_categories.py").read_text()
+    package = importlib.util.find_spec("detectron2")
+    if package is None:
+        raise ImportError("scenes needs Detectron2's list of LVIS categories: make install")
+    folder = Path(package.submodule_search_locations[0], "data", "datasets")
+    source = (folder / "lvis_v1_categories.py").read_text()
     assigned = next(node for node in ast.parse(source).body if isinstance(node, ast.Assign))
     return ast.literal_eval(assigned.value)
 
