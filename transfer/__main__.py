@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -24,7 +23,7 @@ from transfer import data, own, record
 from transfer.checkpoints import CheckpointError, load_converted
 from transfer.config import config_sha256, resolve
 from transfer.data.layout import DataError
-from transfer.evaluation import EVALUATORS
+from transfer.evaluation import build_evaluator
 from transfer.tasks import TASKS, Task, get_task
 from transfer.train import Trainer, images_per_bn_batch
 from transfer.weights import check_agreement, load_backbone
@@ -166,7 +165,7 @@ def _run(args: argparse.Namespace, interrupted: InterruptFlag) -> int:
     if comm.is_main_process():
         metrics = record.select_metrics(results, task)
         if cfg.TRANSFER.METRICS:
-            metrics = {name: metrics[name] for name in cfg.TRANSFER.METRICS}
+            metrics = {name: metrics[name] for name in cfg.TRANSFER.METRICS if name in metrics}
         path = args.output / "evaluation.json" if args.eval_only else done
         files.write_json(path, record.result(run, task, metrics, trainer.seconds))
         main = record.main_metric(metrics, task)
@@ -238,7 +237,7 @@ def _describe(
     for dataset in [*train, *test]:
         record.logger.info(data.describe(dataset))
     data.check_config(cfg, [*train, *test])
-    _check_evaluator(cfg.DATASETS.TEST[0])
+    build_evaluator(cfg, cfg.DATASETS.TEST[0])  # better now than after the training
     weights = None
     if args.weights != RANDOM:
         weights = load_converted(args.weights)
@@ -258,15 +257,6 @@ def _describe(
         "images_per_bn_batch": images_per_bn_batch(cfg, comm.get_world_size()),
     }
     return run, weights
-
-
-def _check_evaluator(dataset: str) -> None:
-    layout = MetadataCatalog.get(dataset).evaluator_type
-    if layout not in EVALUATORS:
-        raise ConfigError(
-            f"{dataset}: evaluator_type {layout} has no evaluator; known: {', '.join(EVALUATORS)}. "
-            "A file given with --import may add to transfer.evaluation.EVALUATORS"
-        )
 
 
 def _check_data(args: argparse.Namespace) -> int:

@@ -54,8 +54,8 @@ def start(output: Path, cfg: CfgNode, run: dict[str, Any]) -> None:
 def select_metrics(results: dict[str, dict[str, float]], task: Task | None) -> dict[str, float]:
     """``{"bbox/AP50": 12.3}`` out of an evaluator's nested results, per-category values left out.
 
-    A value that could not be computed (no large object: APl is NaN) is left out and logged; one of
-    the task's own metrics must be there, or ConfigError says which is not.
+    A value that could not be computed (no large object: APl is NaN) is left out and logged.
+    ConfigError where that is the one that ranks, and where evaluation gave not one of the task's.
     """
     metrics = {
         f"{group}/{name}": float(value)
@@ -63,11 +63,13 @@ def select_metrics(results: dict[str, dict[str, float]], task: Task | None) -> d
         for name, value in values.items()
         if not name.startswith("AP-")
     }
+    absent = [name for name in (task.metrics if task else ()) if name not in metrics]
     undefined = [name for name, value in metrics.items() if not math.isfinite(value)]
     if undefined:
         logger.info("left out, the data set has nothing to compute: %s", ", ".join(undefined))
     metrics = {name: value for name, value in metrics.items() if name not in undefined}
-    absent = [name for name in (task.metrics if task else ()) if name not in metrics]
+    if task and task.main_metric in undefined:
+        absent.append(task.main_metric)
     if absent or not metrics:
         raise ConfigError(f"evaluation gave no {', '.join(absent) or 'metric'}; it gave {results}")
     return metrics

@@ -10,6 +10,7 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from pretrain.runtime.config import ConfigError
 from transfer.config import default_config
 from transfer.evaluation import build_evaluator, evaluate_coco
 
@@ -175,3 +176,10 @@ def test_a_model_without_masks_is_judged_by_its_boxes(registered, detections):
 def test_a_silent_model_scores_zero(registered):
     results = results_of(build_evaluator(default_config(), registered), [])
     assert results["bbox"]["AP"] == 0
+
+
+def test_a_layout_without_evaluator_says_which_there_are(registered):
+    MetadataCatalog.pop(registered)
+    MetadataCatalog.get(registered).evaluator_type = "mine"
+    with pytest.raises(ConfigError, match=r"evaluator_type mine has no .*coco, lvis, cityscapes_"):
+        build_evaluator(default_config(), registered)

@@ -19,6 +19,8 @@ def test_metrics_get_slashes_and_lose_categories():
 def test_what_cannot_be_computed_is_left_out():
     results = {"bbox": {"AP": 1.0, "APl": math.nan}, "segm": {"AP": 4.0}}
     assert select_metrics(results, TASK) == {"bbox/AP": 1.0, "segm/AP": 4.0}
+    results["bbox"]["AP"] = math.nan  # the task's, but not the one that ranks
+    assert select_metrics(results, TASK) == {"segm/AP": 4.0}
 
 
 @pytest.mark.parametrize("segm", [{"AP": math.nan}, {}])

@@ -16,7 +16,7 @@ from pretrain.runtime.interrupt import EXIT_CODE
 from tests.transfer.tiny import FAST, SCENES, converted, data_sets_at, write_coco
 from transfer.__main__ import main
 from transfer.config import resolve
-from transfer.evaluation import FastCOCOEvaluator
+from transfer.evaluation.coco import FastCOCOEvaluator
 from transfer.tasks import TASKS
 from transfer.train import Trainer, images_per_bn_batch
 
@@ -109,7 +109,8 @@ def test_a_run_ends_with_a_complete_metrics_file(task, scenes, weights, tmp_path
     }
     assert {key: metrics[key] for key in expected} == expected
     assert set(metrics["data"]) == {"name", "train_images", "test_images", "sha256"}
-    assert set(TASKS[task].metrics) <= set(metrics["metrics"])
+    # Nobody in these small images is 32 px by 32 px large.
+    assert set(TASKS[task].metrics) - set(metrics["metrics"]) <= {"keypoints/APm", "keypoints/APl"}
     assert all(0 <= value <= 100 for value in metrics["metrics"].values())
     assert not any("AP-" in name for name in metrics["metrics"])  # none per category
 

@@ -1,0 +1,114 @@
+"""Labels of scenes as predictions, through the evaluators of every task."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
+from pycocotools import mask as masks
+
+from benchmarks.scenes.generate import Request, generate
+from tests.transfer.tiny import data_sets_at
+from transfer.config import resolve
+from transfer.evaluation import build_evaluator
+from transfer.tasks import TASKS
+
+ROUNDS = {"keypoints_fpn"}  # COCO's points are whole pixels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes") / "scenes"
+    generate(folder, Request(unlabelled=0, train=20, val=44, longest_side=160), workers=2)
+    with data_sets_at(folder):
+        yield folder
+
+
+def as_model_output(record, change=None):
+    """What a model would say that found the record's labels: all of them, each with score 0.9.
+
+    change: "shifted" by 3 px to the right, or with the next class each ("other classes").
+    """
+    size = record["height"], record["width"]
+    labels = [label for label in record["annotations"] if not label.get("iscrowd")]
+    shift = 3 if change == "shifted" else 0
+    instances = Instances(size)
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in labels]
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    instances.pred_boxes = Boxes(boxes + torch.tensor([shift, 0, shift, 0]))
+    instances.scores = torch.full((len(labels),), 0.9)
+    instances.pred_classes = torch.tensor([a["category_id"] for a in labels], dtype=torch.int64)
+    if labels and "segmentation" in labels[0]:
+        decoded = [decode(label["segmentation"], size) for label in labels]
+        instances.pred_masks = torch.tensor(np.stack([np.roll(m, shift, axis=1) for m in decoded]))
+    elif not labels:
+        instances.pred_masks = torch.zeros((0, *size), dtype=torch.bool)
+    if labels and "keypoints" in labels[0]:
+        points = torch.tensor(np.array([a["keypoints"] for a in labels])).reshape(-1, 17, 3)
+        instances.pred_keypoints = points.float() + torch.tensor([shift, 0, 0])
+    elif not labels:
+        instances.pred_keypoints = torch.zeros((0, 17, 3))
+    return {"instances": instances}
+
+
+def decode(segmentation, size):
+    lengths = masks.merge(masks.frPyObjects(segmentation, *size))
+    return masks.decode(lengths).astype(bool)
+
+
+def evaluate(task, change=None, silent=False):
+    """The task's metrics for the labels as predictions; ``silent``: for no predictions."""
+    cfg = resolve(TASKS[task].config)
+    name = cfg.DATASETS.TEST[0]
+    evaluator = build_evaluator(cfg, name)
+    classes = len(MetadataCatalog.get(name).thing_classes)
+    evaluator.reset()
+    for record in DatasetCatalog.get(name):
+        output = as_model_output(record, change)
+        if change == "other classes":
+            output["instances"].pred_classes = (output["instances"].pred_classes + 1) % classes
+        if silent:
+            output["instances"] = output["instances"][:0]
+        evaluator.process([record], [output])
+    results = evaluator.evaluate()
+    return {f"{g}/{name}": v for g, values in results.items() for name, v in values.items()}
+
+
+def shown(task, metrics):
+    """Those of the task's own, without what these small images have nothing of."""
+    values = {name: metrics[name] for name in TASKS[task].metrics}
+    return {name: value for name, value in values.items() if not np.isnan(value)}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_labels_score_100_and_twice_the_same(task):
+    found = shown(task, evaluate(task))
+    assert TASKS[task].main_metric in found
+    for name, value in found.items():
+        rounds = task in ROUNDS and not name.endswith(("AP50", "AP75"))
+        assert value >= (95 if rounds else 100 - 1e-6), name
+    assert shown(task, evaluate(task)) == found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_shifted_labels_score_less(task):
+    main = TASKS[task].main_metric
+    assert 1 < evaluate(task, "shifted")[main] < evaluate(task)[main] - 5
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "keypoints_fpn"])
+def test_other_classes_score_next_to_nothing(task):
+    assert evaluate(task, "other classes")[TASKS[task].main_metric] < 3
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_silent_model_scores_zero(task):
+    assert evaluate(task, silent=True)[TASKS[task].main_metric] == 0
+
+
+def test_cityscapes_writes_nothing_beside_its_temporary_folder(scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(scenes.rglob("*"))
+    evaluate("cityscapes_fpn")
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(scenes.rglob("*")) == before
