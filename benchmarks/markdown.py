@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.published import PublishedRow, by_group, group_of
 from benchmarks.tables import Measured, Row, Table, short
 
 NOTHING = "–"
+METRICS_SIDE_BY_SIDE = 3  # each takes two columns; more do not fit a terminal
 
 INTRODUCTION = """# Results
 
@@ -36,14 +38,31 @@ def _section(table: Table) -> str:
         title += f": on {_escape(table.data.name)}, not the official data"
     notes = _number_notes(table)
     parts = [title, _caption(table)]
-    for metrics in table.groups.values():
+    for metrics in _side_by_side(table.task.metrics):
         parts.append("### " + ", ".join(f"`{metric}`" for metric in metrics))
-        rows = [_cells(table, row, metrics, notes) for row in table.rows]
-        parts.append(_grid([_columns(table, metrics), *rows]))
+        published = any(_publishes(row.published, metrics) for row in table.rows)
+        if table.task.rows and not published:
+            parts.append("No published values of these are known.")
+        shown = [row for row in table.rows if row.init or _publishes(row.published, metrics)]
+        rows = [_cells(table, row, metrics, published, notes) for row in shown]
+        parts.append(_grid([_columns(table, metrics, published), *rows]))
     legend = [f"{number}. {_escape(note)}" for note, number in notes.items()]
     parts += ["Notes\n\n" + "\n".join(legend)] if legend else []
     parts += _protocols(table)
     return "\n\n".join(parts) + "\n"
+
+
+def _side_by_side(metrics: Sequence[str]) -> list[list[str]]:
+    """The metrics of each table: of one group, and few enough for a terminal."""
+    return [
+        group[start : start + METRICS_SIDE_BY_SIDE]
+        for group in by_group(metrics).values()
+        for start in range(0, len(group), METRICS_SIDE_BY_SIDE)
+    ]
+
+
+def _publishes(published: PublishedRow | None, metrics: Sequence[str]) -> bool:
+    return published is not None and any(metric in published.values for metric in metrics)
 
 
 def _caption(table: Table) -> str:
@@ -67,7 +86,11 @@ def _caption(table: Table) -> str:
         remarks.append(
             "Measured values do not compare with published ones here; no difference is computed."
         )
-    elif table.task.schedule and table.off_schedule:
+    elif table.task.rows and not any(map(table.compares, table.task.metrics)):
+        remarks.append(
+            f"No difference is computed: no published row is known to be {table.task.protocol}'s."
+        )
+    elif table.task.rows and table.off_schedule:
         schedule = table.task.schedule
         remarks.append(
             f"No difference is computed where the schedule is not protocol {table.task.protocol}'s "
@@ -76,29 +99,34 @@ def _caption(table: Table) -> str:
     return _escape(" ".join(sentences)) + ("\n\n" + " ".join(remarks) if remarks else "")
 
 
-def _columns(table: Table, metrics: Sequence[str]) -> list[str]:
-    names = [metric.partition("/")[2] for metric in metrics]
+def _columns(table: Table, metrics: Sequence[str], published: bool) -> list[str]:
+    names = [metric.removeprefix(f"{group_of(metric)}/") for metric in metrics]
     columns = ["init", "method", "epochs", "n", *(f"{name} measured" for name in names)]
-    if table.task.rows:
+    if published:
         columns += [*(f"{name} published" for name in names), "protocol", "source"]
-        if table.data.official:
+        if table.compares(metrics[0]):
             columns.append(f"{names[0]} measured − published")
     return [*columns, "notes"]
 
 
-def _cells(table: Table, row: Row, metrics: Sequence[str], notes: Mapping[str, int]) -> list[str]:
+def _cells(
+    table: Table, row: Row, metrics: Sequence[str], published: bool, notes: Mapping[str, int]
+) -> list[str]:
     """One line: ours, theirs, and where to read on."""
     cells = [row.init or NOTHING, row.method, _number(row.epochs), _seeds(row)]
-    cells += [_measured(row.measured[metric]) if row.measured else NOTHING for metric in metrics]
-    published = row.published
-    if table.task.rows:
-        cells += [f"{published.values[metric]}" if published else NOTHING for metric in metrics]
-        cells.append(published.protocols[metrics[0]] if published else NOTHING)
-        cells.append(published.source if published else NOTHING)
-        if table.data.official:
+    cells += [_measured(row.measured.get(metric)) for metric in metrics]
+    if published:
+        theirs = row.published
+        cells += [
+            str(theirs.values.get(metric, NOTHING)) if theirs else NOTHING for metric in metrics
+        ]
+        cells.append(theirs.protocols.get(metrics[0], NOTHING) if theirs else NOTHING)
+        cells.append(theirs.source if theirs else NOTHING)
+        if table.compares(metrics[0]):
             difference = table.difference(row, metrics[0])
             cells.append(NOTHING if difference is None else f"{difference:+.2f}")
-    cells.append(", ".join(str(notes[note]) for note in _notes(row)))
+    own = _notes(row) if published else row.notes
+    cells.append(", ".join(str(notes[note]) for note in own))
     return cells
 
 
@@ -136,7 +164,9 @@ def _notes(row: Row) -> list[str]:
     return [*row.notes, *([f"published: {remark}"] if remark else [])]
 
 
-def _measured(value: Measured) -> str:
+def _measured(value: Measured | None) -> str:
+    if value is None:
+        return NOTHING
     return f"{value.mean:.2f}" + (f" ± {value.std:.2f}" if value.std is not None else "")
 
 

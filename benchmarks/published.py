@@ -1,5 +1,6 @@
 """Reads ``published.yaml``: the tasks, their metrics, and the values that other papers report."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class PublishedRow:
 
     method: str
     epochs: int | float | None
-    values: dict[str, float]
+    values: dict[str, float]  # of the metrics that the source prints
     protocols: dict[str, str]  # metric -> letter
     source: str
     remark: str
@@ -68,6 +69,14 @@ def group_of(metric: str) -> str:
     return metric.partition("/")[0]
 
 
+def by_group(metrics: Iterable[str]) -> dict[str, list[str]]:
+    """The metrics by what they measure: ``{"bbox": ["bbox/AP", ...], "segm": [...]}``."""
+    groups: dict[str, list[str]] = {}
+    for metric in metrics:
+        groups.setdefault(group_of(metric), []).append(metric)
+    return groups
+
+
 def load_published(path: str | Path = PUBLISHED_YAML) -> dict[str, TaskInfo]:
     """The tasks of ``path`` in its order, which is the order of the tables."""
     tasks = check_keys(load_yaml(path), str(path), ("tasks",), required=("tasks",))["tasks"]
@@ -78,7 +87,7 @@ def load_published(path: str | Path = PUBLISHED_YAML) -> dict[str, TaskInfo]:
 
 def _task(name: str, entry: Any, where: str) -> TaskInfo:
     keys = ("title", "metrics", "main_metric")
-    optional = ("protocol", "schedule", "protocols", "source", "rows")
+    optional = ("protocol", "schedule", "protocols", "published")
     check_keys(entry, where, (*keys, *optional), required=keys)
     metrics = tuple(entry["metrics"])
     check_choice(entry["main_metric"], where, "main metric", metrics)
@@ -89,9 +98,13 @@ def _task(name: str, entry: Any, where: str) -> TaskInfo:
     if schedule is not None:
         keys = ("iterations", "images_per_batch")
         schedule = Schedule(**check_keys(schedule, f"{where}: schedule", keys, required=keys))
+    sources = entry.get("published") or {}
+    if not isinstance(sources, dict) or not all(isinstance(r, list) for r in sources.values()):
+        raise ConfigError(f"{where}: published: expected a list of rows below each source's name")
     rows = tuple(
-        _row(row, metrics, letters, entry.get("source"), f"{where}: row {number}")
-        for number, row in enumerate(entry.get("rows") or [], start=1)
+        _row(row, metrics, letters, source, f"{where}: {source}: row {number}")
+        for source, entries in sources.items()
+        for number, row in enumerate(entries, start=1)
     )
     return TaskInfo(
         name=name,
@@ -106,28 +119,32 @@ def _task(name: str, entry: Any, where: str) -> TaskInfo:
 
 
 def _row(
-    row: Any, metrics: tuple[str, ...], letters: dict[str, str], source: str | None, where: str
+    row: Any, metrics: tuple[str, ...], letters: dict[str, str], source: str, where: str
 ) -> PublishedRow:
-    keys = ("method", "epochs", "protocol", "values", "source", "remark")
+    keys = ("method", "epochs", "protocol", "values", "remark")
     check_keys(row, where, keys, required=("method", "protocol", "values"))
-    source = row.get("source", source)
-    if not source:
-        raise ConfigError(f"{where}: a published value needs a source")
-    values = row["values"]
-    if len(values) != len(metrics) or not all(isinstance(value, float) for value in values):
-        raise ConfigError(f"{where}: values: expected {len(metrics)} numbers like 41.0: {values}")
+    groups = by_group(metrics)
+    values = {}
+    printed = check_keys(row["values"], f"{where}: values", groups, required=groups)
+    for group, numbers in printed.items():
+        names = groups[group]
+        fits = isinstance(numbers, list) and 0 < len(numbers) <= len(names)
+        if not fits or not all(isinstance(number, float) for number in numbers):
+            raise ConfigError(
+                f"{where}: values: {group}: expected a list of numbers like 41.0 for "
+                f"{', '.join(names)}, of which the last may be missing; found {numbers}"
+            )
+        values |= dict(zip(names, numbers, strict=False))
     letter = row["protocol"]
-    by_group = letter if isinstance(letter, dict) else dict.fromkeys(map(group_of, metrics), letter)
-    groups = {group_of(metric) for metric in metrics}
-    if set(by_group) != groups:
-        raise ConfigError(f"{where}: protocol: expected a letter for each of {sorted(groups)}")
-    for one in by_group.values():
+    own = letter if isinstance(letter, dict) else dict.fromkeys(groups, letter)
+    check_keys(own, f"{where}: protocol", groups, required=groups)
+    for one in own.values():
         check_choice(one, where, "protocol", letters)
     return PublishedRow(
         method=check_choice(row["method"], where, "method", METHODS),
         epochs=check_epochs(row.get("epochs"), where),
-        values=dict(zip(metrics, values, strict=True)),
-        protocols={metric: by_group[group_of(metric)] for metric in metrics},
+        values=values,
+        protocols={metric: own[group_of(metric)] for metric in values},
         source=source,
         remark=row.get("remark", ""),
     )

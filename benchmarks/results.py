@@ -95,7 +95,7 @@ def read_results(
 ) -> tuple[list[Result], dict[Path, str]]:
     """All results below ``folder``, and what is wrong with each file that is not one.
 
-    tasks: their metrics must all be there; a task that is not among them has those of its cells.
+    tasks: their metrics must all be there; of any other task, only the main metric.
     """
     results, problems = [], {}
     for path in sorted(folder.rglob("metrics.json")):

@@ -2,10 +2,10 @@
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.published import METHODS, PublishedRow, Schedule, TaskInfo, group_of
+from benchmarks.published import METHODS, PublishedRow, Schedule, TaskInfo
 from benchmarks.results import Data, Result
 
 # One published row each, whatever the number of epochs.
@@ -29,7 +29,7 @@ class Row:
     init: str | None = None
     seeds: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
-    measured: Mapping[str, Measured] | None = None
+    measured: Mapping[str, Measured] = field(default_factory=dict)
     schedule: Schedule | None = None  # of what was measured
     published: PublishedRow | None = None
     notes: tuple[str, ...] = ()
@@ -43,14 +43,6 @@ class Table:
     data: Data
     results: tuple[Result, ...]
     rows: tuple[Row, ...]
-
-    @property
-    def groups(self) -> dict[str, list[str]]:
-        """The metrics by what they measure: ``{"bbox": ["bbox/AP", ...], "segm": [...]}``."""
-        groups: dict[str, list[str]] = {}
-        for metric in self.task.metrics:
-            groups.setdefault(group_of(metric), []).append(metric)
-        return groups
 
     @property
     def shows_the_road_only(self) -> bool:
@@ -73,14 +65,21 @@ class Table:
             return next(iter(inits))
         return ", ".join(f"{value} ({', '.join(names)})" for value, names in inits.items())
 
+    def compares(self, metric: str) -> bool:
+        """Whether a value of ``metric`` was published under the protocol that is run here."""
+        rows = (row for row in self.task.rows if metric in row.values)
+        own = any(row.protocols[metric] == self.task.protocol for row in rows)
+        return self.data.official and own
+
     def difference(self, row: Row, metric: str) -> float | None:
         """Measured less published: on official data, and within one protocol, only."""
-        if not (self.data.official and row.measured and row.published):
+        published = row.published.values if row.published else {}
+        if not (self.data.official and metric in row.measured and metric in published):
             return None
         same_protocol = row.published.protocols[metric] == self.task.protocol
         if not (same_protocol and row.schedule == self.task.schedule):
             return None
-        return row.measured[metric].mean - row.published.values[metric]
+        return row.measured[metric].mean - published[metric]
 
 
 def build_tables(
@@ -107,9 +106,9 @@ def build_tables(
 
 
 def _task_from(results: list[Result]) -> TaskInfo:
-    """A task that published.yaml does not list: its metrics are those that every cell has."""
+    """A task that published.yaml does not list: its metrics are those of its cells, in order."""
     first = results[0]
-    metrics = [name for name in first.metrics if all(name in other.metrics for other in results)]
+    metrics = dict.fromkeys(name for result in results for name in result.metrics)
     return TaskInfo(
         name=first.task, title=first.task, metrics=tuple(metrics), main_metric=first.main_metric
     )
@@ -174,33 +173,52 @@ def _row(
     epochs = results[0].pretrain_epochs if results else asked.get("epochs")
     if asked.get("epochs") not in (None, epochs):
         notes.append(f"the weights say {epochs} epochs, the benchmark's YAML {asked['epochs']}")
-    published = next(
-        (
-            row
-            for row in task.rows
-            if row.method == method and (row.epochs == epochs or method in WITHOUT_EPOCHS)
-        ),
-        None,
-    )
+    published = _published(method, epochs, task)
+    if len(published) > 1:
+        notes.append("beside no published row: more than one has this method and these epochs")
+    measured = _measured(results, task.metrics)
+    absent = [name for name in task.metrics if results and name not in measured]
+    if absent:
+        notes.append(f"not every seed has a value of {', '.join(absent)}")
     return Row(
         method=method,
         epochs=epochs,
         init=init,
         seeds=tuple(sorted(result.seed for result in results)),
         missing=missing,
-        measured=_measured(results, task.metrics) if results else None,
+        measured=measured,
         schedule=results[0].schedule if results else None,
-        published=published,
+        published=published[0] if len(published) == 1 else None,
         notes=tuple(notes),
     )
 
 
+def _published(method: str, epochs: int | float | None, task: TaskInfo) -> list[PublishedRow]:
+    """The rows of one method: of several, those that are most under the task's own protocol.
+
+    More than one is left where a source tells two rows apart that we do not, as MoCo v1 and v2.
+    """
+    rows = [
+        row
+        for row in task.rows
+        if row.method == method and (row.epochs == epochs or method in WITHOUT_EPOCHS)
+    ]
+
+    def share(row: PublishedRow) -> float:
+        return list(row.protocols.values()).count(task.protocol) / len(row.protocols)
+
+    most = max(map(share, rows), default=None)
+    return [row for row in rows if share(row) == most]
+
+
 def _measured(results: list[Result], metrics: Iterable[str]) -> dict[str, Measured]:
+    """Each metric that every seed has: a mean over fewer of them would be another row's."""
     measured = {}
     for metric in metrics:
-        values = [result.metrics[metric] for result in results]
-        std = statistics.stdev(values) if len(values) > 1 else None
-        measured[metric] = Measured(statistics.fmean(values), std)
+        values = [result.metrics[metric] for result in results if metric in result.metrics]
+        if values and len(values) == len(results):
+            std = statistics.stdev(values) if len(values) > 1 else None
+            measured[metric] = Measured(statistics.fmean(values), std)
     return measured
 
 

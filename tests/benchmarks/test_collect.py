@@ -33,8 +33,9 @@ def csv_lines(folder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def row_of(page: str, init: str, heading: str = "### `bbox/AP`") -> dict[str, str]:
-    (row,) = [row for row in table_rows(page, heading) if row["init"] == init]
+def row_of(page: str, init: str, heading: str = "### `bbox/AP`", **cells: str) -> dict[str, str]:
+    wanted = ({"init": init} | cells).items()
+    (row,) = [row for row in table_rows(page, heading) if wanted <= row.items()]
     return row
 
 
@@ -63,11 +64,12 @@ def test_published_values_have_columns_with_protocol_and_source(tmp_path):
     write_cell(tmp_path)
     collect(tmp_path)
     page = page_of(tmp_path)
-    clove, random = row_of(page, "clove"), row_of(page, "random")
+    clove = row_of(page, "clove")
     assert (clove["AP measured"], clove["AP published"]) == ("12.50", "41.2")
-    assert (clove["protocol"], clove["source"]) == ("B", "CLoVE, table 2")
-    assert random["protocol"] == "B"
-    assert row_of(page, "random", "### `segm/AP`")["protocol"] == "A"
+    assert (clove["AP75 published"], clove["protocol"]) == ("45.0", "B")
+    assert clove["source"] == "CLoVE, table 2"
+    assert row_of(page, "–", method="random")["protocol"] == "B"
+    assert row_of(page, "–", "### `segm/AP`", method="random")["protocol"] == "A"
     for column in clove:
         if column.startswith("AP"):
             assert column.endswith((" measured", " published"))
@@ -94,17 +96,61 @@ def test_unofficial_table_says_so_and_computes_no_difference(tmp_path):
 def test_official_difference_stays_within_one_protocol_and_its_schedule(tmp_path):
     own = {"data": OFFICIAL, "iterations": 90000, "images_per_batch": 16}
     write_clove(tmp_path, metrics=VALUES | {"bbox/AP": 41.5}, **own)
-    write_cell(tmp_path, "torchvision", method="supervised", pretrain_epochs=90, **own)
+    write_cell(tmp_path, "resim", method="resim", pretrain_epochs=200, **own)
     write_cell(tmp_path, **(own | {"iterations": 180000}))
     collect(tmp_path)
     page = page_of(tmp_path)
     assert "not the official data" not in page
     assert row_of(page, "clove")["AP measured − published"] == "+0.30"
-    supervised = row_of(page, "torchvision")  # published under A, ours is B
-    assert supervised["protocol"] == "A"
-    assert supervised["AP measured − published"] == "–"
+    resim = row_of(page, "resim")  # published under C, ours is B
+    assert resim["protocol"] == "C"
+    assert resim["AP measured − published"] == "–"
     assert row_of(page, "random")["AP measured − published"] == "–"
     assert "is not protocol B's (90000 iterations of 16 images)" in page
+
+
+def test_of_two_sources_a_method_stands_beside_the_one_under_our_protocol(tmp_path):
+    own = {"data": OFFICIAL, "iterations": 90000, "images_per_batch": 16}
+    write_cell(tmp_path, "torchvision", method="supervised", pretrain_epochs=90, **own)
+    collect(tmp_path)
+    page = page_of(tmp_path)
+    ours = row_of(page, "torchvision")
+    assert (ours["protocol"], ours["source"]) == ("B", "PixPro's README")
+    assert (ours["AP published"], ours["AP50 published"]) == ("39.7", "–")
+    assert ours["AP measured − published"] == "-27.20"
+    other = row_of(page, "–", method="supervised")
+    assert (other["protocol"], other["source"]) == ("A", "CLoVE, table 2")
+
+
+def test_two_published_rows_that_fit_alike_are_compared_with_neither(tmp_path):
+    metrics = {"bbox/AP": 57.0, "bbox/AP50": 82.0, "bbox/AP75": 63.0}
+    write_cell(tmp_path, "moco", "voc_c4", method="moco", pretrain_epochs=200, metrics=metrics)
+    collect(tmp_path)
+    page = page_of(tmp_path)
+    assert row_of(page, "moco")["AP published"] == "–"
+    assert "beside no published row: more than one has this method and these epochs" in page
+    rows = [row for row in table_rows(page) if row["method"] == "moco" and row["epochs"] == "200"]
+    assert [row["AP published"] for row in rows] == ["–", "55.9", "57.0"]
+
+
+def test_metrics_that_nobody_published_have_a_narrow_table_of_their_own(tmp_path):
+    metrics = dict.fromkeys(load_published()["lvis_fpn"].metrics, 20.0)
+    own = {"data": OFFICIAL, "iterations": 90000, "images_per_batch": 16}
+    write_cell(tmp_path, "random", "lvis_fpn", metrics=metrics, **own)
+    collect(tmp_path)
+    page = page_of(tmp_path)
+    assert row_of(page, "random")["AP75 published"] == "12.5"
+    rare = table_rows(page, "### `segm/APr`, `segm/APc`, `segm/APf`")
+    assert [row["init"] for row in rare] == ["random"]
+    assert rare[0]["APr measured"] == "20.00"
+    assert not any("published" in column for column in rare[0])
+    assert page.count("No published values of these are known.") == 2
+    # every row of the LVIS table is uncertain
+    assert "no published row is known to be B's" in page
+    assert not any("−" in column for column in table_rows(page)[0])
+    published = [line for line in csv_lines(tmp_path) if line["kind"] == "published"]
+    assert len(published) == 48
+    assert not any(line["metric"].endswith(("APr", "APc", "APf")) for line in published)
 
 
 def test_two_data_fingerprints_never_share_a_table(tmp_path):
@@ -129,6 +175,31 @@ def test_tables_come_in_the_tasks_order_and_own_tasks_after_them(tmp_path):
     page = page_of(tmp_path)
     assert page.index("`coco_c4`") < page.index("`coco_fpn`") < page.index("`another`")
     assert table_rows(page, "### `boxes/quality`")[0]["quality measured"] == "3.00"
+
+
+def test_a_task_of_ones_own_has_the_metrics_of_its_cells_in_the_files_order(tmp_path):
+    first = {"segm/AP50": 4.0, "segm/AP": 3.0, "bbox/APl": 2.0, "quality": 1.0}
+    second = {"segm/AP50": 8.0, "segm/AP": 7.0, "bbox/APs": 6.0, "quality": 5.0}
+    for init, metrics in (("first", first), ("second", second)):
+        write_cell(tmp_path, init, "my_task", metrics=metrics, main_metric="segm/AP")
+    assert collect(tmp_path) == 0
+    page = page_of(tmp_path)
+    headings = [line for line in page.splitlines() if line.startswith("###")]
+    assert headings == ["### `segm/AP50`, `segm/AP`", "### `bbox/APl`, `bbox/APs`", "### `quality`"]
+    columns = list(table_rows(page, headings[0])[0])
+    assert columns[4:] == ["AP50 measured", "AP measured", "notes"]
+    boxes = row_of(page, "first", headings[1])
+    assert (boxes["APl measured"], boxes["APs measured"]) == ("2.00", "–")
+    assert row_of(page, "second", headings[2])["quality measured"] == "5.00"
+
+
+def test_a_metric_that_a_seed_lacks_is_not_averaged_over_the_others(tmp_path):
+    write_cell(tmp_path, task="my_task", seed=0, metrics={"bbox/AP": 3.0, "bbox/APl": 2.0})
+    write_cell(tmp_path, task="my_task", seed=1, metrics={"bbox/AP": 5.0})
+    collect(tmp_path)
+    row = row_of(page_of(tmp_path), "random")
+    assert (row["AP measured"], row["APl measured"]) == ("4.00 ± 1.41", "–")
+    assert "not every seed has a value of bbox/APl" in page_of(tmp_path)
 
 
 def test_caption_names_data_schedule_hardware_and_config(tmp_path):
@@ -220,7 +291,7 @@ def test_csv_has_every_value_and_marks_whose_it_is(tmp_path):
     assert len(measured) == 2 * len(VALUES) + 1
     assert {line["data"] for line in measured} == {"scenes"}
     published = [line for line in lines if line["kind"] == "published"]
-    assert len(published) == 54
+    assert len(published) == 54 + 4  # the paper's, and AP of two baselines from PixPro's README
     assert all(line["protocol"] and line["source"] and not line["init"] for line in published)
     assert len(lines) == len(measured) + len(published)
 
