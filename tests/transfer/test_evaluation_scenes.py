@@ -1,10 +1,14 @@
-"""Labels of scenes as predictions, through the evaluators of every task."""
+"""Labels of scenes as predictions, through the evaluator of every layout."""
+
+import json
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.samplers import InferenceSampler
 from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils import comm
 from pycocotools import mask as masks
 
 from benchmarks.scenes.generate import Request, generate
@@ -13,6 +17,8 @@ from transfer.config import resolve
 from transfer.evaluation import build_evaluator
 from transfer.tasks import TASKS
 
+# One task for each test set: what the others evaluate is the same.
+CHOSEN = list({resolve(task.config).DATASETS.TEST: name for name, task in TASKS.items()}.values())
 ROUNDS = {"keypoints_fpn"}  # COCO's points are whole pixels
 
 
@@ -25,7 +31,7 @@ def scenes(tmp_path_factory):
 
 
 def as_model_output(record, change=None):
-    """What a model would say that found the record's labels: all of them, each with score 0.9.
+    """What a model would say that found the record's labels: all of them, scores from 0.9 to 0.3.
 
     change: "shifted" by 3 px to the right, or with the next class each ("other classes").
     """
@@ -36,7 +42,7 @@ def as_model_output(record, change=None):
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in labels]
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     instances.pred_boxes = Boxes(boxes + torch.tensor([shift, 0, shift, 0]))
-    instances.scores = torch.full((len(labels),), 0.9)
+    instances.scores = torch.linspace(0.9, 0.3, len(labels))
     instances.pred_classes = torch.tensor([a["category_id"] for a in labels], dtype=torch.int64)
     if labels and "segmentation" in labels[0]:
         decoded = [decode(label["segmentation"], size) for label in labels]
@@ -63,14 +69,18 @@ def evaluate(task, change=None, silent=False):
     evaluator = build_evaluator(cfg, name)
     classes = len(MetadataCatalog.get(name).thing_classes)
     evaluator.reset()
-    for record in DatasetCatalog.get(name):
+    records = DatasetCatalog.get(name)
+    for index in InferenceSampler._get_local_indices(
+        len(records), comm.get_world_size(), comm.get_rank()
+    ):
+        record = records[index]
         output = as_model_output(record, change)
         if change == "other classes":
             output["instances"].pred_classes = (output["instances"].pred_classes + 1) % classes
         if silent:
             output["instances"] = output["instances"][:0]
         evaluator.process([record], [output])
-    results = evaluator.evaluate()
+    results = evaluator.evaluate() or {}  # nothing on ranks other than 0
     return {f"{g}/{name}": v for g, values in results.items() for name, v in values.items()}
 
 
@@ -80,7 +90,7 @@ def shown(task, metrics):
     return {name: value for name, value in values.items() if not np.isnan(value)}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CHOSEN)
 def test_the_labels_score_100_and_twice_the_same(task):
     found = shown(task, evaluate(task))
     assert TASKS[task].main_metric in found
@@ -90,20 +100,39 @@ def test_the_labels_score_100_and_twice_the_same(task):
     assert shown(task, evaluate(task)) == found
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CHOSEN)
 def test_shifted_labels_score_less(task):
     main = TASKS[task].main_metric
     assert 1 < evaluate(task, "shifted")[main] < evaluate(task)[main] - 5
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "keypoints_fpn"])
+@pytest.mark.parametrize("task", [task for task in CHOSEN if task != "keypoints_fpn"])
 def test_other_classes_score_next_to_nothing(task):
     assert evaluate(task, "other classes")[TASKS[task].main_metric] < 3
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", CHOSEN)
 def test_a_silent_model_scores_zero(task):
     assert evaluate(task, silent=True)[TASKS[task].main_metric] == 0
+
+
+def evaluate_on_a_rank(rank, folder, output):
+    """What one of two processes does; the first writes the metrics of all tasks."""
+    store = f"file://{output.parent}/store"
+    torch.distributed.init_process_group("gloo", store, rank=rank, world_size=2)
+    comm.create_local_process_group(2)
+    with data_sets_at(folder):
+        found = {task: evaluate(task, "shifted") for task in CHOSEN}
+    if rank == 0:
+        output.write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_evaluate_as_one(scenes, tmp_path):
+    torch.multiprocessing.spawn(evaluate_on_a_rank, (scenes, tmp_path / "found.json"), nprocs=2)
+    found = json.loads((tmp_path / "found.json").read_text())
+    for task in CHOSEN:
+        assert found[task] == pytest.approx(evaluate(task, "shifted"), abs=1e-9, nan_ok=True), task
 
 
 def test_cityscapes_writes_nothing_beside_its_temporary_folder(scenes, tmp_path, monkeypatch):
