@@ -10,7 +10,8 @@ import pytest
 from pycocotools import mask as masks
 
 from transfer.evaluation import evaluate_lvis
-from transfer.evaluation.lvis import NAMES
+
+NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 HEIGHT, WIDTH = 60, 80
@@ -127,6 +128,35 @@ def test_equals_the_lvis_package(seed, iou_type, tmp_path):
     expected = by_the_lvis_package(dataset, results, iou_type, tmp_path)
     assert found == pytest.approx(expected, abs=1e-6, nan_ok=True)
     assert 0 < found["AP"] < 100
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_labels_that_coco_reads_otherwise_equal_the_lvis_package(iou_type, tmp_path):
+    dataset, results = draw_case(5, images=30)
+    usual = evaluate_lvis(dataset, results, iou_type)
+    empty = draw_rle(np.random.default_rng(0), (0, 0, 0, 0))
+    for number, annotation in enumerate(dataset["annotations"]):
+        annotation["iscrowd"] = int(number % 3 == 0)  # LVIS has no crowds
+        annotation["ignore"] = int(number % 5 == 0)
+        annotation["area"] *= number % 7 != 0  # an area of 0 is no object
+    for number, result in enumerate(results):
+        if number % 4 == 0:  # nor is it a detection
+            result["bbox"][2], result["segmentation"] = 0.0, empty
+    found = evaluate_lvis(dataset, results, iou_type)
+    expected = by_the_lvis_package(dataset, results, iou_type, tmp_path)
+    assert found == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    assert 0 < found["AP"] != usual["AP"]
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_three_hundred_detections_of_one_class_equal_the_lvis_package(iou_type, tmp_path):
+    dataset, results = draw_case(6)
+    random, thing = np.random.default_rng(7), dataset["annotations"][0]
+    image, category = thing["image_id"], thing["category_id"]
+    results += [detection(random, image, category, thing["bbox"]) for _ in range(310)]
+    found = evaluate_lvis(dataset, results, iou_type)
+    expected = by_the_lvis_package(dataset, results, iou_type, tmp_path)
+    assert found == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
