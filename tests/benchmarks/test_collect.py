@@ -231,6 +231,14 @@ def test_caption_of_a_run_that_learnt_nothing_says_so(tmp_path, value, said):
     assert ("shows the road, not quality" in page_of(tmp_path)) == said
 
 
+def test_a_metric_that_the_data_cannot_give_is_a_dash_with_a_note(tmp_path):
+    write_cell(tmp_path, metrics={k: v for k, v in VALUES.items() if k != "bbox/AP75"})
+    assert collect(tmp_path) == 0
+    row = row_of(page_of(tmp_path), "random")
+    assert row["AP75 measured"] == "–"
+    assert "not every seed has a value of bbox/AP75" in page_of(tmp_path)
+
+
 @pytest.mark.parametrize("changed", ["config_sha256", "weights_sha256"])
 def test_seeds_made_differently_are_not_averaged(tmp_path, changed):
     write_clove(tmp_path, 0)
@@ -305,7 +313,7 @@ def test_csv_has_every_value_and_marks_whose_it_is(tmp_path):
         (metrics_json() | {"seed": True}, "field seed: expected a whole number"),
         (metrics_json() | {"data": {"name": "scenes"}}, "field data.train_images is missing"),
         (metrics_json() | {"method": "mocco"}, "unknown mocco (did you mean moco?)"),
-        (metrics_json() | {"metrics": {"bbox/AP": 1.0}}, "field metrics.bbox/AP50 is missing"),
+        (metrics_json() | {"metrics": {"segm/AP": 1.0}}, "field metrics.bbox/AP is missing"),
         (metrics_json() | {"metrics": VALUES | {"segm/AP": None}}, "field metrics.segm/AP: expect"),
         (metrics_json() | {"metrics": VALUES | {"segm/AP": float("nan")}}, "found nan"),
         (metrics_json() | {"main_metric": "AP"}, "field metrics.AP is missing"),
