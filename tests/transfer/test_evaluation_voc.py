@@ -47,14 +47,14 @@ def detections(truth):
     return found
 
 
-@pytest.fixture
-def registered(truth, tmp_path):
+@pytest.fixture(params=[2007])
+def registered(truth, tmp_path, request):
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
     (tmp_path / "ImageSets" / "Main" / "test.txt").write_text("\n".join(truth) + "\n")
     for image, labels in truth.items():
         write_xml(tmp_path / "Annotations" / f"{image}.xml", labels)
-    register_pascal_voc(NAME, str(tmp_path), "test", 2007, class_names=CLASSES)
+    register_pascal_voc(NAME, str(tmp_path), "test", request.param, class_names=CLASSES)
     MetadataCatalog.get(NAME).evaluator_type = "pascal_voc"
     yield tmp_path
     DatasetCatalog.pop(NAME)
@@ -132,6 +132,14 @@ def test_equals_the_formula(registered, truth, detections):
 
 def test_no_detection_at_all_scores_zero(registered, truth):
     assert evaluate(truth, {}) == {"AP": 0, "AP50": 0, "AP75": 0}
+
+
+@pytest.mark.parametrize("registered", [2012], indirect=True)
+def test_a_class_without_objects_scores_zero_in_2012_too(registered, truth, detections):
+    found = evaluate(truth, detections)
+    no_emus = {image: [d for d in own if d[0] < 2] for image, own in detections.items()}
+    assert evaluate(truth, no_emus) == found
+    assert 5 < found["AP"] < found["AP50"] < 60
 
 
 def test_files_that_changed_are_read_again(registered, truth, detections):
