@@ -289,12 +289,26 @@ def test_weights_that_are_not_a_converted_file_stop(root, tmp_path, capsys):
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_weights_that_need_other_settings_stop_with_the_pairs_to_add(root, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("key", "needed", "pair"),
+    [
+        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT BGR"),
+        ("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675], "'[103.53, 116.28, 123.675]'"),
+        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], "MODEL.PIXEL_STD '[1.0, 1.0, 1.0]'"),
+        ("MODEL.RESNETS.STRIDE_IN_1X1", True, "MODEL.RESNETS.STRIDE_IN_1X1 True"),
+        ("MODEL.RESNETS.DEPTH", 101, "MODEL.RESNETS.DEPTH 101"),
+    ],
+)
+def test_weights_that_need_other_settings_stop_with_the_pairs_to_add(
+    key, needed, pair, root, tmp_path, capsys
+):
     file = converted()
-    file["meta"]["config"]["INPUT.FORMAT"] = "BGR"
-    torch.save(file, tmp_path / "bgr.pth")
-    assert run(tmp_path / "run", weights=tmp_path / "bgr.pth") == 2
-    assert capsys.readouterr().err.strip().endswith("Add: INPUT.FORMAT BGR")
+    file["meta"]["config"][key] = needed
+    torch.save(file, tmp_path / "other.pth")
+    assert run(tmp_path / "run", weights=tmp_path / "other.pth") == 2
+    message = capsys.readouterr().err.strip()
+    assert "other.pth: these clove weights need other settings" in message
+    assert message.endswith(pair)
 
 
 def test_missing_data_stop_before_anything_is_built(root, tmp_path, capsys, monkeypatch):
