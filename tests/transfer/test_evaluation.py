@@ -2,21 +2,19 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Boxes, Instances
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pretrain.runtime.config import ConfigError
+from tests.transfer.coco_results import evaluate, registered
 from transfer.config import default_config
 from transfer.evaluation import build_evaluator, evaluate_coco
 
 HEIGHT, WIDTH, IMAGES = 240, 320, 24
 CATEGORY_IDS = (1, 4, 17)
-NAME = "evaluation_test"
 
 
 def rectangle(box, random):
@@ -136,62 +134,33 @@ def test_no_detection_at_all_scores_zero(truth, iou_type):
 
 
 @pytest.fixture
-def registered(truth, tmp_path):
-    path = tmp_path / "truth.json"
-    path.write_text(json.dumps(truth))
-    DatasetCatalog.register(NAME, list)
-    MetadataCatalog.get(NAME).set(
-        json_file=str(path),
-        evaluator_type="coco",
-        thing_dataset_id_to_contiguous_id={key: k for k, key in enumerate(CATEGORY_IDS)},
-        thing_classes=[f"class {key}" for key in CATEGORY_IDS],
-    )
-    yield NAME
-    DatasetCatalog.pop(NAME)
-    MetadataCatalog.pop(NAME)
+def name(truth, tmp_path):
+    with registered(truth, tmp_path) as known:
+        yield known
 
 
-def as_model_output(detections, image):
-    mine = [d for d in detections if d["image_id"] == image]
-    boxes = torch.tensor([d["bbox"] for d in mine]).reshape(-1, 4)
-    instances = Instances((HEIGHT, WIDTH))
-    instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
-    instances.scores = torch.tensor([d["score"] for d in mine])
-    instances.pred_classes = torch.tensor([CATEGORY_IDS.index(d["category_id"]) for d in mine])
-    decoded = [masks.decode(d["segmentation"]) for d in mine] or [np.zeros((HEIGHT, WIDTH))]
-    instances.pred_masks = torch.from_numpy(np.stack(decoded))[: len(mine)]
-    return {"instances": instances}
-
-
-def results_of(evaluator, detections):
-    evaluator.reset()
-    for image in range(1, IMAGES + 1):
-        evaluator.process([{"image_id": image}], [as_model_output(detections, image)])
-    return evaluator.evaluate()
-
-
-def test_evaluator_gives_what_detectron2_gives_with_pycocotools(registered, detections):
+def test_evaluator_gives_what_detectron2_gives_with_pycocotools(name, truth, detections):
     cfg = default_config()
     cfg.MODEL.MASK_ON = True
-    ours = results_of(build_evaluator(cfg, registered), detections)
-    theirs = results_of(COCOEvaluator(registered, use_fast_impl=False), detections)
+    ours = evaluate(build_evaluator(cfg, name), truth, detections)
+    theirs = evaluate(COCOEvaluator(name, use_fast_impl=False), truth, detections)
     assert list(ours) == list(theirs) == ["bbox", "segm"]
     for iou_type, expected in theirs.items():
         assert ours[iou_type] == pytest.approx(expected, rel=0, abs=1e-9, nan_ok=True)
 
 
-def test_a_model_without_masks_is_judged_by_its_boxes(registered, detections):
-    results = results_of(build_evaluator(default_config(), registered), detections)
+def test_a_model_without_masks_is_judged_by_its_boxes(name, truth, detections):
+    results = evaluate(build_evaluator(default_config(), name), truth, detections)
     assert list(results) == ["bbox"]
 
 
-def test_a_silent_model_scores_zero(registered):
-    results = results_of(build_evaluator(default_config(), registered), [])
+def test_a_silent_model_scores_zero(name, truth):
+    results = evaluate(build_evaluator(default_config(), name), truth, [])
     assert results["bbox"]["AP"] == 0
 
 
-def test_a_layout_without_evaluator_says_which_there_are(registered):
-    MetadataCatalog.pop(registered)
-    MetadataCatalog.get(registered).evaluator_type = "mine"
+def test_a_layout_without_evaluator_says_which_there_are(name):
+    MetadataCatalog.pop(name)
+    MetadataCatalog.get(name).evaluator_type = "mine"
     with pytest.raises(ConfigError, match=r"evaluator_type mine has no .*coco, lvis, cityscapes_"):
-        build_evaluator(default_config(), registered)
+        build_evaluator(default_config(), name)

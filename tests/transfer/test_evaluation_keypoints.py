@@ -4,18 +4,15 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from tests.transfer.coco_results import evaluate, registered
 from transfer.config import default_config
 from transfer.evaluation import build_evaluator, evaluate_coco
 
 HEIGHT, WIDTH, IMAGES, POINTS = 240, 320, 20, 17
-NAME = "keypoint_evaluation_test"
 
 
 def draw_person(random):
@@ -110,46 +107,13 @@ def test_other_sigmas_give_other_numbers(truth, detections):
     assert strict < usual
 
 
-@pytest.fixture
-def registered(truth, tmp_path):
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
-    DatasetCatalog.register(NAME, list)
-    MetadataCatalog.get(NAME).set(
-        json_file=str(tmp_path / "truth.json"),
-        evaluator_type="coco",
-        thing_dataset_id_to_contiguous_id={1: 0},
-        thing_classes=["person"],
-    )
-    yield NAME
-    DatasetCatalog.pop(NAME)
-    MetadataCatalog.pop(NAME)
-
-
-def as_model_output(detections, image):
-    mine = [d for d in detections if d["image_id"] == image]
-    boxes = torch.tensor([d["bbox"] for d in mine]).reshape(-1, 4)
-    instances = Instances((HEIGHT, WIDTH))
-    instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
-    instances.scores = torch.tensor([d["score"] for d in mine])
-    instances.pred_classes = torch.zeros(len(mine), dtype=torch.int64)
-    points = torch.tensor([d["keypoints"] for d in mine]).reshape(-1, POINTS, 3)
-    instances.pred_keypoints = points + torch.tensor([0.5, 0.5, 0])
-    return {"instances": instances}
-
-
-def test_evaluator_gives_what_detectron2_gives_with_pycocotools(registered, detections):
+def test_evaluator_gives_what_detectron2_gives_with_pycocotools(truth, detections, tmp_path):
     cfg = default_config()
     cfg.MODEL.KEYPOINT_ON = True
-    results = []
-    for evaluator in (
-        build_evaluator(cfg, registered),
-        COCOEvaluator(registered, use_fast_impl=False, kpt_oks_sigmas=[]),
-    ):
-        evaluator.reset()
-        for image in range(1, IMAGES + 1):
-            evaluator.process([{"image_id": image}], [as_model_output(detections, image)])
-        results.append(evaluator.evaluate())
-    ours, theirs = results
+    with registered(truth, tmp_path) as name:
+        ours = evaluate(build_evaluator(cfg, name), truth, detections)
+        slow = COCOEvaluator(name, use_fast_impl=False, kpt_oks_sigmas=[])
+        theirs = evaluate(slow, truth, detections)
     assert list(ours) == list(theirs) == ["bbox", "keypoints"]
     for group, expected in theirs.items():
         assert ours[group] == pytest.approx(expected, rel=0, abs=1e-9, nan_ok=True)
