@@ -10,15 +10,21 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.evaluation import LVISEvaluator
 from detectron2.utils.logger import create_small_table
-from faster_coco_eval import COCO
 
-from transfer.evaluation.coco import Evaluation, as_detection, best_first, load
+from transfer.evaluation.coco import (
+    Evaluation,
+    as_detection,
+    as_object,
+    best_first,
+    no_collection,
+)
 
 MAX_DETECTIONS = 300  # of an image, whatever their classes
 AP50, AP75 = 0, 5  # of the IoU thresholds 0.5, 0.55, ..., 0.95
 ALL, SMALL, MEDIUM, LARGE = range(4)  # areas
 
 
+@no_collection()
 def evaluate_lvis(
     dataset: dict[str, Any], results: Sequence[dict[str, Any]], iou_type: str
 ) -> dict[str, float]:
@@ -29,68 +35,47 @@ def evaluate_lvis(
     Only the images where a category is known to be or not to be are looked at, category by
     category: all pairs of LVIS's 19,809 images and 1,203 categories would fill the memory.
     """
-    categories = sorted(dataset["categories"], key=itemgetter("id"))
-    objects = _objects(dataset)
-    judged = {category["id"]: set() for category in categories}  # their images
+    images = {image["id"]: image for image in dataset["images"]}
+    judged = defaultdict(set)  # of each category, the images where it is known to be or not to be
     for image in dataset["images"]:
         for category_id in image["neg_category_ids"]:
             judged[category_id].add(image["id"])
-    for category_id, own in objects.items():
-        judged[category_id].update(thing["image_id"] for thing in own)
-
+    objects = defaultdict(list)
+    for annotation in dataset["annotations"]:
+        if annotation["area"] > 0:  # the lvis package finds no others
+            image = images[annotation["image_id"]]
+            thing = as_object(annotation, iou_type, (image["height"], image["width"]))
+            thing |= {"iscrowd": 0, "ignore": annotation.get("ignore", 0)}  # there are no crowds
+            objects[annotation["category_id"]].append(thing)
+            judged[annotation["category_id"]].add(annotation["image_id"])
     detections = defaultdict(list)
     best = best_first(results, MAX_DETECTIONS, itemgetter("image_id"))
     for number, result in enumerate(best, start=1):
-        if result["image_id"] in judged[result["category_id"]]:
+        category_id, image_id = result["category_id"], result["image_id"]
+        if image_id in judged[category_id]:
             detection = as_detection(number, result, iou_type)
-            if detection["area"] > 0:  # the lvis package finds no others
-                detections[result["category_id"]].append(detection)
+            # What is found beside the labels of such a category is not wrong.
+            partial = category_id in images[image_id]["not_exhaustive_category_ids"]
+            if detection["area"] > 0:
+                detections[category_id].append(detection | {"lvis_mark": partial})
 
-    images = {image["id"]: image for image in dataset["images"]}
-    precision = [
-        _precision(
-            {"images": [images[k] for k in judged[category["id"]]], "categories": [category]},
-            objects[category["id"]],
-            detections.pop(category["id"], []),
-            iou_type,
-        )
-        for category in categories
-        if category["id"] in objects
-    ]
-    frequencies = [c["frequency"] for c in categories if c["id"] in objects]
+    precision, frequencies = [], []
+    for category in dataset["categories"]:
+        category_id = category["id"]
+        if category_id in objects:
+            evaluation = Evaluation(
+                objects[category_id],
+                detections[category_id],
+                iou_type,
+                image_ids=judged[category_id],
+                category_ids=[category_id],
+                max_detections=[MAX_DETECTIONS],
+            )
+            evaluation.evaluate()
+            evaluation.accumulate()
+            precision.append(evaluation.eval["precision"][:, :, 0, :, 0])
+            frequencies.append(category["frequency"])
     return _summarize(np.array(precision).reshape(-1, 10, 101, 4), np.array(frequencies))
-
-
-def _objects(dataset: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """The annotations by category, with what LVIS's rules take from them.
-
-    There are no crowds, an area of 0 is never found, and what is to be ignored has no area range.
-    """
-    objects = defaultdict(list)
-    for annotation in dataset["annotations"]:
-        if annotation["area"] > 0:
-            changes = {"iscrowd": 0} | ({"area": -1} if annotation.get("ignore") else {})
-            objects[annotation["category_id"]].append(annotation | changes)
-    return objects
-
-
-def _precision(
-    dataset: dict[str, Any],
-    objects: list[dict[str, Any]],
-    detections: list[dict[str, Any]],
-    iou_type: str,
-) -> np.ndarray:
-    """Of one category: (10 IoU thresholds, 101 recalls, 4 areas); -1 where there is no object."""
-    evaluation = Evaluation(
-        load(dataset, objects, iou_type),
-        COCO(dataset | {"annotations": detections}),
-        iou_type,
-        lvis_style=True,
-    )
-    evaluation.params.maxDets = [MAX_DETECTIONS]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation.eval["precision"][:, :, 0, :, 0]
 
 
 def _summarize(precision: np.ndarray, frequencies: np.ndarray) -> dict[str, float]:
