@@ -35,47 +35,62 @@ def evaluate_lvis(
     Only the images where a category is known to be or not to be are looked at, category by
     category: all pairs of LVIS's 19,809 images and 1,203 categories would fill the memory.
     """
-    images = {image["id"]: image for image in dataset["images"]}
-    judged = defaultdict(set)  # of each category, the images where it is known to be or not to be
+    objects = _objects(dataset, iou_type)
+    judged = {key: {thing["image_id"] for thing in own} for key, own in objects.items()}
     for image in dataset["images"]:
-        for category_id in image["neg_category_ids"]:
+        for category_id in judged.keys() & image["neg_category_ids"]:
             judged[category_id].add(image["id"])
+    detections = _detections(dataset, results, iou_type, judged)
+    frequencies = {category["id"]: category["frequency"] for category in dataset["categories"]}
+    precision = []
+    for category_id in objects:
+        evaluation = Evaluation(
+            objects[category_id],
+            detections[category_id],
+            iou_type,
+            image_ids=judged[category_id],
+            category_ids=[category_id],
+            max_detections=[MAX_DETECTIONS],
+        )
+        evaluation.evaluate()
+        evaluation.accumulate()
+        precision.append(evaluation.eval["precision"][:, :, 0, :, 0])
+    return _summarize(
+        np.array(precision).reshape(-1, 10, 101, 4), np.array([frequencies[k] for k in objects])
+    )
+
+
+def _objects(dataset: dict[str, Any], iou_type: str) -> dict[int, list[dict[str, Any]]]:
+    """The labels by category. LVIS has no crowds, and its package leaves out an area of 0."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in dataset["images"]}
     objects = defaultdict(list)
     for annotation in dataset["annotations"]:
-        if annotation["area"] > 0:  # the lvis package finds no others
-            image = images[annotation["image_id"]]
-            thing = as_object(annotation, iou_type, (image["height"], image["width"]))
-            thing |= {"iscrowd": 0, "ignore": annotation.get("ignore", 0)}  # there are no crowds
+        if annotation["area"] > 0:
+            thing = as_object(annotation, iou_type, sizes[annotation["image_id"]])
+            thing |= {"iscrowd": 0, "ignore": annotation.get("ignore", 0)}
             objects[annotation["category_id"]].append(thing)
-            judged[annotation["category_id"]].add(annotation["image_id"])
-    detections = defaultdict(list)
+    return objects
+
+
+def _detections(
+    dataset: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    iou_type: str,
+    judged: dict[int, set[int]],
+) -> dict[int, list[dict[str, Any]]]:
+    """The results by category, in the images where it is judged; of the others nothing is known."""
+    partial = {image["id"]: image["not_exhaustive_category_ids"] for image in dataset["images"]}
+    detections = {category_id: [] for category_id in judged}
     best = best_first(results, MAX_DETECTIONS, itemgetter("image_id"))
     for number, result in enumerate(best, start=1):
         category_id, image_id = result["category_id"], result["image_id"]
-        if image_id in judged[category_id]:
+        if image_id in judged.get(category_id, ()):
             detection = as_detection(number, result, iou_type)
-            # What is found beside the labels of such a category is not wrong.
-            partial = category_id in images[image_id]["not_exhaustive_category_ids"]
-            if detection["area"] > 0:
-                detections[category_id].append(detection | {"lvis_mark": partial})
-
-    precision, frequencies = [], []
-    for category in dataset["categories"]:
-        category_id = category["id"]
-        if category_id in objects:
-            evaluation = Evaluation(
-                objects[category_id],
-                detections[category_id],
-                iou_type,
-                image_ids=judged[category_id],
-                category_ids=[category_id],
-                max_detections=[MAX_DETECTIONS],
-            )
-            evaluation.evaluate()
-            evaluation.accumulate()
-            precision.append(evaluation.eval["precision"][:, :, 0, :, 0])
-            frequencies.append(category["frequency"])
-    return _summarize(np.array(precision).reshape(-1, 10, 101, 4), np.array(frequencies))
+            # Not wrong where it is found beside the labels, which are not all.
+            detection["lvis_mark"] = category_id in partial[image_id]
+            if detection["area"] > 0:  # as of the labels
+                detections[category_id].append(detection)
+    return detections
 
 
 def _summarize(precision: np.ndarray, frequencies: np.ndarray) -> dict[str, float]:
