@@ -1,0 +1,66 @@
+"""Each task over-fits a handful of images: labels, losses, inference and evaluation agree."""
+
+import json
+
+import pytest
+
+from benchmarks.scenes.generate import Request, generate
+from tests.transfer.tiny import SCENES, data_sets_at
+from transfer.__main__ import main
+from transfer.config import resolve
+from transfer.tasks import TASKS
+
+# The 8 images of this seed show each class of Cityscapes, 10 of them each of VOC.
+SEED, IMAGES, VOC_IMAGES = 27, 8, 10
+ITERATIONS = {
+    "coco_c4": 400,
+    "coco_fpn": 200,
+    "lvis_fpn": 200,
+    "cityscapes_fpn": 300,
+    "keypoints_fpn": 300,
+    "voc_c4": 500,
+}  # coco_c4_2x is coco_c4 for longer
+
+# Laid over the scenes overlay: the same pictures again and again, more boxes, larger steps.
+OVERRIDES = {
+    "INPUT.RANDOM_FLIP": "none",
+    "INPUT.MIN_SIZE_TRAIN": "(128,)",
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 100,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.5,
+    "TEST.DETECTIONS_PER_IMAGE": 30,
+    "SOLVER.IMS_PER_BATCH": 4,
+    "SOLVER.BASE_LR": 0.05,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": True,
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "norm",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("task", ITERATIONS)
+def test_the_main_metric_on_the_training_images_passes_50(task, tmp_path):
+    images = VOC_IMAGES if task == "voc_c4" else IMAGES
+    generate(tmp_path / "scenes", Request(0, 2, images, longest_side=128, seed=SEED))
+    (name,) = resolve(TASKS[task].config).DATASETS.TEST
+    overrides = OVERRIDES | {
+        "DATASETS.TRAIN": f"('{name}',)",
+        "SOLVER.MAX_ITER": ITERATIONS[task],
+        "SOLVER.STEPS": f"({ITERATIONS[task] * 4 // 5},)",
+    }
+    words = ["--task", task, "--weights", "random", "--output", str(tmp_path / "run")]
+    words += ["--overlay", SCENES, *(str(word) for pair in overrides.items() for word in pair)]
+    with data_sets_at(tmp_path / "scenes"):
+        assert main(words) == 0
+        result = json.loads((tmp_path / "run" / "metrics.json").read_text())
+        print(f"{task}: {result['metrics']}")
+        assert result["metrics"][TASKS[task].main_metric] > 50
+
+        # Evaluating the checkpoint again gives the same numbers.
+        assert main([*words, "--eval-only"]) == 0
+    again = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert again["metrics"] == result["metrics"]
+
+
+def test_every_task_over_fits_or_is_another_one_for_longer():
+    assert set(TASKS) - set(ITERATIONS) == {"coco_c4_2x"}
