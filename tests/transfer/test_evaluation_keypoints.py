@@ -9,6 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tests.transfer.coco_results import evaluate, registered
+from pretrain.runtime.config import ConfigError
 from transfer.config import default_config
 from transfer.evaluation import build_evaluator, evaluate_coco
 
@@ -117,3 +118,13 @@ def test_evaluator_gives_what_detectron2_gives_with_pycocotools(truth, detection
     assert list(ours) == list(theirs) == ["bbox", "keypoints"]
     for group, expected in theirs.items():
         assert ours[group] == pytest.approx(expected, rel=0, abs=1e-9, nan_ok=True)
+
+
+def test_sigmas_that_are_not_one_a_keypoint_stop_before_the_evaluation(registered):
+    cfg = default_config()
+    cfg.MODEL.KEYPOINT_ON = True
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 5
+    with pytest.raises(ConfigError, match="is 5, but there are 17 OKS sigmas"):
+        build_evaluator(cfg, registered)
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1] * 5
+    build_evaluator(cfg, registered)
