@@ -8,8 +8,8 @@ from detectron2.evaluation import COCOEvaluator
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tests.transfer.coco_results import evaluate, registered
 from pretrain.runtime.config import ConfigError
+from tests.transfer.coco_results import evaluate, registered
 from transfer.config import default_config
 from transfer.evaluation import build_evaluator, evaluate_coco
 
@@ -120,11 +120,12 @@ def test_evaluator_gives_what_detectron2_gives_with_pycocotools(truth, detection
         assert ours[group] == pytest.approx(expected, rel=0, abs=1e-9, nan_ok=True)
 
 
-def test_sigmas_that_are_not_one_a_keypoint_stop_before_the_evaluation(registered):
+def test_sigmas_that_are_not_one_a_keypoint_stop_before_the_evaluation(truth, tmp_path):
     cfg = default_config()
     cfg.MODEL.KEYPOINT_ON = True
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 5
-    with pytest.raises(ConfigError, match="is 5, but there are 17 OKS sigmas"):
-        build_evaluator(cfg, registered)
-    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1] * 5
-    build_evaluator(cfg, registered)
+    with registered(truth, tmp_path) as name:
+        with pytest.raises(ConfigError, match="is 5, but there are 17 OKS sigmas"):
+            build_evaluator(cfg, name)
+        cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1] * 5
+        build_evaluator(cfg, name)
