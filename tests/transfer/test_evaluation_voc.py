@@ -10,6 +10,7 @@ from detectron2.data.datasets.pascal_voc import register_pascal_voc
 from detectron2.structures import Boxes, Instances
 
 from transfer.config import default_config
+from transfer.data.layout import DataError
 from transfer.evaluation import build_evaluator
 
 CLASSES = ("cat", "dog", "emu")  # no emu is ever labelled
@@ -147,3 +148,11 @@ def test_files_that_changed_are_read_again(registered, truth, detections):
     for path in (registered / "Annotations").iterdir():
         write_xml(path, [(0, np.array([1, 1, 2, 2]), False)])
     assert evaluate(truth, detections)["AP50"] != before["AP50"]
+
+
+def test_a_file_that_cannot_be_evaluated_is_named_before_the_training(registered):
+    path = next((registered / "Annotations").iterdir())
+    write_xml(path, [(0, np.array([1, 1, 2, 2]), False)])
+    path.write_text(path.read_text().replace("<truncated>0</truncated>", ""))
+    with pytest.raises(DataError, match=rf"{path.name}: an object lacks one of name, pose"):
+        build_evaluator(default_config(), NAME)

@@ -2,30 +2,29 @@
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 
+from transfer.data.layout import error
+
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):
     """Detectron2's, for a class without objects, too: it scores 0.
 
-    As in Detectron2, scores count to three decimals.
+    As in Detectron2, scores count to three decimals. Raises DataError for an XML file that does not
+    hold what evaluation reads.
     """
 
     def __init__(self, cfg: CfgNode, dataset_name: str) -> None:
         super().__init__(dataset_name)
+        self._read_labels()  # a fault is better said now than after the training
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """``{"bbox": {"AP", "AP50", "AP75"}}`` in percent; None on ranks other than 0."""
-        parse_rec.cache_clear()  # it remembers files by their names
-        labelled = {
-            thing["name"]
-            for image_id in Path(self._image_set_path).read_text().split()
-            for thing in parse_rec(self._anno_file_template.format(image_id))
-            if not thing["difficult"]
-        }
+        labelled = {thing["name"] for thing in self._read_labels() if not thing["difficult"]}
         # Of no objects, Detectron2's recall is 0 / 0 once something is predicted.
         self._predictions = defaultdict(
             list,
@@ -36,3 +35,18 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
             },
         )
         return super().evaluate()
+
+    def _read_labels(self) -> list[dict[str, Any]]:
+        """All objects of the test set, as Detectron2 reads and remembers them."""
+        parse_rec.cache_clear()  # it remembers files by their names
+        objects = []
+        for image_id in Path(self._image_set_path).read_text().split():
+            file = self._anno_file_template.format(image_id)
+            try:
+                objects += parse_rec(file)
+            except (AttributeError, TypeError, ValueError) as fault:
+                needed = "name, pose, truncated, difficult, a box in whole pixels"
+                raise error(
+                    self._dataset_name, f"{file}: an object lacks one of {needed} ({fault})"
+                ) from fault
+        return objects
