@@ -153,13 +153,16 @@ def _tasks(values: Any, where: str) -> dict[str, Path | None]:
     """Names of ours, and YAML files of a user's own, which are called as the file is."""
     known, tasks = load_published(), {}
     for value in _unique_list(values, where):
-        own = str(value).endswith(".yaml")
+        own = str(value).endswith((".yaml", ".yml"))
         name = Path(value).stem if own else value
         if own and (name in known or name in tasks):
             raise ConfigError(f"{where}: {value}: another task is called {name}; rename the file")
+        file = find_config(value) if own else None
         if not own:
             check_choice(value, where, "task", known)
-        tasks[name] = find_config(value) if own else None
+        elif file.is_relative_to(REPOSITORY / "configs" / "transfer"):
+            raise ConfigError(f"{where}: {value} is one of ours; give the task's name")
+        tasks[name] = file
     return tasks
 
 

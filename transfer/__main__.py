@@ -38,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(arguments)
     try:
-        if args.num_gpus is not None:
-            _launch(args, arguments)
+        _launch(args, arguments)
         with InterruptFlag() as interrupted:
             return _run(args, interrupted)
     except (CheckpointError, ConfigError, DataError, FloatingPointError) as error:
@@ -62,7 +61,7 @@ def _launch(args: argparse.Namespace, arguments: Sequence[str]) -> None:
     machines have no address to meet at.
     """
     processes = args.num_gpus * args.num_machines
-    if processes == 1:
+    if processes == 1:  # torchrun's own number counts
         return
     if "WORLD_SIZE" in os.environ:
         if int(os.environ["WORLD_SIZE"]) != processes:
@@ -105,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--eval-only", action="store_true", help="evaluate the last checkpoint in --output")
     add("--list", action="store_true", help="list the tasks and stop")
     add("--check-data", action="store_true", help="look at the data (of all tasks) and stop")
-    add("--num-gpus", type=int, metavar="N", help="processes on this machine; as torchrun's")
+    add("--num-gpus", type=int, default=1, metavar="N", help="processes a machine; default 1")
     add("--num-machines", type=int, default=1, metavar="N", help="default 1")
     add("--machine-rank", type=int, default=0, metavar="K", help="this machine's number, from 0")
     add("--dist-url", metavar="tcp://HOST:PORT", help="machine 0's; needed for several machines")

@@ -344,6 +344,7 @@ def test_a_yaml_of_ones_own_is_a_task_called_as_its_file(bench, monkeypatch):
 
 
 RANDOM = {"method": "random"}
+TASK_YAML = "configs/transfer/coco/mask_rcnn_R_50_C4_1x.yaml"
 
 
 @pytest.mark.parametrize(
@@ -365,6 +366,7 @@ RANDOM = {"method": "random"}
         ({"tasks": []}, "expected a list of at least one"),
         ({"tasks": ["x/coco_c4.yaml"]}, "another task is called coco_c4; rename the file"),
         ({"tasks": ["x/cells.yaml"]}, "x/cells.yaml: no such config file"),
+        ({"tasks": [TASK_YAML]}, "mask_rcnn_R_50_C4_1x.yaml is one of ours; give the task's name"),
         ({"seeds": [0, "1"]}, "'1' is not a whole number"),
         ({"task_overrides": {"coco_c": {}}}, "unknown key coco_c (did you mean coco_c4?)"),
         ({"overrides": ["A", 1]}, "expected a mapping KEY: VALUE"),

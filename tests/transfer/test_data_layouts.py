@@ -1,5 +1,8 @@
 """What can be wrong with a data set of each layout, and what its check then says."""
 
+import re
+from dataclasses import replace
+
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
@@ -85,12 +88,8 @@ FAULTS = {
             ["people.json: annotation 2 has category_id 91", "its 1 are 1 to 1"],
         ),
         (
-            edit("people.json", annotation(keypoints=[1, 1, 2])),
-            ["people.json: annotation 2 has 3 keypoint numbers, not 2 x 3"],
-        ),
-        (
-            rewrite("people.json", "right_hand", "right_foot"),
-            ["people.json: there is a keypoint left_hand, but no right_hand"],
+            edit("people.json", without("annotations", "area")),
+            ["people.json: annotations[1] has no area"],
         ),
     ],
     "lvis": [
@@ -230,6 +229,74 @@ def test_keypoints_of_a_json_become_metadata(root):
         metadata = MetadataCatalog.get(name)
         assert metadata.keypoint_names == ("left_hand", "right_hand")
         assert metadata.keypoint_flip_map == (("left_hand", "right_hand"),)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            edit("people.json", annotation(keypoints=[1, 1, 2])),
+            "people.json: annotation 2 has 3 keypoint numbers, not 2 x 3",
+        ),
+        (edit("people.json", annotation(keypoints=None)), "annotation 2 has 0 keypoint numbers"),
+        (edit("people.json", without("annotations", "num_keypoints")), "has no num_keypoints"),
+        (
+            rewrite("people.json", "right_hand", "right_foot"),
+            "people.json: there is a keypoint left_hand, but no right_hand",
+        ),
+        (
+            rewrite("people.json", '"keypoints": ["left', '"points": ["left'),
+            "MODEL.KEYPOINT_ON False",
+        ),
+    ],
+)
+def test_keypoints_that_cannot_be_learnt_matter_to_a_network_that_would(spoil, message, root):
+    WRITE["people"](root)
+    spoil(root)
+    with registered("people", root) as name:
+        dataset = data.check(name)
+    overrides = ["MODEL.ROI_HEADS.NUM_CLASSES", "1", "MODEL.MASK_ON", str(dataset.masks)]
+    cfg = resolve(TASKS["coco_fpn"].config, overrides=overrides)
+    data.check_config(cfg, [dataset])
+    cfg.MODEL.KEYPOINT_ON = True
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        data.check_config(cfg, [dataset])
+
+
+def test_training_and_test_data_of_different_keypoints_are_refused(root):
+    WRITE["people"](root)
+    with registered("people", root) as name:
+        dataset = data.check(name)
+    other = replace(dataset, name="other", keypoints=("left_foot", "right_foot"))
+    cfg = resolve(TASKS["keypoints_fpn"].config)
+    with pytest.raises(ConfigError, match="other have different keypoints"):
+        data.check_config(cfg, [dataset, other])
+
+
+def test_masks_that_are_no_polygons_need_another_format(root):
+    WRITE["people"](root)
+    runs = {"size": [32, 48], "counts": [330, 10, 1196]}
+    edit_json(root / "people.json", annotation(segmentation=runs))
+    with registered("people", root) as name:
+        dataset = data.check(name)
+    cfg = resolve(TASKS["coco_fpn"].config, overrides=["MODEL.ROI_HEADS.NUM_CLASSES", "1"])
+    with pytest.raises(ConfigError, match=r"Add: INPUT.MASK_FORMAT bitmask$"):
+        data.check_config(cfg, [dataset])
+
+
+def test_a_registration_that_says_too_little_is_named(root):
+    with registered("people", root) as name:
+        MetadataCatalog.pop(name)
+        MetadataCatalog.get(name).evaluator_type = "coco"
+        with pytest.raises(DataError, match=r"coco needs more metadata.*json_file"):
+            data.check(name)
+
+
+def test_a_file_among_the_cities_is_named(root):
+    WRITE["cityscapes"](root)
+    (root / "leftImg8bit" / ".DS_Store").write_text("")
+    with registered("cityscapes", root) as name, pytest.raises(DataError, match="is a file where"):
+        data.check(name)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_two_processes_evaluate_as_one(scenes, tmp_path):
         assert found[task] == pytest.approx(evaluate(task, "shifted"), abs=1e-9, nan_ok=True), task
 
 
-def test_cityscapes_writes_nothing_beside_its_temporary_folder(scenes, tmp_path, monkeypatch):
+def test_cityscapes_evaluation_writes_no_file(scenes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(scenes.rglob("*"))
     evaluate("cityscapes_fpn")

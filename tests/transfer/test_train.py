@@ -255,6 +255,7 @@ def test_two_processes_train_and_evaluate_and_one_evaluates_alike(root, tmp_path
     ("flags", "message"),
     [
         (["--num-gpus", "8", "--num-machines", "2"], "meet at machine 0's tcp://HOST:PORT"),
+        (["--num-machines", "2"], "meet at machine 0's tcp://HOST:PORT"),
         (["--num-gpus", "2", "--dist-url", "auto"], "--dist-url auto"),
     ],
 )

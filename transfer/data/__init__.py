@@ -54,7 +54,15 @@ def check(name: str) -> Dataset:
             f"{name}: evaluator_type {layout} cannot be checked; known: {', '.join(CHECKS)}. "
             "A file given with --import may add to transfer.data.CHECKS"
         )
-    return CHECKS[layout](name)
+    try:
+        return CHECKS[layout](name)
+    except AttributeError as fault:
+        if "does not exist in the metadata" not in str(fault):
+            raise
+        raise DataError(
+            f"{name}: evaluator_type {layout} needs more metadata than its registration gave "
+            f"({str(fault).splitlines()[0]})"
+        ) from fault
 
 
 def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
@@ -74,7 +82,15 @@ def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
         pairs["MODEL.ROI_HEADS.NUM_CLASSES"] = len(first.classes)
     if cfg.MODEL.MASK_ON and not all(dataset.masks for dataset in datasets):
         pairs["MODEL.MASK_ON"] = False
+    bitmasks = any(dataset.bitmasks for dataset in datasets)
+    if cfg.MODEL.MASK_ON and bitmasks and cfg.INPUT.MASK_FORMAT == "polygon":
+        pairs["INPUT.MASK_FORMAT"] = "bitmask"
     if cfg.MODEL.KEYPOINT_ON:
+        for dataset in datasets:
+            if dataset.keypoints_fault:
+                raise ConfigError(dataset.keypoints_fault)
+            if dataset.keypoints != first.keypoints:
+                raise ConfigError(f"{first.name} and {dataset.name} have different keypoints")
         points = len(first.keypoints)
         if not points:
             pairs["MODEL.KEYPOINT_ON"] = False

@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.data import Metadata, MetadataCatalog
 
 from transfer.data.layout import (
+    DataError,
     Dataset,
     check_size,
     error,
@@ -18,7 +19,7 @@ from transfer.data.layout import (
 )
 
 IMAGE_KEYS = ("id", "file_name", "width", "height")
-ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
+ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area")
 CATEGORY_KEYS = ("id", "name")
 MIRRORED = {"left": "right", "right": "left"}
 
@@ -37,6 +38,12 @@ def check(name: str) -> Dataset:
     check_annotations(name, file, content, classes)
     paths = [folder / image["file_name"] for image in content["images"]]
     check_images(name, file, content["images"], paths)
+    masks = [a.get("segmentation") for a in content["annotations"] if not a.get("iscrowd")]
+    keypoints, fault = (), ""
+    try:
+        keypoints = _keypoints(name, file, content, metadata)
+    except DataError as wrong:  # of no concern to a network that learns no keypoints
+        fault = str(wrong)
     return Dataset(
         name=name,
         place=file,
@@ -44,8 +51,10 @@ def check(name: str) -> Dataset:
         images=len(content["images"]),
         objects=len(content["annotations"]),
         classes=tuple(classes.values()),
-        masks=all(annotation.get("segmentation") for annotation in content["annotations"]),
-        keypoints=_keypoints(name, file, content, metadata),
+        masks=all(masks),
+        bitmasks=any(isinstance(mask, dict) for mask in masks),
+        keypoints=keypoints,
+        keypoints_fault=fault,
     )
 
 
@@ -118,6 +127,13 @@ def _classes(
     listed = {category["id"]: category["name"] for category in categories}
     listed = {key: listed[key] for key in sorted(listed)}
     if metadata.get("thing_dataset_id_to_contiguous_id") is None:
+        names = metadata.get("thing_classes", list(listed.values()))
+        if list(listed.values()) != list(names):
+            raise error(
+                name,
+                f"{file}: its categories are {', '.join(listed.values())}, "
+                f"the task's {', '.join(names)}",
+            )
         return listed
     known = {
         key: metadata.thing_classes[index]
@@ -136,7 +152,10 @@ def _classes(
 def _keypoints(
     name: str, file: Path, content: dict[str, Any], metadata: Metadata
 ) -> tuple[str, ...]:
-    """The keypoints' names, which must be as many as every object has (x, y, visibility)."""
+    """The keypoints' names, which must be as many as every object has (x, y, visibility).
+
+    Raises DataError for whatever a network could not learn them with.
+    """
     named = [c["keypoints"] for c in content["categories"] if c.get("keypoints")]
     if not named:
         return ()
@@ -144,13 +163,12 @@ def _keypoints(
         raise error(name, f"{file}: keypoints need one category, that of what has them")
     names = tuple(named[0])
     for annotation in content["annotations"]:
-        numbers = len(annotation.get("keypoints", ()))
+        where = f"{file}: annotation {annotation['id']}"
+        numbers = len(annotation.get("keypoints") or ())
         if numbers != 3 * len(names):
-            raise error(
-                name,
-                f"{file}: annotation {annotation['id']} has {numbers} keypoint numbers, "
-                f"not {len(names)} x 3",
-            )
+            raise error(name, f"{where} has {numbers} keypoint numbers, not {len(names)} x 3")
+        if "num_keypoints" not in annotation:
+            raise error(name, f"{where} has no num_keypoints, the number of labelled ones")
     if metadata.get("keypoint_names") is None:
         metadata.set(keypoint_names=names, keypoint_flip_map=_flip_map(name, file, names))
     if names != tuple(metadata.keypoint_names):

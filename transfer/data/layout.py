@@ -24,7 +24,8 @@ class Dataset:
 
     place: the file or folder to name it by; annotations: the files that make its fingerprint;
     images, objects: how many; classes: their names in the order of the network's classes;
-    masks: whether every object has one; keypoints: their names, or none.
+    masks: whether every object has one, bitmasks: whether one is not polygons, crowds apart;
+    keypoints: their names, or none; keypoints_fault: what keeps a network from learning them.
     """
 
     name: str
@@ -34,7 +35,9 @@ class Dataset:
     objects: int
     classes: tuple[str, ...]
     masks: bool = False
+    bitmasks: bool = False
     keypoints: tuple[str, ...] = ()
+    keypoints_fault: str = ""
 
 
 def data_root() -> Path:
@@ -74,6 +77,8 @@ def require_files(name: str, files: Iterable[Path]) -> None:
 
 def list_folder(name: str, folder: Path) -> list[str]:
     """The sorted names in ``folder``; DataError where there is no such folder."""
+    if folder.is_file():
+        raise error(name, f"{folder} is a file where only folders may lie")
     if not folder.is_dir():
         raise error(name, f"folder {folder} does not exist")
     return sorted(os.listdir(folder))
@@ -89,8 +94,10 @@ def check_size(name: str, image: Path, size: tuple[int, int], record: Path) -> N
     try:
         with Image.open(image) as opened:
             found = opened.size
-            # Detectron2 turns a photograph upright before it compares.
-            if opened.getexif().get(EXIF_ORIENTATION) in EXIF_TRANSPOSED:
+            # Detectron2 turns a photograph upright before it compares. (Of a PNG file, asking
+            # would decode the whole image.)
+            exif = opened.getexif() if opened.format == "JPEG" else {}
+            if exif.get(EXIF_ORIENTATION) in EXIF_TRANSPOSED:
                 found = found[::-1]
     except (OSError, UnidentifiedImageError) as fault:
         raise error(name, f"{image} is not a readable image ({fault})") from fault
