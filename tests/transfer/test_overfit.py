@@ -14,7 +14,7 @@ from transfer.tasks import TASKS
 SEED, IMAGES, VOC_IMAGES = 27, 8, 10
 DRAWN_FOR_PEOPLE = 60  # of so many, the 8 whose smallest person is largest
 ITERATIONS = {
-    "coco_c4": 600,
+    "coco_c4": 700,
     "coco_fpn": 200,
     "lvis_fpn": 200,
     "cityscapes_fpn": 300,
