@@ -19,7 +19,7 @@ ITERATIONS = {
     "lvis_fpn": 200,
     "cityscapes_fpn": 300,
     "keypoints_fpn": 400,
-    "voc_c4": 600,
+    "voc_c4": 750,
 }  # coco_c4_2x is coco_c4 for longer
 
 # Laid over the scenes overlay: the same pictures again and again, and more boxes.
