@@ -38,11 +38,19 @@ class InterruptFlag:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            if number == signal.SIGTERM:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
             return
         if number == signal.SIGINT and self.received == "SIGINT":
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
         os.write(2, f"{self.received}: saving as soon as this step ends\n".encode())
+
+
+def _end_at_sigterm() -> None:
+    """In a forked process. A handler of Python's would not do: it waits while a lock is waited for,
+    and so would a pool that sent SIGTERM to its idle workers."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(getattr(handler, "__self__", None), InterruptFlag):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_end_at_sigterm)
