@@ -1,83 +1,20 @@
-"""Pretraining checkpoints: reading them safely, and one row per method that says what they hold."""
+"""Whose checkpoints convert: one row per method, from peer_checkpoints.md section 1.
 
-import argparse
-import logging
-import pickle
-import re
-import shlex
-import warnings
-import zipfile
-from collections.abc import Mapping
+Rows only: ``reading.py`` reads a file, ``recognition.py`` finds the row that fits it.
+"""
+
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from pretrain.runtime.files import list_checkpoints
+NAMESPACE = "argparse.Namespace"
+NUMPY = "numpy numbers and arrays"
+VICREGL_FILTER = "optimizers.exclude_bias_and_norm"
 
 FORMAT = 1  # of a converted file (design.md section 5)
-CHECKPOINTS = "checkpoints/step_*.pth"  # below a pretraining run's folder
-
-logger = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file, the value and the way out."""
-
-
-# ---------------------------------------------------------------------------------------------
-# What other people's files may hold beside tensors and plain values. numpy's own constructors
-# are never called with a file's arguments: these stand-ins know numbers and nothing else.
-
-
-class _Dtype:
-    """numpy.dtype: the type code of a plain number."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        self.code, self.order = code, "<"
-
-    def __setstate__(self, state: tuple) -> None:
-        self.order = state[1]
-
-    def resolve(self) -> np.dtype:
-        if self.code not in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "f2", "f4", "f8"):
-            raise pickle.UnpicklingError(f"numpy type {self.code!r} is not a plain number")
-        return np.dtype(self.code).newbyteorder(">" if self.order == ">" else "<")
-
-
-class _Array(np.ndarray):
-    """numpy.ndarray: empty until its checked type, shape and bytes arrive."""
-
-    def __new__(cls, *_: Any) -> "_Array":
-        return super().__new__(cls, (0,), np.int8)
-
-    def __setstate__(self, state: tuple) -> None:
-        version, shape, dtype, fortran, data = state
-        super().__setstate__((version, shape, dtype.resolve(), bool(fortran), data))
-
-
-def _scalar(dtype: _Dtype, data: bytes) -> bool | int | float:
-    return np.frombuffer(data, dtype.resolve(), count=1)[0].item()
-
-
-def _reconstruct(*_: Any) -> _Array:
-    return _Array()
-
-
-NAMESPACE = ((argparse.Namespace, "argparse.Namespace"),)
-NUMPY = (
-    (_Dtype, "numpy.dtype"),
-    (_Array, "numpy.ndarray"),
-    *(
-        (stand_in, f"numpy.{core}.multiarray.{name}")
-        for core in ("core", "_core")  # numpy 1 and 2
-        for stand_in, name in ((_scalar, "scalar"), (_reconstruct, "_reconstruct"))
-    ),
-)
-
-# ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -87,29 +24,58 @@ class Layout:
     name: str
     container: str | None  # where the state dict lies; None: the file is the state dict
     networks: dict[str, str]  # backbone prefix -> network; the first one is transferred
-    dropped: tuple[str, ...] = ()  # all other keys, by their first components
-    marks: tuple[str, ...] = ()  # those of ``dropped`` that tell this method from the others
+    dropped: tuple[str, ...] = ()  # all other keys: their first components, or * and their ends
+    marks: tuple[str, ...] = ()  # keys or components that no other method's files have
+    beside: tuple[str, ...] = ()  # the same, of keys at the top of the file
+    names: str = "torchvision"  # of the backbone's entries: torchvision, detectron2 or caffe2
+
+
+def _rgb() -> dict[str, Any]:
+    return {
+        "INPUT.FORMAT": "RGB",
+        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    }
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row: where the files are, what they hold, and what fine-tuning from them must match."""
+    """A row: where the files are, what they hold, and what fine-tuning from them must match.
+
+    evidence: of the layouts, S seen in the code that writes or reads the files, T tested here on
+    files with the real key lists, 3P seen in other public code that loads them, I inferred.
+    """
 
     name: str
     layouts: tuple[Layout, ...]
     source: str
     license: str
-    evidence: str  # S: seen in the code that writes the file; T: tested; I: inferred
-    allowed: tuple[tuple[Any, str], ...] = ()  # beside tensors and plain values
-    config: dict[str, Any] = field(
-        default_factory=lambda: {
-            "INPUT.FORMAT": "RGB",
-            "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-            "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-            "MODEL.RESNETS.STRIDE_IN_1X1": False,
-        }
-    )
+    evidence: str
+    depths: tuple[int, ...] = (50,)  # of the ResNets that are released
+    allowed: tuple[str, ...] = (NUMPY,)  # beside tensors and plain values; NUMPY: see DETECTRON2
+    stride_in_1x1: bool = False  # of the network that the weights were trained in
+    config: dict[str, Any] = field(default_factory=_rgb)
+    absent: str = ""  # why there is no file, or no layout
 
+
+# What another converter wrote for Detectron2, mostly arrays in a .pkl, or a Detectron2 model: any
+# row's weights may come so, and it tells none of them.
+DETECTRON2 = Layout(
+    name="in Detectron2's names",
+    container="model",
+    networks={"": "only network"},
+    names="detectron2",
+)
+
+_MOCO = dict(
+    source="https://github.com/facebookresearch/moco",
+    license="CC BY-NC 4.0",
+    evidence="S, T",
+)
+_MOCO_DROPPED = ("queue", "queue_ptr")
+_RESIM_FPN = ("fpn_lateral3", "fpn_lateral4", "fpn_lateral5", "fpn_output3", "fpn_output4")
+_PIXPRO_HEADS = ("projector", "projector_k", "predictor")
 
 METHODS = {
     row.name: row
@@ -135,7 +101,247 @@ METHODS = {
             source="https://github.com/sthalles/CLoVE",
             license="released files: none stated in the repository",
             evidence="S, T",
-            allowed=NAMESPACE + NUMPY,  # `opt`; the optimizer's learning rate
+            depths=(50, 101, 152),
+            allowed=(NAMESPACE, NUMPY),  # `opt`; the optimizer's learning rate
+        ),
+        Method(
+            name="pixpro",
+            layouts=(
+                Layout(
+                    name="training or published file",
+                    container="model",
+                    networks={"encoder.": "student", "encoder_k.": "teacher"},
+                    dropped=(
+                        *_PIXPRO_HEADS,
+                        "projector_instance",
+                        "projector_instance_k",
+                        "value_transform",
+                    ),
+                    marks=("value_transform",),
+                ),
+            ),
+            source="https://github.com/zdaxie/PixPro",
+            license="MIT",
+            evidence="S, T, 3P",
+            allowed=(NAMESPACE, NUMPY),  # `opt` of a training file
+        ),
+        Method(
+            name="moco_v1",
+            layouts=(
+                Layout(
+                    name="released file",
+                    container="state_dict",
+                    networks={"encoder_q.": "student", "encoder_k.": "teacher"},
+                    dropped=(*_MOCO_DROPPED, "encoder_q.fc"),
+                    marks=("encoder_q.fc.weight",),
+                ),
+            ),
+            **_MOCO,
+        ),
+        Method(
+            name="moco_v2",
+            layouts=(
+                Layout(
+                    name="released file",
+                    container="state_dict",
+                    networks={"encoder_q.": "student", "encoder_k.": "teacher"},
+                    dropped=(*_MOCO_DROPPED, "encoder_q.fc"),
+                    marks=("encoder_q.fc.0",),
+                ),
+            ),
+            **_MOCO,
+        ),
+        Method(
+            name="resim",
+            layouts=(
+                Layout(  # ReSim-C4's has no FPN and so is MoCo v2's: --method resim tells it
+                    name="training file",
+                    container="state_dict",
+                    networks={"encoder_q.": "student", "encoder_k.": "teacher"},
+                    dropped=(
+                        *_MOCO_DROPPED,
+                        "encoder_q.fc",
+                        *(f"encoder_q.{conv}" for conv in _RESIM_FPN),
+                    ),
+                    marks=("encoder_q.fpn_lateral3",),
+                ),
+                Layout(
+                    name='numpy "Detectron backbone" file',
+                    container="model",
+                    networks={"": "student"},
+                    dropped=("stem.fc", *(f"backbone.{conv}" for conv in _RESIM_FPN)),
+                    marks=("backbone.fpn_lateral3",),
+                    names="detectron2",
+                ),
+            ),
+            source="https://github.com/Tete-Xiao/ReSim",
+            license="CC BY-NC 4.0",
+            evidence="S, T; C4 files I",
+        ),
+        Method(
+            name="densecl",
+            layouts=(
+                Layout(
+                    name="released file",
+                    container="state_dict",
+                    networks={"": "student"},
+                    beside=("author",),
+                ),
+                Layout(
+                    name="training file (mmcv)",
+                    container="state_dict",
+                    networks={"backbone.": "student"},
+                    dropped=(
+                        *("encoder_q", "encoder_k", "head"),  # encoder_q.0 is the backbone again
+                        *("queue", "queue_ptr", "queue2", "queue2_ptr"),
+                    ),
+                    marks=("encoder_q.0", "queue2"),
+                ),
+            ),
+            source="https://huggingface.co/xinlongwang/DenseCL",
+            license="see the source page; the code is Apache-2.0",
+            evidence="S, T, 3P",
+            depths=(50, 101),
+        ),
+        Method(
+            name="detco",
+            layouts=(
+                Layout(
+                    name="released file",
+                    container="state_dict",
+                    networks={"": "only network"},
+                    dropped=("fc",),
+                ),
+            ),
+            source="https://github.com/xieenze/DetCo",
+            license="BSD-2-Clause for academic use",
+            evidence="S, T, 3P; that nothing but fc.* is beside the backbone: I",
+        ),
+        Method(
+            name="slotcon",
+            layouts=(
+                Layout(
+                    name="full file",
+                    container="model",
+                    networks={"encoder_k.": "teacher", "encoder_q.": "student"},
+                    dropped=(
+                        *("projector_q", "projector_k", "grouping_q", "grouping_k"),
+                        *("predictor_slot", "center"),
+                    ),
+                    marks=("grouping_k",),
+                ),
+                Layout(
+                    name='"backbone only" file',
+                    container="state_dict",  # or none at all
+                    networks={"": "teacher"},
+                ),
+            ),
+            source="https://github.com/CVMI-Lab/SlotCon",
+            license="Apache-2.0",
+            evidence="full files S, T; backbone only I",
+            allowed=(NAMESPACE, NUMPY),  # `args` of a full file
+        ),
+        Method(
+            name="vicregl",
+            layouts=(
+                Layout(name="backbone file", container=None, networks={"": "only network"}),
+                Layout(
+                    name="full file",
+                    container="model",
+                    networks={"backbone.": "only network"},
+                    dropped=("maps_projector", "projector", "classifier"),
+                    marks=("classifier",),
+                ),
+            ),
+            # Trained with a red std of 58.14 in place of 58.395, which is negligible.
+            source="https://github.com/facebookresearch/VICRegL",
+            license="CC BY-NC",
+            evidence="S, T; prefix of the full files I",
+            allowed=(NUMPY, VICREGL_FILTER),  # the optimizer's groups of a full file
+        ),
+        Method(
+            name="setsim",
+            layouts=(
+                Layout(
+                    name="training file",
+                    container="state_dict",
+                    networks={"encoder_q.0.": "student", "encoder_k.0.": "teacher"},
+                    dropped=(
+                        *("encoder_q.1", "encoder_q.0.fc", "encoder_k"),
+                        *("queue", "queue_ptr", "queue2", "queue2_ptr"),
+                        *("logits_mask", "negative_mask"),
+                    ),
+                    marks=("encoder_q.1", "encoder_q.0.fc"),
+                ),
+            ),
+            source="https://github.com/DerrickWang005/SetSim.pytorch",
+            license="MIT",
+            evidence="S, T",
+            absent="no public weights in its repository: for files of your own training",
+        ),
+        Method(
+            name="inscon",
+            layouts=(),
+            source="https://arxiv.org/abs/2203.07688",
+            license="-",
+            evidence="searched for",
+            absent="no public code or weights, so no layout is known",
+        ),
+        Method(
+            name="swav",
+            layouts=(
+                Layout(
+                    name="released file",
+                    container=None,
+                    networks={"": "only network"},
+                    dropped=("projection_head", "prototypes"),
+                    marks=("projection_head", "prototypes"),
+                ),
+                Layout(
+                    name="training file",
+                    container="state_dict",
+                    networks={"": "only network"},
+                    dropped=("projection_head", "prototypes"),
+                    marks=("projection_head", "prototypes"),
+                ),
+            ),
+            source="https://github.com/facebookresearch/swav",
+            license="see the source page",
+            evidence="S, T",
+        ),
+        Method(
+            name="dino",
+            layouts=(
+                Layout(name="backbone file", container=None, networks={"": "teacher"}),
+                Layout(
+                    name="full file",
+                    container="teacher",
+                    networks={"backbone.": "teacher"},
+                    dropped=("head",),
+                    marks=("head.last_layer",),
+                    beside=("student", "teacher"),
+                ),
+            ),
+            source="https://github.com/facebookresearch/dino",
+            license="see the source page",
+            evidence="S, T",
+            allowed=(NAMESPACE, NUMPY),  # `args`; the optimizer's learning rate
+        ),
+        Method(
+            name="soco",
+            layouts=(
+                Layout(
+                    name="training file",
+                    container="model",
+                    networks={"encoder.": "student", "encoder_k.": "teacher"},
+                    dropped=(*_PIXPRO_HEADS, "neck", "neck_k", "head", "head_k"),
+                    marks=("predictor",),
+                ),
+            ),
+            source="https://github.com/hologerry/SoCo",
+            license="MIT",
+            evidence="S, T",
+            allowed=(NAMESPACE, NUMPY),  # `opt`
         ),
         Method(
             name="supervised",
@@ -145,12 +351,37 @@ METHODS = {
                     container=None,
                     networks={"": "only network"},
                     dropped=("fc",),
-                    marks=("fc",),
+                    beside=("fc.weight",),
                 ),
             ),
             source="https://pytorch.org/vision/stable/models/resnet.html (IMAGENET1K_V1)",
             license="BSD-3-Clause",
             evidence="T",
+            depths=(50, 101, 152),
+        ),
+        Method(
+            name="supervised_msra",
+            layouts=(
+                Layout(
+                    name="R-50.pkl, R-101.pkl of Detectron2's model zoo",
+                    container=None,
+                    networks={"": "only network"},
+                    dropped=("fc1000_w", "fc1000_b", "pred_w", "pred_b", "*_momentum"),
+                    marks=("conv1_w",),
+                    names="caffe2",
+                ),
+            ),
+            source="detectron2://ImageNetPretrained/MSRA/R-50.pkl (Detectron2's MODEL_ZOO.md)",
+            license="see the source page",
+            evidence="S, T",
+            depths=(50, 101),
+            stride_in_1x1=True,
+            config={
+                "INPUT.FORMAT": "BGR",
+                "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+                "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+                "MODEL.RESNETS.STRIDE_IN_1X1": True,
+            },
         ),
     )
 }
@@ -161,121 +392,3 @@ def method_row(name: str) -> Method:
     if name not in METHODS:
         raise CheckpointError(f"method {name!r} is not one of auto, {', '.join(METHODS)}")
     return METHODS[name]
-
-
-# ---------------------------------------------------------------------------------------------
-
-
-def read_checkpoint(path: str | Path, method: str = "auto") -> dict[str, Any]:
-    """What ``torch.save`` wrote to ``path``; nothing in the file is executed.
-
-    Tensors and plain values pass, and what ``method``'s row allows (``auto``: any row). Tensors
-    of a zip file are mapped, not read: only what is used costs memory.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path}: a folder, not a checkpoint file")
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file")
-    rows = METHODS.values() if method == "auto" else [method_row(method)]
-    allowed = list({entry for row in rows for entry in row.allowed})
-    try:
-        zipped = _is_zip(path)
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pickle protocols that torch.save does not use
-            loaded = torch.load(
-                str(path), map_location="cpu", weights_only=True, mmap=zipped or None
-            )
-    except PermissionError as error:
-        raise CheckpointError(f"{path}: may not be read by this user") from error
-    except Exception as error:  # a damaged or hostile file can make the reader raise anything
-        raise CheckpointError(_reading_failed(path, method, error)) from error
-    if not isinstance(loaded, dict):
-        raise CheckpointError(
-            f"{path}: holds {type(loaded).__name__}, not a checkpoint (a dictionary)"
-        )
-    return loaded
-
-
-def _is_zip(path: Path) -> bool:
-    """Whether ``path`` is a zip file; EOFError if it is only the beginning of one."""
-    with open(path, "rb") as file:
-        begins = file.read(4) == b"PK\x03\x04"
-    if begins and not zipfile.is_zipfile(path):
-        raise EOFError("the end is missing")
-    return begins
-
-
-def _reading_failed(path: Path, method: str, error: Exception) -> str:
-    # torch's own message goes on with advice to read the file unsafely: take the fact only.
-    text = str(error)
-    foreign = re.search(r"GLOBAL (\S+)", text)
-    if foreign:
-        return (
-            f"{path}: holds {foreign[1]}, which is not on the allow-list of method {method}; "
-            "nothing was executed. Save the file again with tensors and plain values only"
-        )
-    fact = re.search(r"WeightsUnpickler error:\s*(.*)", text) or re.match(r"\s*(.*)", text)
-    return (
-        f"{path}: not a complete, plain PyTorch checkpoint ({type(error).__name__}: "
-        f"{fact[1][:200]}). If its copy was cut short, fetch it again"
-    )
-
-
-def read_run(folder: str | Path, method: str = "auto") -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint of a pretraining run that loads, and its path."""
-    found = list_checkpoints(folder)
-    for path in reversed(found):
-        try:
-            return path, read_checkpoint(path, method)
-        except CheckpointError as error:
-            logger.warning("warning: %s; trying the checkpoint before it", error)
-    raise CheckpointError(
-        f"{folder}: "
-        + (f"none of its {len(found)} checkpoints loads" if found else f"no {CHECKPOINTS} in it")
-        + ". Name a checkpoint file, or the folder of a pretraining run"
-    )
-
-
-def load_converted(path: str | Path) -> dict[str, Any]:
-    """A file that ``python -m transfer.convert`` wrote: format, model, meta and so on.
-
-    Raises CheckpointError with the command that converts ``path`` when it is something else.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path}: a folder, not converted weights. Run: {_command(path)}")
-    loaded = read_checkpoint(path)
-    if not is_converted(loaded):
-        raise CheckpointError(
-            f"{path}: not converted for Detectron2, which would start from random weights without "
-            f"an error. Run: {_command(path)}"
-        )
-    if path.suffix != ".pth":
-        raise CheckpointError(f"{path}: Detectron2 unpickles other names than *.pth; rename it")
-    if loaded["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path}: format {loaded['format']} of converted weights, this version reads {FORMAT}. "
-            "Update the repository, or convert the checkpoint again"
-        )
-    return loaded
-
-
-def _command(path: Path) -> str:
-    if path.is_dir():
-        out = path / "backbone.pth"
-    elif path.match(CHECKPOINTS):
-        out = path.parent.parent / "backbone.pth"
-    else:
-        out = path.with_name(f"{path.name.split('.')[0]}_d2.pth")
-    return f"python -m transfer.convert {shlex.quote(str(path))} {shlex.quote(str(out))}"
-
-
-def is_converted(loaded: Mapping[str, Any]) -> bool:
-    """Whether ``loaded`` came out of the converter, in whatever format."""
-    return (
-        isinstance(loaded.get("format"), int)
-        and isinstance(loaded.get("meta"), dict)
-        and isinstance(loaded.get("model"), dict)
-        and loaded.get("matching_heuristics") is True
-    )

@@ -39,19 +39,27 @@ class StageProof:
 
 @torch.no_grad()
 def prove(
-    source: Tensors, converted: Tensors, config: Mapping[str, Any], depth: int
+    source: Tensors,
+    converted: Tensors,
+    config: Mapping[str, Any],
+    depth: int,
+    stride_in_1x1: bool = False,
 ) -> list[StageProof]:
     """Compare the features of torchvision's trunk and Detectron2's, on one fixed image.
 
     source, converted: the same tensors under torchvision's and Detectron2's names.
-    config: what fine-tuning must match, by Detectron2's keys. Raises ProofError when a backbone
-    entry was not loaded, or when a stage differs by more than TOLERANCE.
+    config: what fine-tuning must match, by Detectron2's keys.
+    stride_in_1x1: of the network that the weights were trained in; torchvision's own is False.
+    Raises ProofError when a backbone entry was not loaded, or when a stage differs by more than
+    TOLERANCE.
     """
     image = torch.randn(1, 3, 128, 160, generator=torch.Generator().manual_seed(0))
     with torch.device("meta"):
         encoder = build_encoder(f"resnet{depth}").eval()
     # Without batch counters those stay on the meta device: evaluation does not touch them.
     encoder.load_state_dict(source, strict=False, assign=True)
+    if stride_in_1x1:
+        _move_strides(encoder)
     reference = encoder.stages(image)
     if not all(torch.isfinite(features).all() for features in reference.values()):
         raise ProofError("the source's own features are not finite: its BN statistics are unusable")
@@ -71,6 +79,14 @@ def prove(
             f"{config['MODEL.RESNETS.STRIDE_IN_1X1']}"
         )
     return proof
+
+
+def _move_strides(encoder: nn.Module) -> None:
+    """From the 3x3 convolution to the 1x1 before it, as in the ResNets of MSRA."""
+    for name, module in encoder.named_modules():
+        if name.endswith("conv2") and module.stride == (2, 2):
+            before = encoder.get_submodule(name.removesuffix("conv2") + "conv1")
+            before.stride, module.stride = module.stride, before.stride
 
 
 def _difference(ours: torch.Tensor, reference: torch.Tensor) -> float:

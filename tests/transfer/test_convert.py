@@ -9,8 +9,9 @@ from pretrain.encoder import STAGES, build_encoder
 from pretrain.runtime import files
 from tests.transfer.layouts import GOLDEN, KEY_MAP, own, released, under
 from transfer import proof
-from transfer.checkpoints import METHODS, load_converted
+from transfer.checkpoints import METHODS
 from transfer.convert import ConversionError, convert, list_methods, main, to_detectron2
+from transfer.reading import load_converted
 
 RGB = METHODS["clove"].config
 
@@ -57,7 +58,7 @@ def test_without_batch_counters_265_entries_come_out(trunk):
     proof.prove(conversion.torchvision, conversion.detectron2, RGB, 50)
 
 
-def test_tensors_come_out_as_contiguous_float32_copies(trunk):
+def test_tensors_come_out_contiguous_in_float32_and_alone_in_their_storage(trunk):
     changed = dict(trunk)
     changed["conv1.weight"] = trunk["conv1.weight"].half().to(memory_format=torch.channels_last)
     changed["layer1.0.conv1.weight"] = trunk["layer1.0.conv1.weight"].double()
@@ -206,7 +207,9 @@ def test_a_file_that_could_be_anybodys_needs_a_method(trunk, tmp_path, capsys):
     source, out = tmp_path / "trunk.pth", tmp_path / "out.pth"
     torch.save(trunk, source)
     assert main([str(source), str(out)]) == 2
-    assert "Say whose it is, --method clove or supervised" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the top level holds a bare backbone, as files of several methods do" in said
+    assert "--method NAME (detco, slotcon, vicregl, dino release such files)" in said
     assert main([str(source), str(out), "--method", "supervised"]) == 0
     assert load_converted(out)["meta"]["method"] == "supervised"
 

@@ -44,9 +44,10 @@ def test_a_backbone_alone_is_found_but_nobody_is_named_its_method():
 @pytest.mark.parametrize(
     "state",
     [
-        tiny("module.encoder_q.", "module.encoder_q.fc.weight", "module.queue"),
-        tiny("module.encoder.", "module.encoder_k.conv1.weight", "module.value_transform.weight"),
-        tiny("module.", "module.projection_head.0.weight", "module.prototypes.weight"),
+        tiny("module.net."),
+        tiny("module.encoder_q.", "module.encoder_q.fc.0.weight", "module.memory"),
+        tiny("module.encoder.", "module.value_transform.weight", "module.other.weight"),
+        tiny("", "head.weight"),
         tiny("backbone.bottom_up."),
     ],
 )
@@ -62,12 +63,49 @@ def test_prefix_overrides_the_networks_of_the_rows():
     teacher = {"model": OWN | tiny("teacher.encoder.")}
     assert find_backbone(teacher, prefix="teacher.encoder").network == "teacher"
     assert find_backbone({"model": RELEASED | tiny("module.encoder_k.")}, "clove", "encoder_k.")
-    moco = {"state_dict": tiny("module.encoder_q.", "module.encoder_q.fc.weight", "module.queue.x")}
-    backbone = find_backbone(moco, prefix="module.encoder_q.")
+    unknown = {"state_dict": tiny("module.net_a.", "module.net_a.fc.weight", "module.memory")}
+    backbone = find_backbone(unknown, prefix="module.net_a.")
     assert backbone.method is None
-    assert backbone.dropped == {"encoder_q": 1, "queue": 1}
-    with pytest.raises(CheckpointError, match=r"no backbones under --prefix 'x'.*encoder_q"):
-        find_backbone(moco, prefix="x")
+    assert backbone.dropped == {"net_a": 1, "memory": 1}
+    assert find_backbone(unknown, "dino", "net_a").method is METHODS["dino"]
+    with pytest.raises(CheckpointError, match=r"no backbones under --prefix 'x'.*net_a"):
+        find_backbone(unknown, prefix="x")
+
+
+def test_prefix_may_begin_with_the_container():
+    both = {name: tiny("module.backbone.", "module.head.last_layer.x") for name in ("a", "b")}
+    with pytest.raises(CheckpointError, match="2 backbones under --prefix 'backbone'"):
+        find_backbone(both, prefix="backbone")
+    assert find_backbone(both, prefix="b.module.backbone").reason == (
+        "--prefix b.module.backbone in b"
+    )
+
+
+def test_the_longest_prefix_comes_first():
+    both = tiny("module.encoder_q.0.") | tiny("module.encoder_q.", "module.encoder_q.1.weight")
+    assert find_backbone({"state_dict": both}, "setsim").prefix == "encoder_q.0."
+    assert find_backbone({"state_dict": both}, "moco_v2").prefix == "encoder_q."
+
+
+def test_the_same_backbone_with_and_without_module_is_two():
+    twice = tiny("encoder.") | tiny("module.encoder.", "self_attn.weight")
+    with pytest.raises(CheckpointError, match=r"two backbones.*'encoder\.' and 'module\.encoder"):
+        find_backbone({"model": twice}, "clove")
+    with pytest.raises(CheckpointError, match="no backbone as method auto knows it"):
+        find_backbone({"model": twice})
+    assert find_backbone({"model": twice}, "clove", "module.encoder.").prefix == "module.encoder."
+
+
+def test_one_entry_under_two_names_is_an_error():
+    state = {"stem.conv1.weight": torch.zeros(1), "backbone.stem.conv1.weight": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"and backbone\.stem\.conv1\.weight are the same"):
+        find_backbone({"model": state}, "dino")
+
+
+def test_a_method_without_files_says_why():
+    with pytest.raises(CheckpointError, match="no public code or weights"):
+        find_backbone(tiny("net."), "inscon")
+    assert find_backbone(tiny("net."), "inscon", "net").method is METHODS["inscon"]
 
 
 def test_two_backbones_that_fit_are_an_error():
@@ -82,3 +120,16 @@ def test_checkpoints_of_newer_versions_and_converted_files_are_refused():
         find_backbone({"format": 1, "model": {}, "matching_heuristics": True, "meta": {}})
     with pytest.raises(CheckpointError, match="holds no state dict"):
         find_backbone({"epoch": 3})
+
+
+def test_a_method_that_the_keys_contradict_is_believed_and_the_contradiction_said():
+    v1 = {"state_dict": tiny("module.encoder_q.", "module.encoder_q.fc.weight", "module.queue")}
+    told = find_backbone(v1, "moco_v2")
+    assert told.method is METHODS["moco_v2"]
+    assert told.reason == "as told: released file; but its keys are moco_v1's"
+    assert find_backbone(v1, "moco_v1").reason == "as told: released file"
+
+
+def test_other_state_dicts_are_counted_with_what_is_dropped():
+    backbone = find_backbone({"model": RELEASED, "ema": tiny("net."), "epoch": 3})
+    assert backbone.dropped == {"encoder_k": 1, "self_attn": 1, "ema": 2}

@@ -13,6 +13,7 @@ from detectron2.engine import hooks
 from benchmarks.scenes.generate import Request, generate
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE
+from tests.transfer import hostile, peers
 from tests.transfer.tiny import FAST, SCENES, converted, data_sets_at, write_coco
 from transfer.__main__ import main
 from transfer.config import resolve
@@ -283,10 +284,21 @@ def test_flags_of_several_machines_become_torchruns(monkeypatch):
     ]
 
 
-def test_weights_that_are_not_a_converted_file_stop(root, tmp_path, capsys):
-    torch.save({"model": {"conv1.weight": torch.zeros(1)}}, tmp_path / "raw.pth")
-    assert run(tmp_path / "run", weights=tmp_path / "raw.pth") == 2
-    assert "python -m transfer.convert" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("method", "layout"),
+    [
+        ("moco_v2", "released file"),
+        ("supervised_msra", "R-50.pkl, R-101.pkl of Detectron2's model zoo"),
+        ("pixpro", "in an FPN model's names"),
+        ("clove", "in a C4 model's names"),
+    ],
+)
+def test_weights_that_are_not_a_converted_file_stop_with_the_command(
+    method, layout, root, tmp_path, capsys
+):
+    path = peers.write(method, layout, hostile.small_trunk(), tmp_path)
+    assert run(tmp_path / "run", weights=path) == 2
+    assert f"Run: python -m transfer.convert {path} {tmp_path}" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
