@@ -35,7 +35,7 @@ _C.LOSS.NUM_SKIPPED = 1  # most similar negatives left out before them
 _C.SOLVER = CfgNode()
 _C.SOLVER.EPOCHS = 200
 _C.SOLVER.BATCH_SIZE_PER_GPU = 256  # images per process and micro-step
-_C.SOLVER.ACCUMULATION = 2  # micro-steps per optimizer step
+_C.SOLVER.TOTAL_BATCH_SIZE = 2048  # images per optimizer step; micro-steps accumulate to it
 _C.SOLVER.BASE_LR = 1.0  # per 256 images: lr = BASE_LR * total batch / 256
 _C.SOLVER.WARMUP_EPOCHS = 5  # linear, from lr / WARMUP_DIVISOR
 _C.SOLVER.WARMUP_DIVISOR = 100.0

@@ -36,7 +36,7 @@ AT_LEAST_ONE = (
     "LOSS.NUM_NEGATIVES",
     "SOLVER.EPOCHS",
     "SOLVER.BATCH_SIZE_PER_GPU",
-    "SOLVER.ACCUMULATION",
+    "SOLVER.TOTAL_BATCH_SIZE",
     "LOG.PERIOD",
     "CHECKPOINT.PERIOD_EPOCHS",
     "CHECKPOINT.KEEP",
@@ -48,10 +48,12 @@ class Plan:
 
     def __init__(self, cfg: CfgNode, num_images: int, world_size: int) -> None:
         solver = cfg.SOLVER
-        self.accumulation = solver.ACCUMULATION
+        self.total_batch_size = solver.TOTAL_BATCH_SIZE
+        self.accumulation = accumulation(
+            solver.TOTAL_BATCH_SIZE, solver.BATCH_SIZE_PER_GPU, world_size
+        )
         self.length = epoch_length(num_images, solver.BATCH_SIZE_PER_GPU, world_size)
         self.total = solver.EPOCHS * self.length
-        self.total_batch_size = solver.BATCH_SIZE_PER_GPU * world_size * solver.ACCUMULATION
         self.images_per_micro_step = solver.BATCH_SIZE_PER_GPU * world_size
         lr = solver.BASE_LR * self.total_batch_size / 256
         self.lr = warmup_cosine(
@@ -65,9 +67,30 @@ class Plan:
         self.total_steps = solver.EPOCHS * -(-self.length // self.accumulation)
 
     def ends_group(self, micro_step: int) -> bool:
-        """Whether the optimizer steps: after ACCUMULATION micro-steps or at the epoch's end."""
+        """Whether the optimizer steps: after ``accumulation`` micro-steps or at the epoch's end."""
         i = micro_step % self.length + 1
         return i % self.accumulation == 0 or i == self.length
+
+
+def accumulation(total: int, batch_size: int, world_size: int) -> int:
+    """Micro-steps that make ``total`` images of ``batch_size`` on each of ``world_size`` processes.
+
+    Raises ConfigError with the batch sizes and numbers of processes that do.
+    """
+    if total % (batch_size * world_size) == 0:
+        return total // (batch_size * world_size)
+    fitting = [size for size in range(1, total + 1) if total % (size * world_size) == 0]
+    near = sorted(fitting, key=lambda size: abs(size - batch_size))[:5]
+    processes = [count for count in range(1, 65) if total % (batch_size * count) == 0]
+    ways = [
+        f"SOLVER.BATCH_SIZE_PER_GPU {', '.join(map(str, sorted(near)))}" if near else "",
+        f"{', '.join(map(str, processes))} processes" if processes else "",
+        "another SOLVER.TOTAL_BATCH_SIZE, which changes the learning rate",
+    ]
+    raise ConfigError(
+        f"SOLVER.TOTAL_BATCH_SIZE {total} is no multiple of {batch_size} images on {world_size} "
+        f"processes: choose {'; or '.join(way for way in ways if way)}"
+    )
 
 
 class Statistics:

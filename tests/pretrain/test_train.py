@@ -15,12 +15,14 @@ import torch
 from pretrain import checkpoints
 from pretrain.__main__ import main
 from pretrain.augment import normalize
+from pretrain.config import get_cfg
 from pretrain.data import PositionSampler, build_data
 from pretrain.data.folder import collate
 from pretrain.hooks import Checkpointer
 from pretrain.optim import LARS, lars_param_groups, warmup_cosine
+from pretrain.runtime.config import ConfigError, merge, plain
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted
-from pretrain.train import Plan, build_model, train
+from pretrain.train import Plan, accumulation, build_model, train
 from tests.pretrain.tiny import config, words, write_images
 
 EMPTY = "configs/pretrain/clove_R_50_in1k_200ep.yaml"
@@ -96,7 +98,7 @@ def test_resume_at_an_epoch_boundary_equals_an_uninterrupted_run(
 
 
 def test_resume_mid_epoch_equals_an_uninterrupted_run(images, tmp_path, monkeypatch):
-    changes = {"SOLVER__ACCUMULATION": 1}
+    changes = {"SOLVER__TOTAL_BATCH_SIZE": 2}
     straight = train(config(images, tmp_path / "straight", **changes))
     with monkeypatch.context() as patch:
         interrupt_at(patch, step=3)
@@ -123,12 +125,57 @@ def test_same_seed_gives_the_same_weights_and_another_seed_does_not(images, tmp_
 
 
 def test_plan_closes_groups_at_the_epochs_end(images, tmp_path):
-    cfg = config(images, tmp_path, SOLVER__ACCUMULATION=2, SOLVER__BATCH_SIZE_PER_GPU=1)
+    cfg = config(images, tmp_path, SOLVER__TOTAL_BATCH_SIZE=2, SOLVER__BATCH_SIZE_PER_GPU=1)
     plan = Plan(cfg, num_images=5, world_size=1)
     ends = [t for t in range(plan.total) if plan.ends_group(t)]
     assert ends == [1, 3, 4, 6, 8, 9, 11, 13, 14]
     assert plan.total_steps == len(ends)
     assert plan.lr.max() == pytest.approx(20.0 * 2 / 256)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("batch_size", [32, 64, 128])
+def test_accumulation_keeps_the_total_batch_on_any_number_of_gpus(batch_size, world_size):
+    groups = accumulation(2048, batch_size, world_size)
+    assert groups * batch_size * world_size == 2048
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world_size", "choices"),
+    [
+        (256, 3, "choose 1, 2, 4, 8 processes; or another"),
+        (200, 8, "PER_GPU 16, 32, 64, 128, 256; or another"),
+        (512, 6, "choose 1, 2, 4 processes; or another"),
+        (256, 16, "PER_GPU 8, 16, 32, 64, 128; or 1, 2, 4, 8 processes; or another"),
+    ],
+)
+def test_a_total_batch_that_cannot_be_reached_is_an_error_with_the_choices(
+    batch_size, world_size, choices
+):
+    with pytest.raises(ConfigError, match=rf"{batch_size} images on {world_size} .*{choices}"):
+        accumulation(2048, batch_size, world_size)
+
+
+# Epochs, smallest share of a global crop, weight decay: clove.md section 10
+RECIPES = {50: (0.24, 1e-5), 100: (0.24, 1e-5), 200: (0.2, 2e-5), 400: (0.2, 2e-5)}
+
+
+@pytest.mark.parametrize("epochs", RECIPES)
+def test_recipes_have_the_values_of_the_specification_and_differ_in_nothing_else(epochs):
+    cfg, expected = get_cfg(), get_cfg()
+    merge(cfg, f"configs/pretrain/clove_R_50_in1k_{epochs}ep.yaml", [])
+    area, decay = RECIPES[epochs]
+    expected.CROPS.GLOBAL_AREA = (area, 1.0)
+    expected.SOLVER.EPOCHS, expected.SOLVER.WEIGHT_DECAY = epochs, decay
+    expected.SOLVER.PRECISION = "bf16"
+    expected.OUTPUT_DIR = f"runs/clove_R_50_in1k_{epochs}ep"
+    assert plain(cfg) == plain(expected)
+    plan = Plan(cfg, num_images=1_281_167, world_size=4)
+    assert (plan.accumulation, plan.lr.max(), plan.length) == (2, 8.0, 1251)
+    assert plan.total_steps == 626 * epochs
+    solver = cfg.SOLVER
+    assert (solver.BASE_LR, solver.WARMUP_EPOCHS, solver.TEACHER_MOMENTUM) == (1.0, 5, 0.99)
+    assert (cfg.LOSS.POSITIVE_RADIUS, cfg.LOSS.GAMMA, cfg.LOSS.MARGIN) == (0.7, 2.0, 100.0)
 
 
 def test_finished_run_is_left_alone(images, tmp_path, capfd):
@@ -187,14 +234,21 @@ def test_too_many_unreadable_images_stop_the_run(images, tmp_path, capfd):
         ({"MODEL__ARCH": "vit"}, r"MODEL\.ARCH 'vit' is not one of resnet18"),
         ({"MODEL__DIM": 9}, r"MODEL\.DIM 9 is not a multiple of MODEL\.HEADS 2"),
         ({"SOLVER__PRECISION": "fp8"}, r"SOLVER\.PRECISION 'fp8' is not fp32 or bf16"),
-        ({"SOLVER__BATCH_SIZE_PER_GPU": 50}, r"7 images do not fill one micro-batch of 50"),
+        (
+            {"SOLVER__BATCH_SIZE_PER_GPU": 50, "SOLVER__TOTAL_BATCH_SIZE": 50},
+            r"7 images do not fill one micro-batch of 50",
+        ),
         ({"SOLVER__WARMUP_EPOCHS": 9}, r"SOLVER\.WARMUP_EPOCHS 9 exceeds SOLVER\.EPOCHS 3"),
         (
             {"CROPS__GLOBAL_SIZE": 96, "LOSS__NUM_NEGATIVES": 9},
             r"GLOBAL_SIZE 96 gives 9 cells, fewer than the 10.*97 px or more",
         ),
         ({"SOLVER__EPOCHS": "many"}, r"SOLVER\.EPOCHS"),
-        ({"SOLVER__ACCUMULATION": 0}, r"SOLVER\.ACCUMULATION 0 is under 1"),
+        ({"SOLVER__TOTAL_BATCH_SIZE": 0}, r"SOLVER\.TOTAL_BATCH_SIZE 0 is under 1"),
+        (
+            {"SOLVER__TOTAL_BATCH_SIZE": 9},
+            r"TOTAL_BATCH_SIZE 9 is no multiple of 2 images .* PER_GPU 1, 3, 9; or another",
+        ),
         ({"CROPS__GLOBAL_AREA": "(0.5, 0.2)"}, r"GLOBAL_AREA .* is not a range"),
         ({"CROPS__NUM_LOCALS": -1}, r"NUM_LOCALS -1 is negative"),
         ({"DEVICE": "gpu"}, r"DEVICE 'gpu' is not auto, cpu or cuda"),
@@ -301,7 +355,7 @@ def test_two_gloo_processes_share_the_images_and_rank_0_writes(images, tmp_path)
 
 
 def test_loop_equals_the_steps_of_the_specification_written_out(images, tmp_path):
-    cfg = config(images, tmp_path / "run", SOLVER__ACCUMULATION=2)
+    cfg = config(images, tmp_path / "run")
     trained = checkpoints.load(train(cfg))["model"]
 
     torch.manual_seed(cfg.SEED)
