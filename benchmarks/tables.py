@@ -174,6 +174,8 @@ def _row(
     if asked.get("epochs") not in (None, epochs):
         notes.append(f"the weights say {epochs} epochs, the benchmark's YAML {asked['epochs']}")
     published = _published(method, epochs, task)
+    if len(published) > 1:
+        notes.append("beside no published row: more than one has this method and these epochs")
     measured = _measured(results, task.metrics)
     absent = [name for name in task.metrics if results and name not in measured]
     if absent:
@@ -186,13 +188,16 @@ def _row(
         missing=missing,
         measured=measured,
         schedule=results[0].schedule if results else None,
-        published=published,
+        published=published[0] if len(published) == 1 else None,
         notes=tuple(notes),
     )
 
 
-def _published(method: str, epochs: int | float | None, task: TaskInfo) -> PublishedRow | None:
-    """The row of one method: of several sources, the one most under the task's own protocol."""
+def _published(method: str, epochs: int | float | None, task: TaskInfo) -> list[PublishedRow]:
+    """The rows of one method: of several, those that are most under the task's own protocol.
+
+    More than one is left where a source tells two rows apart that we do not, as MoCo v1 and v2.
+    """
     rows = [
         row
         for row in task.rows
@@ -202,7 +207,8 @@ def _published(method: str, epochs: int | float | None, task: TaskInfo) -> Publi
     def share(row: PublishedRow) -> float:
         return list(row.protocols.values()).count(task.protocol) / len(row.protocols)
 
-    return max(rows, key=share, default=None)
+    most = max(map(share, rows), default=None)
+    return [row for row in rows if share(row) == most]
 
 
 def _measured(results: list[Result], metrics: Iterable[str]) -> dict[str, Measured]:

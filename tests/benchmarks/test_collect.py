@@ -122,6 +122,17 @@ def test_of_two_sources_a_method_stands_beside_the_one_under_our_protocol(tmp_pa
     assert (other["protocol"], other["source"]) == ("A", "CLoVE, table 2")
 
 
+def test_two_published_rows_that_fit_alike_are_compared_with_neither(tmp_path):
+    metrics = {"bbox/AP": 57.0, "bbox/AP50": 82.0, "bbox/AP75": 63.0}
+    write_cell(tmp_path, "moco", "voc_c4", method="moco", pretrain_epochs=200, metrics=metrics)
+    collect(tmp_path)
+    page = page_of(tmp_path)
+    assert row_of(page, "moco")["AP published"] == "–"
+    assert "beside no published row: more than one has this method and these epochs" in page
+    rows = [row for row in table_rows(page) if row["method"] == "moco" and row["epochs"] == "200"]
+    assert [row["AP published"] for row in rows] == ["–", "55.9", "57.0"]
+
+
 def test_metrics_that_nobody_published_have_a_narrow_table_of_their_own(tmp_path):
     metrics = dict.fromkeys(load_published()["lvis_fpn"].metrics, 20.0)
     own = {"data": OFFICIAL, "iterations": 90000, "images_per_batch": 16}
@@ -301,7 +312,7 @@ def test_csv_has_every_value_and_marks_whose_it_is(tmp_path):
         (metrics_json() | {"format": 2}, "field format: expected 1, found 2"),
         (metrics_json() | {"seed": True}, "field seed: expected a whole number"),
         (metrics_json() | {"data": {"name": "scenes"}}, "field data.train_images is missing"),
-        (metrics_json() | {"method": "moco_v3"}, "unknown moco_v3 (did you mean moco_v2?)"),
+        (metrics_json() | {"method": "mocco"}, "unknown mocco (did you mean moco?)"),
         (metrics_json() | {"metrics": {"segm/AP": 1.0}}, "field metrics.bbox/AP is missing"),
         (metrics_json() | {"metrics": VALUES | {"segm/AP": None}}, "field metrics.segm/AP: expect"),
         (metrics_json() | {"metrics": VALUES | {"segm/AP": float("nan")}}, "found nan"),

@@ -157,13 +157,3 @@ def test_rows_without_a_source_and_sources_without_rows_are_errors(tmp_path, pub
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match="coco_fpn: published: expected a list of rows below"):
         load_published(path)
-
-
-def test_of_a_method_and_its_epochs_one_row_at_most_is_nearest_to_the_tasks_protocol():
-    for task in load_published().values():
-        shares = {}
-        for row in task.rows:
-            share = list(row.protocols.values()).count(task.protocol) / len(row.protocols)
-            shares.setdefault((row.method, row.epochs), []).append(share)
-        for key, of_rows in shares.items():
-            assert of_rows.count(max(of_rows)) == 1, (task.name, key)
