@@ -68,11 +68,6 @@ DETECTRON2 = Layout(
     names="detectron2",
 )
 
-_MOCO = dict(
-    source="https://github.com/facebookresearch/moco",
-    license="CC BY-NC 4.0",
-    evidence="S, T",
-)
 _MOCO_DROPPED = ("queue", "queue_ptr")
 _RESIM_FPN = ("fpn_lateral3", "fpn_lateral4", "fpn_lateral5", "fpn_output3", "fpn_output4")
 _PIXPRO_HEADS = ("projector", "projector_k", "predictor")
@@ -126,30 +121,20 @@ METHODS = {
             allowed=(NAMESPACE, NUMPY),  # `opt` of a training file
         ),
         Method(
-            name="moco_v1",
-            layouts=(
+            name="moco",
+            layouts=tuple(
                 Layout(
-                    name="released file",
+                    name=f"{version}, released file",
                     container="state_dict",
                     networks={"encoder_q.": "student", "encoder_k.": "teacher"},
                     dropped=(*_MOCO_DROPPED, "encoder_q.fc"),
-                    marks=("encoder_q.fc.weight",),
-                ),
+                    marks=(head,),
+                )
+                for version, head in (("v1", "encoder_q.fc.weight"), ("v2", "encoder_q.fc.0"))
             ),
-            **_MOCO,
-        ),
-        Method(
-            name="moco_v2",
-            layouts=(
-                Layout(
-                    name="released file",
-                    container="state_dict",
-                    networks={"encoder_q.": "student", "encoder_k.": "teacher"},
-                    dropped=(*_MOCO_DROPPED, "encoder_q.fc"),
-                    marks=("encoder_q.fc.0",),
-                ),
-            ),
-            **_MOCO,
+            source="https://github.com/facebookresearch/moco",
+            license="CC BY-NC 4.0",
+            evidence="S, T",
         ),
         Method(
             name="resim",

@@ -269,8 +269,8 @@ FILES = {
     ("clove", "released file"): ("ckpt_epoch_200.pth", released, torch.save, True),
     ("pixpro", "training or published file"): ("ckpt_epoch_400.pth", pixpro, write_legacy, True),
     ("pixpro", "published"): ("pixpro_base.pth", pixpro_published, torch.save, True),
-    ("moco_v1", "released file"): ("moco_v1.pth.tar", moco_v1, write_legacy, True),
-    ("moco_v2", "released file"): ("moco_v2.pth.tar", moco_v2, write_legacy, True),
+    ("moco", "v1, released file"): ("moco_v1.pth.tar", moco_v1, write_legacy, True),
+    ("moco", "v2, released file"): ("moco_v2.pth.tar", moco_v2, write_legacy, True),
     ("resim", "training file"): ("resim_fpn.pth.tar", resim, torch.save, True),
     ("resim", "C4 training file"): ("resim_c4.pth.tar", moco_v2, torch.save, False),
     ("resim", 'numpy "Detectron backbone" file'): (
@@ -297,7 +297,7 @@ FILES = {
     ),
     ("supervised_msra", "by Python 3"): ("R-50.pkl", msra, write_pickle, True),
     ("supervised_msra", "as a detector's"): ("R-50.pkl", msra_blobs, write_python2, True),
-    ("moco_v2", "in Detectron2's names"): ("d2.pkl", by_another_converter, write_pickle, False),
+    ("moco", "in Detectron2's names"): ("d2.pkl", by_another_converter, write_pickle, False),
     ("pixpro", "in an FPN model's names"): ("model_final.pth", fpn_named, torch.save, False),
     ("clove", "in a C4 model's names"): ("model_final.pth", c4_named, torch.save, False),
 }

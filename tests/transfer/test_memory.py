@@ -20,11 +20,11 @@ MEASURED = (
     ("supervised", "torchvision's weights"),
     ("clove", "released file"),
     ("densecl", "released file"),
-    ("moco_v1", "released file"),
+    ("moco", "v1, released file"),
     ("resim", 'numpy "Detectron backbone" file'),
     ("resim", "numpy, before the zip format"),
     ("supervised_msra", "R-50.pkl, R-101.pkl of Detectron2's model zoo"),
-    ("moco_v2", "in Detectron2's names"),
+    ("moco", "in Detectron2's names"),
 )
 
 

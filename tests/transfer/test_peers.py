@@ -73,7 +73,7 @@ def test_what_could_be_several_methods_names_them_and_stops(
     path = peers.write(method, layout, trunk, tmp_path)
     code = convert.main([str(path), str(tmp_path / "out.pth")])
     if layout == "C4 training file":  # not to be told from MoCo v2's
-        assert "method   moco_v2 (recognised" in capsys.readouterr().out
+        assert "method   moco (recognised" in capsys.readouterr().out
         return
     assert code == 2
     assert method in capsys.readouterr().err.split("say whose it is, --method NAME (")[1]
@@ -83,7 +83,7 @@ def test_what_could_be_several_methods_names_them_and_stops(
     ("method", "layout"),
     [
         ("densecl", "released file"),
-        ("moco_v2", "released file"),
+        ("moco", "v2, released file"),
         ("resim", 'numpy "Detectron backbone" file'),
         ("supervised_msra", "R-50.pkl, R-101.pkl of Detectron2's model zoo"),
     ],

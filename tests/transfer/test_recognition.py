@@ -84,7 +84,7 @@ def test_prefix_may_begin_with_the_container():
 def test_the_longest_prefix_comes_first():
     both = tiny("module.encoder_q.0.") | tiny("module.encoder_q.", "module.encoder_q.1.weight")
     assert find_backbone({"state_dict": both}, "setsim").prefix == "encoder_q.0."
-    assert find_backbone({"state_dict": both}, "moco_v2").prefix == "encoder_q."
+    assert find_backbone({"state_dict": both}, "moco").prefix == "encoder_q."
 
 
 def test_the_same_backbone_with_and_without_module_is_two():
@@ -123,11 +123,11 @@ def test_checkpoints_of_newer_versions_and_converted_files_are_refused():
 
 
 def test_a_method_that_the_keys_contradict_is_believed_and_the_contradiction_said():
-    v1 = {"state_dict": tiny("module.encoder_q.", "module.encoder_q.fc.weight", "module.queue")}
-    told = find_backbone(v1, "moco_v2")
-    assert told.method is METHODS["moco_v2"]
-    assert told.reason == "as told: released file; but its keys are moco_v1's"
-    assert find_backbone(v1, "moco_v1").reason == "as told: released file"
+    moco = {"state_dict": tiny("module.encoder_q.", "module.encoder_q.fc.weight", "module.queue")}
+    told = find_backbone(moco, "resim")
+    assert told.method is METHODS["resim"]
+    assert told.reason == "as told: training file; but its keys are moco's"
+    assert find_backbone(moco, "moco").reason == "as told: v1, released file"
 
 
 def test_other_state_dicts_are_counted_with_what_is_dropped():
