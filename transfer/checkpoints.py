@@ -17,6 +17,13 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file, the value and the way out."""
 
 
+def shown(name: Any) -> str:
+    """A name or number from a file, fit to be printed: short, and without control characters."""
+    if not isinstance(name, (str, int, float)) or (isinstance(name, int) and abs(name) > 10**9):
+        return f"a {type(name).__name__}"
+    return "".join(c if c.isprintable() else "?" for c in str(name)[:80])
+
+
 @dataclass(frozen=True)
 class Layout:
     """One way in which a method's files are laid out; ``module.`` before every key is ignored."""
@@ -26,7 +33,7 @@ class Layout:
     networks: dict[str, str]  # backbone prefix -> network; the first one is transferred
     dropped: tuple[str, ...] = ()  # all other keys: their first components, or * and their ends
     marks: tuple[str, ...] = ()  # keys or components that no other method's files have
-    beside: tuple[str, ...] = ()  # the same, of keys at the top of the file
+    beside: dict[str, Any] = field(default_factory=dict)  # the same at the top; None: any value
     names: str = "torchvision"  # of the backbone's entries: torchvision, detectron2 or caffe2
 
 
@@ -124,13 +131,16 @@ METHODS = {
             name="moco",
             layouts=tuple(
                 Layout(
-                    name=f"{version}, released file",
+                    name=f"{version} file",
                     container="state_dict",
                     networks={"encoder_q.": "student", "encoder_k.": "teacher"},
                     dropped=(*_MOCO_DROPPED, "encoder_q.fc"),
                     marks=(head,),
                 )
-                for version, head in (("v1", "encoder_q.fc.weight"), ("v2", "encoder_q.fc.0"))
+                for version, head in (
+                    ("v1", "encoder_q.fc.weight"),
+                    ("v2, or ReSim-C4 training,", "encoder_q.fc.0"),
+                )
             ),
             source="https://github.com/facebookresearch/moco",
             license="CC BY-NC 4.0",
@@ -139,7 +149,7 @@ METHODS = {
         Method(
             name="resim",
             layouts=(
-                Layout(  # ReSim-C4's has no FPN and so is MoCo v2's: --method resim tells it
+                Layout(  # ReSim-C4's has no FPN and so is like MoCo v2's
                     name="training file",
                     container="state_dict",
                     networks={"encoder_q.": "student", "encoder_k.": "teacher"},
@@ -170,7 +180,7 @@ METHODS = {
                     name="released file",
                     container="state_dict",
                     networks={"": "student"},
-                    beside=("author",),
+                    beside={"author": "DenseCL"},
                 ),
                 Layout(
                     name="training file (mmcv)",
@@ -304,7 +314,7 @@ METHODS = {
                     networks={"backbone.": "teacher"},
                     dropped=("head",),
                     marks=("head.last_layer",),
-                    beside=("student", "teacher"),
+                    beside={"student": None, "teacher": None},
                 ),
             ),
             source="https://github.com/facebookresearch/dino",
@@ -319,7 +329,10 @@ METHODS = {
                     name="training file",
                     container="model",
                     networks={"encoder.": "student", "encoder_k.": "teacher"},
-                    dropped=(*_PIXPRO_HEADS, "neck", "neck_k", "head", "head_k"),
+                    dropped=(
+                        *(*_PIXPRO_HEADS, "neck", "neck_k", "head", "head_k"),
+                        *_MOCO_DROPPED,  # of SoCo-C4
+                    ),
                     marks=("predictor",),
                 ),
             ),
@@ -336,7 +349,7 @@ METHODS = {
                     container=None,
                     networks={"": "only network"},
                     dropped=("fc",),
-                    beside=("fc.weight",),
+                    beside={"fc.weight": None},
                 ),
             ),
             source="https://pytorch.org/vision/stable/models/resnet.html (IMAGENET1K_V1)",
@@ -351,7 +364,9 @@ METHODS = {
                     name="R-50.pkl, R-101.pkl of Detectron2's model zoo",
                     container=None,
                     networks={"": "only network"},
-                    dropped=("fc1000_w", "fc1000_b", "pred_w", "pred_b", "*_momentum"),
+                    dropped=(
+                        *("conv1_b", "fc1000_w", "fc1000_b", "pred_w", "pred_b", "*_momentum"),
+                    ),
                     marks=("conv1_w",),
                     names="caffe2",
                 ),

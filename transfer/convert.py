@@ -14,7 +14,7 @@ import torch
 
 from pretrain.encoder import build_encoder
 from pretrain.runtime import files, provenance
-from transfer.checkpoints import FORMAT, METHODS, CheckpointError, Method
+from transfer.checkpoints import FORMAT, METHODS, CheckpointError, Method, shown
 from transfer.names import to_detectron2 as to_detectron2_name
 from transfer.proof import TOLERANCE, ProofError, Tensors, prove
 from transfer.reading import read_checkpoint, read_run
@@ -121,12 +121,14 @@ _PLAIN_ONLY = (
 )
 
 
-def _some(items: list[str], shown: int = 3) -> str:
-    return ", ".join(items[:shown]) + (", …" if len(items) > shown else "")
+def _some(items: list[str], count: int = 3) -> str:
+    return ", ".join(map(shown, items[:count])) + (", …" if len(items) > count else "")
 
 
 def _shape(value: Any) -> tuple[int, ...] | str:
-    return tuple(value.shape) if isinstance(value, (torch.Tensor, np.ndarray)) else _kind(value)
+    if isinstance(value, np.ndarray) or (isinstance(value, torch.Tensor) and not value.is_nested):
+        return tuple(value.shape)
+    return _kind(value)
 
 
 def _kind(value: Any) -> str:
@@ -144,13 +146,13 @@ def _plain(key: str, value: torch.Tensor | np.ndarray) -> torch.Tensor:
         raise ConversionError(f"{key} is not a plain tensor ({value.layout}, {value.dtype})")
     if value.is_complex() or not (value.is_floating_point() or wanted is torch.int64):
         raise ConversionError(f"{key} holds {value.dtype}, not floating-point weights")
+    value = value.detach().to("cpu", wanted).contiguous()
     if not torch.isfinite(value).all():
         count = int((~torch.isfinite(value)).sum())
         raise ConversionError(
             f"{key} holds {count} values that are NaN or infinite. The run diverged, or the file "
             "is damaged: take an earlier checkpoint"
         )
-    value = value.detach().to("cpu", wanted).contiguous()
     own = value.untyped_storage().nbytes() == value.numel() * value.element_size()
     return value if own else value.clone()
 
@@ -197,11 +199,10 @@ def run(checkpoint: Path, out: Path, method: str, prefix: str | None) -> None:
     conversion = convert(loaded, method, prefix, name=str(source))
     backbone = conversion.backbone
     if backbone.method is None:
-        names = ", ".join(backbone.candidates or METHODS)
-        such = "release such files" if backbone.candidates else "are known"
+        such = f"; {', '.join(backbone.candidates)} release such files" * bool(backbone.candidates)
         raise ConversionError(
             f"{source}: {backbone.reason}, as files of several methods do. Fine-tuning must match "
-            f"how its method read images: say whose it is, --method NAME ({names} {such})"
+            f"how its method read images: say whose it is, --method NAME (see --list{such})"
         )
     print(f"source   {source}")
     print(f"method   {backbone.method.name} ({backbone.reason})")
@@ -229,13 +230,15 @@ def run(checkpoint: Path, out: Path, method: str, prefix: str | None) -> None:
 
 
 def _counts(components: Counter) -> str:
-    shown = ", ".join(f"{name} {count}" for name, count in components.items())
-    return f"{components.total()} entries" + (f": {shown}" if shown else "")
+    counts = ", ".join(f"{shown(name)} {count}" for name, count in list(components.items())[:20])
+    rest = ", …" if len(components) > 20 else ""
+    return f"{components.total()} entries" + (f": {counts}{rest}" if counts else "")
 
 
 def _epochs(checkpoint: Mapping[str, Any]) -> float | None:
     epoch = checkpoint.get("epoch")
-    return float(epoch) if isinstance(epoch, (int, float)) else None
+    known = isinstance(epoch, (int, float)) and 0 <= epoch <= 10**6
+    return float(epoch) if known else None
 
 
 def list_methods() -> str:
@@ -282,7 +285,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--method", choices=("auto", *METHODS), default="auto")
     parser.add_argument(
         "--prefix",
-        help="of the backbone's keys, in place of the method's own; may begin with the container's",
+        help="of a backbone in torchvision's names, in place of the method's own; "
+        "may begin with the container's name",
     )
     parser.add_argument("--list", action="store_true", help="print the table of methods")
     options = parser.parse_args(arguments)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pretrain.runtime.files import list_checkpoints
-from transfer.checkpoints import FORMAT, METHODS, CheckpointError, method_row
+from transfer.checkpoints import FORMAT, METHODS, CheckpointError, method_row, shown
 from transfer.unpickling import ALLOWED, RestrictedUnpickler
 
 CHECKPOINTS = "checkpoints/step_*.pth"  # below a pretraining run's folder
@@ -50,7 +50,12 @@ def read_checkpoint(path: str | Path, method: str = "auto") -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: holds {type(loaded).__name__}, not a checkpoint (a dictionary)"
         )
-    return loaded
+    return {key: _plain_dict(value) for key, value in dict.items(loaded)}
+
+
+def _plain_dict(value: Any) -> Any:
+    """An OrderedDict may have attributes from the file in the place of its methods."""
+    return dict(dict.items(value)) if isinstance(value, dict) else value
 
 
 def _read(path: Path, allowed: Mapping[str, Any]) -> Any:
@@ -102,7 +107,7 @@ def _torch_load(path: Path, allowed: Mapping[str, Any], mmap: bool | None) -> An
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     """No member compressed, twice, longer than it is, or within another."""
-    names = Counter(member.filename for member in members)
+    names = Counter(member.filename.lower() for member in members)  # as torch.load finds them
     if len(names) < len(members):
         raise ValueError(f"{names.most_common(1)[0][0]} is there twice")
     members = sorted(members, key=lambda member: member.header_offset)
@@ -124,13 +129,15 @@ def _reading_failed(path: Path, method: str, error: Exception) -> str:
     foreign = re.search(r"GLOBAL (\S+)", text)
     if foreign:
         return (
-            f"{path}: holds {foreign[1][:100]}, which is not on the allow-list of method {method}; "
-            "nothing was executed. Save the file again with tensors and plain values only"
+            f"{path}: holds {shown(foreign[1])}, which is not on the allow-list of method "
+            f"{method}; nothing was executed. Save the file again with tensors and plain values "
+            "only"
         )
     fact = re.search(r"WeightsUnpickler error:\s*(.*)", text) or re.match(r"\s*(.*)", text)
+    facts = ": ".join(part for part in (type(error).__name__, shown(fact[1])) if part)
     return (
-        f"{path}: not a complete, plain PyTorch checkpoint ({type(error).__name__}: "
-        f"{fact[1][:200]}). If its copy was cut short, fetch it again"
+        f"{path}: not a complete, plain PyTorch checkpoint ({facts}). If its copy was cut short, "
+        "fetch it again; otherwise save it again with tensors and plain values only"
     )
 
 
@@ -171,8 +178,8 @@ def load_converted(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: Detectron2 unpickles other names than *.pth; rename it")
     if loaded["format"] != FORMAT:
         raise CheckpointError(
-            f"{path}: format {loaded['format']} of converted weights, this version reads {FORMAT}. "
-            "Update the repository, or convert the checkpoint again"
+            f"{path}: format {shown(loaded['format'])} of converted weights, this version reads "
+            f"{FORMAT}. Update the repository, or convert the checkpoint again"
         )
     return loaded
 

@@ -15,6 +15,7 @@ from transfer.checkpoints import (
     Layout,
     Method,
     method_row,
+    shown,
 )
 from transfer.names import TO_TORCHVISION, TRUNK
 from transfer.reading import is_converted
@@ -73,10 +74,11 @@ def find_backbone(
         raise CheckpointError(f"{type(checkpoint).__name__}, not a checkpoint (a dictionary)")
     if is_converted(checkpoint):
         raise CheckpointError("converted already; give it to python -m transfer --weights")
-    if checkpoint.get("kind") == "clove_pretraining" and checkpoint.get("format") != 1:
+    kind, version = checkpoint.get("kind"), checkpoint.get("format")
+    if isinstance(kind, str) and kind == "clove_pretraining" and shown(version) != "1":
         raise CheckpointError(
-            f"format {checkpoint.get('format')!r} of a pretraining checkpoint, this version reads "
-            "1. Update the repository"
+            f"format {shown(version)} of a pretraining checkpoint, this version reads 1. Update "
+            "the repository"
         )
     states = _state_dicts(checkpoint)
     rows = list(METHODS.values()) if method == "auto" else [method_row(method)]
@@ -89,7 +91,7 @@ def find_backbone(
     if not fits:
         raise CheckpointError(_nothing_fits(rows, method, states))
     if len({fit.place for fit in fits}) > 1:
-        places = ", ".join(f"{_name(fit)} in {fit.container}" for fit in fits)
+        places = ", ".join(f"{_name(fit)} in {shown(fit.container)}" for fit in fits)
         raise CheckpointError(
             f"{len(fits)} backbones fit ({places}). Choose by --method or --prefix"
         )
@@ -123,9 +125,10 @@ def _from_fits(fits: list[_Fit], told: bool, states: dict[str, State]) -> Backbo
     elif row is not None:
         marks = (*fit.layout.marks, *fit.layout.beside, start.rstrip("."))
         holds = " and ".join(mark for mark in marks if mark)
-        reason = f"recognised: {fit.layout.name}, {fit.container} holds {holds}"
+        reason = f"recognised: {fit.layout.name}, {shown(fit.container)} holds {holds}"
     else:
-        reason = f"{fit.container} holds {f'{start}*' if start else 'a bare backbone'}"
+        what = f"{start}*" if start else "a bare backbone"
+        reason = f"{shown(fit.container)} holds {what}"
     entries = {
         key: key.removeprefix(start)
         for key in fit.state
@@ -134,7 +137,8 @@ def _from_fits(fits: list[_Fit], told: bool, states: dict[str, State]) -> Backbo
     twin = f"module.{start}"
     if _has_trunk(fit.state, twin, fit.layout.names):
         raise CheckpointError(
-            f"two backbones in {fit.container}, under {start!r} and {twin!r}. Choose by --prefix"
+            f"two backbones in {shown(fit.container)}, under {start!r} and {twin!r}. Choose by "
+            "--prefix"
         )
     names = TO_TORCHVISION[fit.layout.names]
     translated = {key: names(name) for key, name in entries.items()}
@@ -176,7 +180,7 @@ def _under_prefix(
         for key in state
         if key.startswith(start) and TRUNK.match(name := key.removeprefix(start))
     }
-    reason = f"--prefix {prefix} in {container}"
+    reason = f"--prefix {prefix} in {shown(container)}"
     return _backbone(row, (), reason, network, start, entries, container, states)
 
 
@@ -194,7 +198,7 @@ def _backbone(
     kept: dict[str, str] = {}
     for key, name in translated.items():
         if name in kept:
-            raise CheckpointError(f"{kept[name]} and {key} are the same entry, {name}")
+            raise CheckpointError(f"{shown(kept[name])} and {shown(key)} are the same entry")
         if name is not None:
             kept[name] = key
     state, taken = states[container], set(kept.values())
@@ -213,13 +217,14 @@ def _state_dicts(checkpoint: Mapping[str, Any]) -> dict[str, State]:
     states = {}
     for container, state in [(_TOP, checkpoint), *checkpoint.items()]:
         if (
-            isinstance(state, Mapping)
+            isinstance(container, str)
+            and isinstance(state, Mapping)
             and all(isinstance(key, str) for key in state)
             and any(isinstance(value, (torch.Tensor, np.ndarray)) for value in state.values())
         ):
             if all(key.startswith("module.") for key in state):
                 state = {key.removeprefix("module."): value for key, value in state.items()}
-            states[str(container)] = dict(state)
+            states[container] = dict(state)
     return states
 
 
@@ -262,7 +267,10 @@ def _marked(layout: Layout, state: State, checkpoint: Mapping[str, Any]) -> bool
     """Whether all that tells this layout from the others is there; False where nothing does."""
     return bool(layout.marks or layout.beside) and (
         all(any(_below(key, (mark,)) for key in state) for mark in layout.marks)
-        and all(key in checkpoint for key in layout.beside)
+        and all(
+            key in checkpoint and (value is None or shown(checkpoint[key]) == value)
+            for key, value in layout.beside.items()
+        )
     )
 
 
@@ -294,7 +302,7 @@ def _nothing_fits(rows: list[Method], method: str, states: dict[str, State]) -> 
     knows = f"under {' or '.join(prefixes)}" if prefixes else rows[0].absent
     return (
         f"no backbone as method {method} knows it ({knows}). {_seen(states)}. "
-        "Name one by --prefix, or try another --method"
+        "Name one in torchvision's names by --prefix, or try another --method"
     )
 
 
@@ -304,12 +312,12 @@ def _seen(states: dict[str, State]) -> str:
         return "It holds no state dict"
     parts = []
     end = "layer1.0.conv1.weight"
-    for container, state in states.items():
+    for container, state in list(states.items())[:8]:
         counts = Counter(key.split(".")[0] for key in state).most_common()
-        shown = ", ".join(f"{component} {count}" for component, count in counts[:8])
-        prefixes = [repr(key.removesuffix(end)) for key in state if key.endswith(end)]
+        seen = ", ".join(f"{shown(component)} {count}" for component, count in counts[:8])
+        prefixes = [f"'{shown(key.removesuffix(end))}'" for key in state if key.endswith(end)][:8]
         parts.append(
-            f"{container}: {shown}{', …' if len(counts) > 8 else ''}"
+            f"{shown(container)}: {seen}{', …' if len(counts) > 8 else ''}"
             + (f" (backbones under {', '.join(prefixes)})" if prefixes else "")
         )
     return f"Seen in {'; '.join(parts)}"

@@ -36,11 +36,12 @@ CANARY = "canary"  # a folder that code in a file would make, in the process's w
 class Calls:
     """Unpickled by an unsafe reader, it calls ``function(*arguments)``."""
 
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
+    def __init__(self, function, *arguments, state=None, items=()):
+        self.call = function, arguments, state, None
+        self.items = items
 
     def __reduce__(self):
-        return self.call
+        return (*self.call, iter(self.items))
 
 
 RUNS_CODE = Calls(os.mkdir, CANARY)
@@ -137,6 +138,26 @@ def files_without_end():
     yield "deep", b"\x80\x02" + b"(" * 10_000 + b"]" * 10_000 + b"t" * 10_000 + b"."
     array = pickle.dumps({"conv1_w": np.zeros(4, np.float32)}, protocol=2)
     yield "array_without_data", array.replace(b"K\x04\x85", b"J\xff\xff\xff\x7f\x85")
+    yield "bytearray_of_protocol_5", b"\x80\x05\x96" + struct.pack("<Q", 60 << 30) + b"."
+    itself = b"c_codecs\nencode\nq\x00(h\x00)}}tb"  # a state for what may be called
+    yield "function_with_state", b"\x80\x02" + itself + b"X\1\0\0\0aX\6\0\0\0latin1\x86R."
+    dicts, key = {b"a": 1}, (1,)
+    for _ in range(60):
+        dicts, key = {b"a": dicts, b"b": dicts}, (key, key)
+    yield "shared_dicts", pickle.dumps(dicts, protocol=4)
+    key = pickle.dumps(key, protocol=2)[2:-1]
+    yield "shared_tuple_as_key", b"\x80\x02}" + key + b"K\x01s."
+    yield (
+        "shared_tuple_in_ordered_dict",
+        (b"\x80\x02ccollections\nOrderedDict\n]" + key + b"K\x01\x86a\x85R."),
+    )
+    storage = b"(X\7\0\0\0storagectorch\nFloatStorage\n" + key + b"X\3\0\0\0cpuK\x01tQ"
+    yield "shared_tuple_as_storage", zip_of_pickle(b"\x80\x02}X\1\0\0\0a" + storage + b"s.")
+    state = (1, (100_000,), np.dtype(">f4"), False, bytes(400_000))
+    empty = np.empty(0).__reduce__()[0], np.ndarray, (0,), b"b"
+    yield "arrays_of_one_text", pickle.dumps([Calls(*empty, state=state) for _ in range(2000)])
+    pairs = [(n, n) for n in range(20_000)]
+    yield "dicts_of_one_list", pickle.dumps([Calls(OrderedDict, pairs) for _ in range(5000)])
     many = b"\x80\x02]X" + (1 << 16).to_bytes(4, "little") + b"x" * (1 << 16) + b"q\x00"
     encode = b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86Ra"
     yield "encode", many + b"0" + encode * 200_000 + b"."
@@ -149,15 +170,17 @@ def files_without_end():
     ):
         data = legacy(content)
         yield f"{name}_legacy", replaced(data, old, new)
-        yield (
-            f"{name}_zip",
-            rezipped(
-                zipped(content),
-                lambda n, c, old=old, new=new: [
-                    (n, replaced(c, old, new) if n.endswith("data.pkl") else c, zipfile.ZIP_STORED)
-                ],
-            ),
-        )
+        with zipfile.ZipFile(io.BytesIO(zipped(content))) as archive:
+            pickled = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
+        yield f"{name}_zip", zip_of_pickle(replaced(pickled, old, new))
+
+
+def zip_of_pickle(pickled):
+    """A zip file with one tensor's bytes and ``pickled`` as its content."""
+    sound = zipped({"a": torch.zeros(1)})
+    return rezipped(
+        sound, lambda n, c: [(n, pickled if n.endswith("data.pkl") else c, zipfile.ZIP_STORED)]
+    )
 
 
 def replaced(data, old, new):
@@ -302,6 +325,18 @@ def wrong_contents():
     yield "meta", changed(last, torch.zeros(2048, device="meta"))
     yield "array_of_text", changed(last, np.array(["a"] * 3))
     yield "scalar", changed(last, torch.tensor(1.0))
+    methods = {"items": 1, "values": 1, "keys": 1, "get": 1}
+    without = (base | {last: None}).items()
+    yield "attributes", Calls(OrderedDict, state=methods, items=[("model", dict(without))])
+    yield "attributes_of_model", {"model": Calls(OrderedDict, state=methods, items=without)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a prototype, says torch
+        nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    yield "nested_tensor", changed(last, nested)
+    yield "array_as_kind", {"kind": np.zeros(2), "format": np.zeros(2), "model": {"a": 1}}
+    yield "long_format", {"kind": "clove_pretraining", "format": 10**5000, "model": base}
+    yield "control_characters", {"\x1b[2J\ud800": {"a\x1b\ud800": torch.zeros(1)}}
+    yield "long_names", {"a" * 100_000: {"b" * 100_000: torch.zeros(1)}}
     yield "newer_pretraining", {"format": 2, "kind": "clove_pretraining", "model": base}
     yield "converted", {"format": 1, "model": {}, "matching_heuristics": True, "meta": {}}
 

@@ -189,6 +189,14 @@ def soco(trunk):
     return {"opt": argparse.Namespace(model="SoCo_FPN"), "model": module(state), "epoch": 400}
 
 
+def soco_c4(trunk):
+    state = under("encoder.", trunk) | sevens("encoder_k.", trunk)
+    for name in ("projector", "projector_k", "predictor"):
+        state |= mlp(name, "linear1", "bn1", "linear2")
+    state |= {"queue": SEVEN.expand(128, 65536), "queue_ptr": torch.zeros(1, dtype=torch.long)}
+    return {"opt": argparse.Namespace(model="SoCo_C4"), "model": module(state), "epoch": 100}
+
+
 def supervised(trunk):
     return OrderedDict(trunk | head("fc.weight", "fc.bias"))
 
@@ -211,7 +219,8 @@ def msra(trunk):
     trunk = {key: value for key, value in trunk.items() if "num_batches_tracked" not in key}
     arrays = {caffe2_name(key): value.numpy() for key, value in trunk.items()}
     arrays |= {f"{key}_momentum": np.zeros(2, np.float32) for key in list(arrays)}
-    return arrays | {key: np.zeros((2, 3), np.float32) for key in ("fc1000_w", "fc1000_b")}
+    others = ("fc1000_w", "fc1000_b", "conv1_b")
+    return arrays | {key: np.zeros((2, 3), np.float32) for key in others}
 
 
 def msra_blobs(trunk):
@@ -259,6 +268,14 @@ def write_pickle(value, path):
     path.write_bytes(pickle.dumps(value, protocol=2))
 
 
+def write_pickle_0(value, path):
+    path.write_bytes(pickle.dumps(value, protocol=0))
+
+
+def write_pickle_5(value, path):
+    path.write_bytes(pickle.dumps(value, protocol=5))
+
+
 def write_legacy(value, path):
     torch.save(value, path, _use_new_zipfile_serialization=False)
 
@@ -269,8 +286,8 @@ FILES = {
     ("clove", "released file"): ("ckpt_epoch_200.pth", released, torch.save, True),
     ("pixpro", "training or published file"): ("ckpt_epoch_400.pth", pixpro, write_legacy, True),
     ("pixpro", "published"): ("pixpro_base.pth", pixpro_published, torch.save, True),
-    ("moco", "v1, released file"): ("moco_v1.pth.tar", moco_v1, write_legacy, True),
-    ("moco", "v2, released file"): ("moco_v2.pth.tar", moco_v2, write_legacy, True),
+    ("moco", "v1 file"): ("moco_v1.pth.tar", moco_v1, write_legacy, True),
+    ("moco", "v2, or ReSim-C4 training, file"): ("moco_v2.pth.tar", moco_v2, write_legacy, True),
     ("resim", "training file"): ("resim_fpn.pth.tar", resim, torch.save, True),
     ("resim", "C4 training file"): ("resim_c4.pth.tar", moco_v2, torch.save, False),
     ("resim", 'numpy "Detectron backbone" file'): (
@@ -291,13 +308,18 @@ FILES = {
     ("dino", "backbone file"): ("dino_resnet50_pretrain.pth", bare, torch.save, False),
     ("dino", "full file"): ("dino_full_checkpoint.pth", dino, torch.save, True),
     ("soco", "training file"): ("ckpt_epoch_400.pth", soco, torch.save, True),
+    ("soco", "C4 training file"): ("ckpt_epoch_100.pth", soco_c4, torch.save, True),
     ("supervised", "torchvision's weights"): ("resnet50.pth", supervised, torch.save, True),
     ("supervised_msra", "R-50.pkl, R-101.pkl of Detectron2's model zoo"): (
         *("R-50.pkl", msra, write_python2, True),
     ),
     ("supervised_msra", "by Python 3"): ("R-50.pkl", msra, write_pickle, True),
+    ("supervised_msra", "in protocol 0"): ("R-50.pkl", msra, write_pickle_0, True),
     ("supervised_msra", "as a detector's"): ("R-50.pkl", msra_blobs, write_python2, True),
     ("moco", "in Detectron2's names"): ("d2.pkl", by_another_converter, write_pickle, False),
+    ("pixpro", "in Detectron2's names, protocol 5"): (
+        *("d2.pkl", by_another_converter, write_pickle_5, False),
+    ),
     ("pixpro", "in an FPN model's names"): ("model_final.pth", fpn_named, torch.save, False),
     ("clove", "in a C4 model's names"): ("model_final.pth", c4_named, torch.save, False),
 }

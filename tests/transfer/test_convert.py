@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ from pretrain.runtime import files
 from tests.transfer.layouts import GOLDEN, KEY_MAP, own, released, under
 from transfer import proof
 from transfer.checkpoints import METHODS
-from transfer.convert import ConversionError, convert, list_methods, main, to_detectron2
+from transfer.convert import (
+    ConversionError,
+    _counts,
+    _epochs,
+    convert,
+    list_methods,
+    main,
+    to_detectron2,
+)
 from transfer.reading import load_converted
 
 RGB = METHODS["clove"].config
@@ -209,7 +218,7 @@ def test_a_file_that_could_be_anybodys_needs_a_method(trunk, tmp_path, capsys):
     assert main([str(source), str(out)]) == 2
     said = capsys.readouterr().err
     assert "the top level holds a bare backbone, as files of several methods do" in said
-    assert "--method NAME (detco, slotcon, vicregl, dino release such files)" in said
+    assert "--method NAME (see --list; detco, slotcon, vicregl, dino release such files)" in said
     assert main([str(source), str(out), "--method", "supervised"]) == 0
     assert load_converted(out)["meta"]["method"] == "supervised"
 
@@ -241,6 +250,24 @@ def test_the_command_line_has_no_traceback_for_a_truncated_file(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/cut.pth: not a complete")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("epoch", [10**400, float("nan"), -1, "many", None])
+def test_an_epoch_that_is_none_is_left_out(epoch):
+    assert _epochs({"epoch": epoch}) is None
+    assert _epochs({"epoch": 200}) == 200.0
+
+
+def test_names_from_a_file_are_printed_without_control_characters():
+    said = _counts(Counter({"a\x1b[2J\ud800": 2, "b" * 1000: 1}))
+    assert said == f"3 entries: a?[2J? 2, {'b' * 80} 1"
+
+
+@pytest.mark.skipif(not hasattr(torch, "float8_e4m3fn"), reason="a type of newer versions")
+def test_weights_of_eight_bits_convert(trunk):
+    small = trunk["layer1.0.conv1.weight"].to(torch.float8_e4m3fn)
+    converted = to_detectron2(trunk | {"layer1.0.conv1.weight": small})
+    assert torch.equal(converted["res2.0.conv1.weight"], small.float())
 
 
 def test_list_prints_a_row_for_every_method_and_layout(capsys):

@@ -20,7 +20,7 @@ MEASURED = (
     ("supervised", "torchvision's weights"),
     ("clove", "released file"),
     ("densecl", "released file"),
-    ("moco", "v1, released file"),
+    ("moco", "v1 file"),
     ("resim", 'numpy "Detectron backbone" file'),
     ("resim", "numpy, before the zip format"),
     ("supervised_msra", "R-50.pkl, R-101.pkl of Detectron2's model zoo"),

@@ -127,7 +127,7 @@ def test_a_method_that_the_keys_contradict_is_believed_and_the_contradiction_sai
     told = find_backbone(moco, "resim")
     assert told.method is METHODS["resim"]
     assert told.reason == "as told: training file; but its keys are moco's"
-    assert find_backbone(moco, "moco").reason == "as told: v1, released file"
+    assert find_backbone(moco, "moco").reason == "as told: v1 file"
 
 
 def test_other_state_dicts_are_counted_with_what_is_dropped():

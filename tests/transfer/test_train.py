@@ -287,7 +287,7 @@ def test_flags_of_several_machines_become_torchruns(monkeypatch):
 @pytest.mark.parametrize(
     ("method", "layout"),
     [
-        ("moco", "v2, released file"),
+        ("moco", "v2, or ReSim-C4 training, file"),
         ("supervised_msra", "R-50.pkl, R-101.pkl of Detectron2's model zoo"),
         ("pixpro", "in an FPN model's names"),
         ("clove", "in a C4 model's names"),
