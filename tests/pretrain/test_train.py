@@ -247,7 +247,7 @@ def test_too_many_unreadable_images_stop_the_run(images, tmp_path, capfd):
         ({"SOLVER__TOTAL_BATCH_SIZE": 0}, r"SOLVER\.TOTAL_BATCH_SIZE 0 is under 1"),
         (
             {"SOLVER__TOTAL_BATCH_SIZE": 9},
-            r"TOTAL_BATCH_SIZE 9 is no multiple of 2 images .* PER_GPU 1, 3, 9; or another",
+            r"TOTAL_BATCH_SIZE 9 is no multiple of 2 images .*PER_GPU 1, 3, 9; or another",
         ),
         ({"CROPS__GLOBAL_AREA": "(0.5, 0.2)"}, r"GLOBAL_AREA .* is not a range"),
         ({"CROPS__NUM_LOCALS": -1}, r"NUM_LOCALS -1 is negative"),
