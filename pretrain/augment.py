@@ -1,23 +1,19 @@
 """Multi-crop views and the boxes they were cut from (clove.md sections 6 and 8)."""
 
-import functools
 import math
 import random
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
-import torchvision.transforms.functional as TF
-from PIL import Image, ImageFilter, ImageOps
+import torch.nn.functional as F
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB values in [0, 1]
-STD = (0.229, 0.224, 0.225)
+from pretrain.photometry import apply_to_view, draw
+
 ASPECT_RATIO = (3 / 4, 4 / 3)  # width / height, log-uniform
 FLIP = 0.5
-JITTER, BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.8, 0.4, 0.4, 0.2, 0.1
-GRAYSCALE = 0.2
-BLUR_RADIUS = (0.1, 2.0)  # pixels of the resized view, Pillow's meaning
-SOLARIZE_THRESHOLD = 128
 
 
 @dataclass(frozen=True)
@@ -30,8 +26,21 @@ class View:
     solarize: float = 0.0
 
 
+class Views(NamedTuple):
+    """The views of one image. Crops are (3,S,S) by shape and (S,S,3) in memory."""
+
+    global_crops: torch.Tensor  # (2,3,S,S) uint8
+    local_crops: torch.Tensor  # (V,3,s,s) uint8
+    boxes: torch.Tensor  # (2+V,4) float32
+    photometry: torch.Tensor  # (2+V,8) float32, rows of Photometry
+
+
 class MultiCrop:
-    """Two global views and ``num_locals`` local ones of an image, with their boxes."""
+    """Two global views and ``num_locals`` local ones of an image, with their boxes.
+
+    ``photometry``: whether colours are changed here; otherwise the crops come as they were cut,
+    with the numbers that ``photometry.apply`` takes.
+    """
 
     def __init__(
         self,
@@ -40,45 +49,48 @@ class MultiCrop:
         num_locals: int = 6,
         local_size: int = 96,
         local_area: tuple[float, float] = (0.08, 0.3),
+        photometry: bool = True,
     ) -> None:
         self.global_views = (
             View(global_size, global_area, blur=1.0),
             View(global_size, global_area, blur=0.1, solarize=0.2),
         )
         self.local_views = (View(local_size, local_area, blur=0.5),) * num_locals
+        self.photometry = photometry
 
-    def __call__(
-        self, image: Image.Image, rng: random.Random
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """RGB image → global (2,3,S,S) and local (V,3,s,s) uint8, boxes (2+V,4) float32."""
-        views = [make_view(image, view, rng) for view in self.global_views + self.local_views]
-        crops = [crop for crop, _ in views]
-        boxes = torch.tensor([box for _, box in views], dtype=torch.float32)
-        no_locals = torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-        return torch.stack(crops[:2]), torch.stack(crops[2:]) if crops[2:] else no_locals, boxes
+    def __call__(self, image: torch.Tensor, rng: random.Random) -> Views:
+        """The views of an RGB image (3,H,W) uint8, drawn from ``rng`` alone."""
+        crops, boxes, numbers = [], [], []
+        for view in self.global_views + self.local_views:
+            crop, box = cut_view(image, view, rng)
+            numbers.append(draw(view.blur, view.solarize, rng))
+            crops.append(apply_to_view(crop, numbers[-1]) if self.photometry else crop)
+            boxes.append(box)
+        return Views(
+            _stack(crops[:2]), _stack(crops[2:]), torch.tensor(boxes), torch.tensor(numbers)
+        )
 
 
-def make_view(
-    image: Image.Image, view: View, rng: random.Random
-) -> tuple[torch.Tensor, tuple[float, float, float, float]]:
-    """One view (3,size,size) uint8 of an RGB image, and the box it was cut from."""
-    width, height = image.size
-    top, left, crop_height, crop_width = sample_crop(width, height, view.area, rng)
-    crop = image.crop((left, top, left + crop_width, top + crop_height))
-    crop = crop.resize((view.size, view.size), Image.Resampling.BICUBIC)
+def cut_view(
+    image: torch.Tensor, view: View, rng: random.Random
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """One crop, resized and perhaps flipped, (size,size,3) uint8, and the box it was cut from."""
+    image_height, image_width = image.shape[1:]
+    top, left, height, width = sample_crop(image_width, image_height, view.area, rng)
+    crop = image[None, :, top : top + height, left : left + width]
+    crop = crop.contiguous(memory_format=torch.channels_last)  # as one block, it resizes faster
+    crop = F.interpolate(crop, (view.size, view.size), mode="bicubic", antialias=True)
+    pixels = crop[0].permute(1, 2, 0).contiguous().numpy()
     flipped = rng.random() < FLIP
     if flipped:
-        crop = ImageOps.mirror(crop)
-    if rng.random() < JITTER:
-        crop = color_jitter(crop, rng)
-    if rng.random() < GRAYSCALE:
-        crop = TF.to_grayscale(crop, num_output_channels=3)
-    if rng.random() < view.blur:
-        crop = crop.filter(ImageFilter.GaussianBlur(rng.uniform(*BLUR_RADIUS)))
-    if rng.random() < view.solarize:
-        crop = ImageOps.solarize(crop, SOLARIZE_THRESHOLD)
-    pixels = torch.from_numpy(np.array(crop)).permute(2, 0, 1).contiguous()
-    return pixels, crop_box(top, left, crop_height, crop_width, height, width, flipped)
+        pixels = cv2.flip(pixels, 1)
+    return pixels, crop_box(top, left, height, width, image_height, image_width, flipped)
+
+
+def _stack(crops: list[np.ndarray]) -> torch.Tensor:
+    if not crops:
+        return torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
 
 
 def sample_crop(
@@ -121,28 +133,3 @@ def crop_box(
     x0, y0 = left / (image_width - 1), top / (image_height - 1)
     x1, y1 = (left + width - 1) / (image_width - 1), (top + height - 1) / (image_height - 1)
     return (x1, y0, x0, y1) if flipped else (x0, y0, x1, y1)
-
-
-def color_jitter(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Brightness, contrast, saturation and hue by random amounts, in random order."""
-    steps = [
-        (TF.adjust_brightness, rng.uniform(1 - BRIGHTNESS, 1 + BRIGHTNESS)),
-        (TF.adjust_contrast, rng.uniform(1 - CONTRAST, 1 + CONTRAST)),
-        (TF.adjust_saturation, rng.uniform(1 - SATURATION, 1 + SATURATION)),
-        (TF.adjust_hue, rng.uniform(-HUE, HUE)),
-    ]
-    rng.shuffle(steps)
-    for adjust, amount in steps:
-        image = adjust(image, amount)
-    return image
-
-
-def normalize(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 (...,3,H,W) → float32 with ImageNet's mean and standard deviation taken out."""
-    mean, std = _mean_and_std(pixels.device)
-    return (pixels.float() / 255 - mean) / std
-
-
-@functools.cache  # a copy to the device would make the host wait for it at every step
-def _mean_and_std(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    return tuple(torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))

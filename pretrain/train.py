@@ -11,8 +11,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from pretrain import checkpoints
-from pretrain.augment import normalize
+from pretrain import checkpoints, photometry
 from pretrain.clove import CLoVE
 from pretrain.config import NOT_HASHED
 from pretrain.data import Batch, MultiCropFolder, build_data, build_loader
@@ -255,7 +254,7 @@ def train(cfg: CfgNode, resume: bool = False) -> Path:
     folder = REPOSITORY / cfg.OUTPUT_DIR
     if checkpoints.list_checkpoints(folder) and not resume:
         raise ConfigError(f"{folder}: holds a run; add --resume or choose another OUTPUT_DIR")
-    data = build_data(cfg)
+    data = build_data(cfg, device)
     plan = Plan(cfg, len(data), distributed.world_size())
     logger = setup_logger("pretrain", folder, distributed.rank())
     distributed.seed_everything(cfg.SEED)
@@ -363,9 +362,18 @@ def check(cfg: CfgNode) -> None:
 
 def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
     """Normalized global and local crops, and boxes, on the device."""
-    crops = (batch.global_crops, batch.local_crops)
+
+    def prepared(crops: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        pixels = crops.to(device, non_blocking=True).flatten(0, 1)
+        if device.type == "cpu":  # the loader has changed the colours
+            images = pixels.float() / 255
+        else:
+            images = photometry.apply(pixels, numbers.flatten(0, 1))
+        return photometry.normalize(images).unflatten(0, crops.shape[:2])
+
     return (
-        *(normalize(pixels.to(device, non_blocking=True)) for pixels in crops),
+        prepared(batch.global_crops, batch.photometry[:2]),
+        prepared(batch.local_crops, batch.photometry[2:]),
         batch.boxes.to(device, non_blocking=True),
     )
 

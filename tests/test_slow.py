@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 import pretrain.train
 from benchmarks.scenes.generate import Request, generate
 from pretrain import checkpoints
-from pretrain.augment import MultiCrop, normalize
+from pretrain.augment import MultiCrop
 from pretrain.config import get_cfg
-from pretrain.data.folder import collate
+from pretrain.data.folder import collate, decode
+from pretrain.photometry import normalize
 from pretrain.runtime.config import merge
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -45,12 +45,12 @@ def on_held_out_views(model, cfg, scenes):
     crops = MultiCrop(cfg.CROPS.GLOBAL_SIZE, num_locals=0)
     images = sorted((scenes / "coco" / "val2017").iterdir())[:48]
     samples = [
-        (*crops(Image.open(path).convert("RGB"), random.Random(f"held out {n}")), [])
+        (crops(decode(path.read_bytes()), random.Random(f"held out {n}")), [])
         for n, path in enumerate(images)
     ]
     batch = collate(samples)
     with torch.no_grad():
-        outputs = model.train()(normalize(batch.global_crops), [], batch.boxes)
+        outputs = model.train()(normalize(batch.global_crops / 255), [], batch.boxes)
     return {name: value.item() for name, value in outputs.items()}
 
 

@@ -15,14 +15,18 @@ from pretrain.runtime.interrupt import InterruptFlag
 __all__ = ["Batch", "DataError", "MultiCropFolder", "PositionSampler", "build_data", "build_loader"]
 
 
-def build_data(cfg: CfgNode) -> MultiCropFolder:
-    """The images below DATA.ROOT, cut as CROPS says. Raises DataError without any image."""
+def build_data(cfg: CfgNode, device: torch.device) -> MultiCropFolder:
+    """The images below DATA.ROOT, cut as CROPS says. Raises DataError without any image.
+
+    A GPU changes the colours of whole batches; on a CPU the loader's processes do it.
+    """
     crops = MultiCrop(
         cfg.CROPS.GLOBAL_SIZE,
         tuple(cfg.CROPS.GLOBAL_AREA),
         cfg.CROPS.NUM_LOCALS,
         cfg.CROPS.LOCAL_SIZE,
         tuple(cfg.CROPS.LOCAL_AREA),
+        photometry=device.type == "cpu",
     )
     return MultiCropFolder(REPOSITORY / cfg.DATA.ROOT, crops, cfg.SEED)
 

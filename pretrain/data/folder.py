@@ -1,15 +1,18 @@
 """A folder of images as multi-crop samples; unreadable images are replaced, and reported."""
 
+import io
 import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+import numpy as np
 import torch
 from PIL import Image
 
-from pretrain.augment import MultiCrop
+from pretrain.augment import MultiCrop, Views
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -19,11 +22,12 @@ class DataError(ValueError):
 
 
 class Batch(NamedTuple):
-    """View-major: V local views of B images."""
+    """View-major: V local views of B images. Crops have their channels last in memory."""
 
     global_crops: torch.Tensor  # (2,B,3,S,S) uint8
     local_crops: torch.Tensor  # (V,B,3,s,s) uint8
     boxes: torch.Tensor  # (2+V,B,4) float32
+    photometry: torch.Tensor  # (2+V,B,8) float32
     bad: list[int]  # images that could not be read and were replaced
 
 
@@ -60,10 +64,8 @@ class MultiCropFolder(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(
-        self, key: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
-        """Global (2,3,S,S) and local (V,3,s,s) crops, boxes (2+V,4), unreadable images met."""
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Views, list[int]]:
+        """The views, and the unreadable images met on the way to them."""
         epoch, index = key
         rng = random.Random(f"{self.seed} {epoch} {index}")
         bad: list[int] = []
@@ -74,25 +76,46 @@ class MultiCropFolder(torch.utils.data.Dataset):
                 bad.append(index)
                 index = rng.randrange(len(self))  # a neighbour from the sample's own seed
                 continue
-            return *self.crops(image, rng), bad
+            return self.crops(image, rng), bad
         names = ", ".join(self.images[i] for i in bad[:3])
         raise DataError(f"{self.root}: {self.TRIES} images in a row cannot be read ({names}, …)")
 
-    def read(self, index: int) -> Image.Image:
-        """The image in RGB; an error of whatever type when it cannot be decoded or used."""
+    def read(self, index: int) -> torch.Tensor:
+        """The image, RGB (3,H,W) uint8; an error of whatever type when it cannot be used."""
         path = self.root / self.images[index]
-        with Image.open(path) as image:
-            if min(image.size) < 2:
-                raise DataError(f"{path}: {image.size[0]}x{image.size[1]} pixels have no extent")
-            return image.convert("RGB")
+        image = decode(path.read_bytes())
+        if min(image.shape[1:]) < 2:
+            raise DataError(f"{path}: {image.shape[2]}x{image.shape[1]} pixels have no extent")
+        return image
 
 
-def collate(samples: Sequence[tuple]) -> Batch:
+def decode(data: bytes) -> torch.Tensor:
+    """RGB (3,H,W) uint8, channels last in memory; an error of whatever type when it cannot be."""
+    with Image.open(io.BytesIO(data)) as image:
+        # OpenCV decodes the usual JPEG faster than Pillow, to the same pixels. It does not mind a
+        # missing end, nor say so: Pillow does.
+        complete = b"\xff\xd9" in data[-64:]
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and complete:
+            flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+            pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+        else:
+            pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def collate(samples: Sequence[tuple[Views, list[int]]]) -> Batch:
     """Samples → one view-major batch."""
-    global_crops, local_crops, boxes, bad = zip(*samples, strict=True)
+    views, bad = zip(*samples, strict=True)
+    global_crops, local_crops, boxes, photometry = zip(*views, strict=True)
     return Batch(
-        torch.stack(global_crops, dim=1),
-        torch.stack(local_crops, dim=1),
+        _stack_channels_last(global_crops),
+        _stack_channels_last(local_crops),
         torch.stack(boxes, dim=1),
+        torch.stack(photometry, dim=1),
         sorted({index for indices in bad for index in indices}),
     )
+
+
+def _stack_channels_last(crops: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(V,3,S,S) of each image → (V,B,3,S,S), without changing the order in memory."""
+    return torch.stack([each.permute(0, 2, 3, 1) for each in crops], dim=1).permute(0, 1, 4, 2, 3)

@@ -1,8 +1,12 @@
 """Every image once per epoch, whatever the ranks, from any position."""
 
-import pytest
+import io
 
-from pretrain.data.folder import DataError, list_images
+import numpy as np
+import pytest
+from PIL import Image
+
+from pretrain.data.folder import DataError, decode, list_images
 from pretrain.data.sampler import PositionSampler
 from tests.pretrain.tiny import write_images
 
@@ -47,3 +51,36 @@ def test_images_are_found_at_any_depth_in_a_fixed_order(tmp_path):
 def test_missing_folder_is_named_with_the_way_out(tmp_path):
     with pytest.raises(DataError, match=r"nowhere: no such folder; set DATA\.ROOT"):
         list_images(tmp_path / "nowhere")
+
+
+def encoded(mode, kind, **options):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG"), ("P", "PNG"), ("LA", "PNG")],
+)
+def test_every_kind_of_image_decodes_to_what_pillow_makes_of_it(mode, kind):
+    data = encoded(mode, kind)
+    found = decode(data).permute(1, 2, 0)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.array(image.convert("RGB"))
+    assert np.abs(found.numpy().astype(int) - expected).max() <= (0 if mode != "CMYK" else 2)
+    assert found.is_contiguous()
+
+
+def test_the_orientation_that_a_camera_noted_is_left_alone():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encoded("RGB", "JPEG", exif=exif)).shape == (3, 20, 30)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_truncated_image_is_an_error(kind):
+    data = encoded("RGB", kind)
+    with pytest.raises((OSError, SyntaxError)):
+        decode(data[: len(data) // 2])

@@ -14,12 +14,12 @@ import torch
 
 from pretrain import checkpoints
 from pretrain.__main__ import main
-from pretrain.augment import normalize
 from pretrain.config import get_cfg
 from pretrain.data import PositionSampler, build_data
 from pretrain.data.folder import collate
 from pretrain.hooks import Checkpointer
 from pretrain.optim import LARS, lars_param_groups, warmup_cosine
+from pretrain.photometry import normalize
 from pretrain.runtime.config import ConfigError, merge, plain
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted
 from pretrain.train import Plan, accumulation, build_model, train
@@ -360,7 +360,7 @@ def test_loop_equals_the_steps_of_the_specification_written_out(images, tmp_path
 
     torch.manual_seed(cfg.SEED)
     model = build_model(cfg).train()
-    data = build_data(cfg)
+    data = build_data(cfg, torch.device("cpu"))
     optimizer = LARS(lars_param_groups(model, cfg.SOLVER.WEIGHT_DECAY), lr=0.0)
     peak, length = cfg.SOLVER.BASE_LR * 2 * 2 / 256, len(data) // 2
     lrs = warmup_cosine(peak, 0.01 * peak, 3 * length, length, peak / 100)
@@ -370,7 +370,7 @@ def test_loop_equals_the_steps_of_the_specification_written_out(images, tmp_path
         batch = collate([data[key] for key in keys])
         last = t % length == length - 1
         steps = t % length % 2 == 1 or last
-        crops = normalize(batch.global_crops), normalize(batch.local_crops)
+        crops = [normalize(each / 255) for each in (batch.global_crops, batch.local_crops)]
         loss = model(*crops, batch.boxes, float(momenta[t]) if steps else None)["loss"]
         (loss / 2).backward()
         if steps:
