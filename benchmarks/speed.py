@@ -1,13 +1,16 @@
-"""``python -m benchmarks.speed eval``: how much faster than the plain baseline, in the same run."""
+"""``python -m benchmarks.speed WHAT``: how much faster than the plain baseline, in the same run."""
 
 import argparse
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from pretrain.runtime.provenance import hardware, packages
 
@@ -24,23 +27,38 @@ class Row:
     inputs: Callable[[], tuple]
     ours: Callable[..., Sequence[float]]
     theirs: Callable[..., Sequence[float]]
+    rtol: float = 0.0  # to which the two results agree
+    threads: int | None = None  # to run in, where it is a loader's process that does it
+    memory: bool = False  # whether to compare the peaks of memory too
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each row; AssertionError where the two ways give different numbers."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("command", choices=("eval",), help="what to compare")
-    parser.add_argument("--images", type=int, default=5000, help="images to evaluate")
-    parser.add_argument("--pairs", type=int, default=3, help="runs of either way, in turn")
+    parser.add_argument("what", choices=("eval", "views", "loss", "optimizer", "step"))
+    parser.add_argument("--images", type=int, default=5000, help="to evaluate")
+    parser.add_argument("--pairs", type=int, default=5, help="runs of either way, in turn")
     args = parser.parse_args(arguments)
 
-    from benchmarks import speed_eval
+    from benchmarks import speed_eval, speed_pretrain
 
+    rows = {
+        "eval": lambda: speed_eval.rows(args.images),
+        "views": speed_pretrain.view_rows,
+        "loss": speed_pretrain.loss_rows,
+        "optimizer": speed_pretrain.optimizer_rows,
+        "step": speed_pretrain.step_rows,
+    }
     print(hardware(), *(f"{name} {version}" for name, version in packages().items()), sep="; ")
-    print(f"{args.images} images, {speed_eval.DETECTIONS} detections each, {args.pairs} pairs")
+    of_eval = f"{args.images} images, {speed_eval.DETECTIONS} detections each"
+    what = of_eval if args.what == "eval" else args.what
+    print(f"{what}, {args.pairs} pairs")
     print(COLUMNS.format("row", "baseline", "ours_s", "theirs_s", "ratio", "min", "max"))
-    for row in speed_eval.rows(args.images):
+    for row in rows[args.what]():
         print(compare(row, args.pairs), flush=True)
+        if row.memory:
+            ours, theirs = (peak_bytes(row, ours) / 2**20 for ours in (True, False))
+            print(f"{row.name}: peak memory {ours:.0f} MiB, {row.baseline} {theirs:.0f} MiB")
     return 0
 
 
@@ -50,7 +68,7 @@ def compare(row: Row, pairs: int) -> str:
     for pair in range(pairs):
         first, second = timed(row, pair % 2 == 0), timed(row, pair % 2 == 1)
         (ours, found), (theirs, expected) = (first, second) if pair % 2 == 0 else (second, first)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE, err_msg=row.name)
+        np.testing.assert_allclose(found, expected, rtol=row.rtol, atol=TOLERANCE, err_msg=row.name)
         seconds.append((ours, theirs))
     ratios = [theirs / ours for ours, theirs in seconds]
     times = [f"{statistics.median(way):.2f}" for way in zip(*seconds, strict=True)]
@@ -61,9 +79,34 @@ def compare(row: Row, pairs: int) -> str:
 def timed(row: Row, ours: bool) -> tuple[float, Sequence[float]]:
     """Seconds and result of one way."""
     inputs = row.inputs()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(row.threads or threads)
     start = time.perf_counter()
     result = (row.ours if ours else row.theirs)(*inputs)
-    return time.perf_counter() - start, result
+    seconds = time.perf_counter() - start
+    torch.set_num_threads(threads)
+    return seconds, result
+
+
+def peak_bytes(row: Row, ours: bool) -> int:
+    """How far one way raises the memory of a process of its own (Linux)."""
+    inputs = row.inputs()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)  # threads do not outlive a fork
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _high_water()
+        (row.ours if ours else row.theirs)(*inputs)
+        os.write(write, str(_high_water() - before).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    return int(os.read(read, 100))
+
+
+def _high_water() -> int:
+    line = next(x for x in open("/proc/self/status") if x.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 if __name__ == "__main__":

@@ -22,6 +22,25 @@ def test_eval_prints_the_machine_and_a_line_for_every_row(capsys):
         assert re.fullmatch(rf"[\w ]+(pycocotools|lvis)({SECONDS}){{2}}({RATIO}){{3}}", line), line
 
 
+@pytest.mark.parametrize(
+    ("what", "rows"),
+    [
+        ("views", ["views, all", "views, loader"]),
+        ("loss", ["loss"]),
+        ("optimizer", ["teacher", "LARS"]),
+    ],
+)
+def test_pretraining_and_its_plain_baseline_give_equal_numbers(what, rows, capsys):
+    assert main([what, "--pairs", "1"]) == 0  # equal, or it raises
+    _, second, _, *lines = capsys.readouterr().out.splitlines()
+    assert second == f"{what}, 1 pairs"
+    found = [line.split("  ")[0] for line in lines if "peak memory" not in line]
+    assert found == rows
+    peaks = [line for line in lines if "peak memory" in line]
+    assert len(peaks) == (what == "loss")
+    assert all(re.fullmatch(r"loss: peak memory \d+ MiB, plain \d+ MiB", line) for line in peaks)
+
+
 def test_both_ways_get_copies_of_their_own_and_unequal_numbers_stop():
     def spoil(numbers):
         numbers[0] += 1
