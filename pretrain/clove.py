@@ -42,8 +42,9 @@ def pair_statistics(
     """The loss of one student view against one teacher view, per image (clove.md 7.1).
 
     student (B,D,Hs,Ws), teacher (B,D,Ht,Wt): unit length over D. Boxes (B,4): x0, y0, x1, y1 in the
-    source image, x0 > x1 for a flipped view. Half types are raised to float32. Raises ValueError
-    when the teacher's map has fewer than ``num_negatives + num_skipped`` cells.
+    source image, x0 > x1 for a flipped view. Half types are raised to float32. Students (V,B,...)
+    with boxes (V,B,4) are V views at once, and every field is (V,B). Raises ValueError when the
+    teacher's map has fewer than ``num_negatives + num_skipped`` cells.
     """
     student, teacher = _at_least_float32(student), _at_least_float32(teacher)
     num_similar = num_negatives + num_skipped
@@ -52,21 +53,21 @@ def pair_statistics(
             f"a teacher map of {tuple(teacher.shape[2:])} cells has no {num_similar} negatives: "
             "use larger global crops (97 px or more for 10) or a smaller LOSS.NUM_NEGATIVES"
         )
-    student_centers, student_diagonal = _cells(student_boxes, *student.shape[2:])
-    teacher_centers, teacher_diagonal = _cells(teacher_boxes, *teacher.shape[2:])
-    # (B,Ls,1,2) − (B,1,Lt,2) → (B,Ls,Lt)
-    distance = (student_centers[:, :, None] - teacher_centers[:, None]).norm(dim=-1)
-    distance = distance / torch.maximum(student_diagonal, teacher_diagonal)[:, None, None]
+    x, y, diagonal = _cells(student_boxes, *student.shape[-2:])
+    teacher_x, teacher_y, teacher_diagonal = _cells(teacher_boxes, *teacher.shape[2:])
+    # (...,B,Ls,1) − (B,1,Lt) → (...,B,Ls,Lt)
+    distance = torch.hypot(x[..., None] - teacher_x[:, None], y[..., None] - teacher_y[:, None])
+    distance = distance / torch.maximum(diagonal, teacher_diagonal)[..., None, None]
     is_positive = distance < positive_radius  # a degenerate pair has distance NaN: not a positive
-    num_positives = is_positive.sum(dim=(1, 2))
+    num_positives = is_positive.sum(dim=(-2, -1))
 
-    similarity = -2 * torch.einsum("bds,bdt->bst", student.flatten(2), teacher.flatten(2))
+    similarity = -2 * torch.einsum("...bds,bdt->...bst", student.flatten(-2), teacher.flatten(2))
     # The count is float32, as in the released code: from 32 positives on, 1e-6 vanishes in rounding
-    positive = (similarity * is_positive).sum(dim=(1, 2)) / (num_positives.float() + 1e-6)
+    positive = (similarity * is_positive).sum(dim=(-2, -1)) / (num_positives.float() + 1e-6)
 
     hardest = similarity.masked_fill(is_positive, torch.inf)
-    hardest = hardest.topk(num_similar, dim=2, largest=False).values[:, :, num_skipped:]
-    negative = hardest.mean(dim=(1, 2))
+    hardest = hardest.topk(num_similar, largest=False).values[..., num_skipped:]
+    negative = hardest.mean(dim=(-2, -1))
 
     loss = F.relu(margin - negative + gamma * positive)
     return PairStats(loss, positive, negative, num_positives, negative.isinf())
@@ -86,14 +87,13 @@ def multicrop_loss(
     view-major, unit length over D. boxes (2+V,B,4). ``same``: as for ``pair_statistics``.
     """
     pairs = []
+    images = boxes.shape[1]
+    views = [maps.unflatten(0, (-1, images)) for maps in (global_students, local_students)]
     for view, teacher in enumerate(global_teachers.chunk(2)):
-        other_global = global_students.chunk(2)[1 - view], boxes[None, 1 - view]
-        for students, view_boxes in (other_global, (local_students, boxes[2:])):
-            # All locals against this teacher in one batch, of 0 rows where there are none
-            teachers = teacher.repeat(len(view_boxes), 1, 1, 1)
-            teacher_boxes = boxes[view].repeat(len(view_boxes), 1)
-            view_boxes = view_boxes.flatten(0, 1)
-            pairs.append(pair_statistics(students, teachers, view_boxes, teacher_boxes, **same))
+        other = slice(1 - view, 2 - view)
+        # The other global view, then all locals against this teacher in one batch
+        for students, of in ((views[0][other], boxes[other]), (views[1], boxes[2:])):
+            pairs.append(pair_statistics(students, teacher, of, boxes[view], **same))
     # Every pair has B images, so the mean over all of them weighs the pairs equally
     loss, *rest = (torch.cat(field) for field in zip(*pairs, strict=True))
     positive, negative, num_positives, overfull = (field.detach() for field in rest)
@@ -115,14 +115,14 @@ def _mean_where(mask: Tensor, values: Tensor) -> Tensor:
     return values.where(mask, 0).sum() / mask.sum().clamp(min=1)
 
 
-def _cells(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Cell centres (B,H·W,2) as x, y, row-major, and the cells' diagonal (B,) (clove.md 6)."""
-    x0, y0, x1, y1 = _at_least_float32(boxes)[:, :, None, None].unbind(dim=1)  # each (B,1,1)
+def _cells(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cell centres x and y (...,H·W), row-major, and the cells' diagonals (...) (clove.md 6)."""
+    x0, y0, x1, y1 = _at_least_float32(boxes)[..., None, None].unbind(dim=-3)  # each (...,1,1)
     cell_width, cell_height = (x1 - x0) / width, (y1 - y0) / height  # signed: flips run backwards
-    x = x0 + (torch.arange(width, device=boxes.device) + 0.5) * cell_width  # (B,1,W)
-    y = y0 + (torch.arange(height, device=boxes.device)[:, None] + 0.5) * cell_height  # (B,H,1)
-    centers = torch.stack(torch.broadcast_tensors(x, y), dim=-1).flatten(1, 2)
-    return centers, torch.sqrt(cell_width**2 + cell_height**2).flatten()
+    x = x0 + (torch.arange(width, device=boxes.device) + 0.5) * cell_width  # (...,1,W)
+    y = y0 + (torch.arange(height, device=boxes.device)[:, None] + 0.5) * cell_height  # (...,H,1)
+    x, y = (centers.flatten(-2) for centers in torch.broadcast_tensors(x, y))
+    return x, y, torch.sqrt(cell_width**2 + cell_height**2)[..., 0, 0]
 
 
 class CLoVE(nn.Module):
