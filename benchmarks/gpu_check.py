@@ -88,7 +88,8 @@ def amp_pretraining_step() -> str:
         overrides = (
             f"DATA.ROOT {folder}/scenes/coco/unlabeled2017 OUTPUT_DIR {folder}/run DEVICE cuda "
             "SOLVER.BATCH_SIZE_PER_GPU 4 SOLVER.TOTAL_BATCH_SIZE 8 SOLVER.EPOCHS 2 "
-            "SOLVER.WARMUP_EPOCHS 0 SOLVER.PRECISION bf16 LOG.PERIOD 1 DATA.NUM_WORKERS 2"
+            "SOLVER.WARMUP_EPOCHS 0 SOLVER.PRECISION bf16 LOG.PERIOD 1 DATA.NUM_WORKERS 2 "
+            "MONITOR.PERIOD 0"
         )
         merge(cfg, None, overrides.split())
         last = train(cfg)

@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Crops = Sequence[Tensor]
-
 
 class PairStats(NamedTuple):
     """What one pair of views gives for each image; every field is (B,)."""
@@ -48,29 +46,34 @@ def pair_statistics(
     """
     student, teacher = _at_least_float32(student), _at_least_float32(teacher)
     num_similar = num_negatives + num_skipped
-    if teacher.shape[2:].numel() < num_similar:
+    if (cells := teacher.shape[2:].numel()) < num_similar:
         raise ValueError(
-            f"a teacher map of {tuple(teacher.shape[2:])} cells has no {num_similar} negatives: "
-            "use larger global crops (97 px or more for 10) or a smaller LOSS.NUM_NEGATIVES"
+            f"a teacher map of {cells} cells has no {num_similar} negatives: use larger global "
+            "crops (97 px or more for 10) or a smaller LOSS.NUM_NEGATIVES"
         )
-    x, y, diagonal = _cells(student_boxes, *student.shape[-2:])
-    teacher_x, teacher_y, teacher_diagonal = _cells(teacher_boxes, *teacher.shape[2:])
-    # (...,B,Ls,1) − (B,1,Lt) → (...,B,Ls,Lt)
-    distance = torch.hypot(x[..., None] - teacher_x[:, None], y[..., None] - teacher_y[:, None])
-    distance = distance / torch.maximum(diagonal, teacher_diagonal)[..., None, None]
-    is_positive = distance < positive_radius  # a degenerate pair has distance NaN: not a positive
+    is_positive = positive_cells(student, teacher, student_boxes, teacher_boxes, positive_radius)
     num_positives = is_positive.sum(dim=(-2, -1))
 
     similarity = -2 * torch.einsum("...bds,bdt->...bst", student.flatten(-2), teacher.flatten(2))
     # The count is float32, as in the released code: from 32 positives on, 1e-6 vanishes in rounding
     positive = (similarity * is_positive).sum(dim=(-2, -1)) / (num_positives.float() + 1e-6)
 
-    hardest = similarity.masked_fill(is_positive, torch.inf)
-    hardest = hardest.topk(num_similar, largest=False).values[..., num_skipped:]
-    negative = hardest.mean(dim=(-2, -1))
-
+    hardest = similarity.masked_fill(is_positive, torch.inf).topk(num_similar, largest=False).values
+    negative = hardest[..., num_skipped:].mean(dim=(-2, -1))
     loss = F.relu(margin - negative + gamma * positive)
     return PairStats(loss, positive, negative, num_positives, negative.isinf())
+
+
+def positive_cells(
+    student: Tensor, teacher: Tensor, student_boxes: Tensor, teacher_boxes: Tensor, radius: float
+) -> Tensor:
+    """Which cells of the two maps lie at the same place, bool (...,B,Ls,Lt) (clove.md 6)."""
+    x, y, diagonal = _cells(student_boxes, *student.shape[-2:])
+    teacher_x, teacher_y, teacher_diagonal = _cells(teacher_boxes, *teacher.shape[-2:])
+    # (...,B,Ls,1) − (B,1,Lt) → (...,B,Ls,Lt)
+    distance = torch.hypot(x[..., None] - teacher_x[:, None], y[..., None] - teacher_y[:, None])
+    distance = distance / torch.maximum(diagonal, teacher_diagonal)[..., None, None]
+    return distance < radius  # a degenerate pair has distance NaN: not a positive
 
 
 def pair_loss(*args, **kwargs) -> Tensor:
@@ -87,8 +90,7 @@ def multicrop_loss(
     view-major, unit length over D. boxes (2+V,B,4). ``same``: as for ``pair_statistics``.
     """
     pairs = []
-    images = boxes.shape[1]
-    views = [maps.unflatten(0, (-1, images)) for maps in (global_students, local_students)]
+    views = [maps.unflatten(0, (-1, boxes.shape[1])) for maps in (global_students, local_students)]
     for view, teacher in enumerate(global_teachers.chunk(2)):
         other = slice(1 - view, 2 - view)
         # The other global view, then all locals against this teacher in one batch
@@ -144,14 +146,14 @@ class CLoVE(nn.Module):
             linear2=nn.Conv2d(hidden, dim, 1, bias=False),
             bn2=nn.BatchNorm2d(dim, affine=False),
         )
-        parts = OrderedDict(encoder=encoder, projector=nn.Sequential(projector))
-        self.student = nn.Sequential(parts)
+        projector = nn.Sequential(projector)
+        self.student = nn.Sequential(OrderedDict(encoder=encoder, projector=projector))
         self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.multicrop_loss = partial(multicrop_loss, **loss)
 
     def forward(
-        self, global_crops: Crops, local_crops: Crops, boxes: Tensor, teacher_momentum=None
+        self, global_crops: Sequence, local_crops: Sequence, boxes: Tensor, teacher_momentum=None
     ) -> dict[str, Tensor]:
         """Contextualized student maps must match the teacher's where the views overlap.
 
@@ -167,8 +169,8 @@ class CLoVE(nn.Module):
         if teacher_momentum is not None:
             self.update_teacher(teacher_momentum)
         with torch.no_grad():  # no attention on this side
-            targets = _at_least_float32(self.teacher(torch.cat(tuple(global_crops))))
-            targets = F.normalize(targets, dim=1)
+            targets = self.teacher(torch.cat(tuple(global_crops)))
+            targets = F.normalize(_at_least_float32(targets), dim=1)
         with torch.autocast(boxes.device.type, enabled=False):
             loss, statistics = self.multicrop_loss(global_students, local_students, targets, boxes)
         return {"loss": loss, **statistics}
@@ -192,8 +194,6 @@ class CLoVE(nn.Module):
         for key, value in state_dict.items():
             module, _, rest = key.removeprefix("module.").partition(".")
             network = "teacher" if module.endswith("_k") else "student"
-            ours = (
-                "attention" if module == "self_attn" else f"{network}.{module.removesuffix('_k')}"
-            )
-            renamed[f"{ours}.{rest}"] = value
+            part = f"{network}.{module.removesuffix('_k')}"
+            renamed[f"{'attention' if module == 'self_attn' else part}.{rest}"] = value
         self.load_state_dict(renamed)

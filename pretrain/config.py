@@ -48,12 +48,15 @@ _C.SOLVER.PRECISION = "fp32"  # fp32 or bf16 (autocast; the loss stays fp32)
 
 _C.LOG = CfgNode()
 _C.LOG.PERIOD = 50  # optimizer steps between two lines
+_C.MONITOR = CfgNode()
+_C.MONITOR.PERIOD = 500  # optimizer steps between two measurements of what was learnt; 0: none
+_C.MONITOR.IMAGES = 64  # whose views, which training never sees, are measured on
 _C.CHECKPOINT = CfgNode()
 _C.CHECKPOINT.PERIOD_EPOCHS = 1  # epochs between two checkpoints; the last step always has one
 _C.CHECKPOINT.KEEP = 3  # newest checkpoints kept
 
 # Keys that may differ between a run and its resumption: they do not change the numbers
-NOT_HASHED = ("OUTPUT_DIR", "DEVICE", "DATA.NUM_WORKERS", "LOG", "CHECKPOINT")
+NOT_HASHED = ("OUTPUT_DIR", "DEVICE", "DATA.NUM_WORKERS", "LOG", "MONITOR", "CHECKPOINT")
 
 
 def get_cfg() -> CfgNode:

@@ -1,13 +1,16 @@
 """What the loop does beside training: the log, checkpoints, bad images, the clock."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from pretrain import monitors
 from pretrain.data import Batch, DataError, MultiCropFolder
 from pretrain.runtime import distributed
 from pretrain.runtime.files import write_text
@@ -86,6 +89,51 @@ class Log:
         numbers = " ".join(f"{name} {value:.6g}" for name, value in values.items())
         self.logger.info(f"step {step}/{total} {numbers}")
         self.window.clear()
+
+
+class Monitor:
+    """Every MONITOR.PERIOD steps what the network has learnt, beside what it knew untrained.
+
+    On one batch of global views of MONITOR.IMAGES images, drawn apart from those of training. All
+    ranks measure, since SyncBN needs them all; rank 0 tells.
+    """
+
+    def __init__(self, run: "Run", log: Log, crops: torch.Tensor, boxes: torch.Tensor) -> None:
+        self.log, self.crops, self.boxes = log, crops, boxes
+        self.untrained = _match_rate_of(run.folder / "metrics.jsonl")
+        if run.step == 0:
+            self.untrained = self.measure(run)["match_rate"]
+
+    def __call__(self, run: "Run", _: dict[str, float] | None) -> None:
+        if run.step % run.cfg.MONITOR.PERIOD == 0 or run.micro_step == run.plan.total:
+            self.measure(run)
+
+    def measure(self, run: "Run") -> dict[str, float]:
+        """The monitors now, in the log and in metrics.jsonl."""
+        with torch.autocast(run.device.type, torch.bfloat16, run.cfg.SOLVER.PRECISION == "bf16"):
+            values = monitors.measure(
+                run.model, self.crops, self.boxes, run.cfg.LOSS.POSITIVE_RADIUS
+            )
+        if self.log.speaks:
+            self.log.writer.write(run.step, {f"monitor/{k}": v for k, v in values.items()})
+            untrained = "" if self.untrained is None else f", untrained {self.untrained:.3f}"
+            self.log.logger.info(
+                f"monitor at step {run.step}: match rate {values['match_rate']:.3f} (chance "
+                f"{values['match_chance']:.3f}{untrained}), spread "
+                f"{values['embedding_spread']:.2f}, effective rank {values['effective_rank']:.1f}"
+            )
+            if run.step and (wrong := monitors.warning(values)):
+                self.log.logger.warning(f"warning: {wrong}")
+        return values
+
+
+def _match_rate_of(path: Path) -> float | None:
+    """What a run measured at step 0."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        values = json.loads(line)
+        if values["step"] == 0 and "monitor/match_rate" in values:
+            return values["monitor/match_rate"]
+    return None
 
 
 class Checkpointer:

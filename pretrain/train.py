@@ -17,7 +17,7 @@ from pretrain.config import NOT_HASHED
 from pretrain.data import Batch, MultiCropFolder, build_data, build_loader
 from pretrain.data.sampler import epoch_length
 from pretrain.encoder import ARCHITECTURES, build_encoder
-from pretrain.hooks import BadImages, Checkpointer, Clock, Log
+from pretrain.hooks import BadImages, Checkpointer, Clock, Log, Monitor
 from pretrain.optim import LARS, lars_param_groups, warmup_cosine
 from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY, ConfigError, config_hash, flatten, plain
@@ -37,6 +37,7 @@ AT_LEAST_ONE = (
     "SOLVER.BATCH_SIZE_PER_GPU",
     "SOLVER.TOTAL_BATCH_SIZE",
     "LOG.PERIOD",
+    "MONITOR.IMAGES",
     "CHECKPOINT.PERIOD_EPOCHS",
     "CHECKPOINT.KEEP",
 )
@@ -291,6 +292,9 @@ def loop(run: Run, data: MultiCropFolder, interrupt: InterruptFlag, logger: logg
     checkpointer = Checkpointer(statistics)
     with Log(run, clock, logger) as log:
         hooks = [log, checkpointer]
+        if run.cfg.MONITOR.PERIOD:
+            crops, _, boxes = to_device(data.apart(run.cfg.MONITOR.IMAGES), run.device)
+            hooks.append(Monitor(run, log, crops, boxes[:2]))
         for micro_step, batch in enumerate(clock.watch(loader), start=run.micro_step):
             bad_images.report(batch.bad)
             ends_group = plan.ends_group(micro_step)

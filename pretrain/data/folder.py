@@ -80,6 +80,11 @@ class MultiCropFolder(torch.utils.data.Dataset):
         names = ", ".join(self.images[i] for i in bad[:3])
         raise DataError(f"{self.root}: {self.TRIES} images in a row cannot be read ({names}, …)")
 
+    def apart(self, count: int) -> "Batch":
+        """Views of ``count`` images from all over the folder, which no epoch draws."""
+        indices = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int).tolist()
+        return collate([self["apart", index] for index in indices])
+
     def read(self, index: int) -> torch.Tensor:
         """The image, RGB (3,H,W) uint8; an error of whatever type when it cannot be used."""
         path = self.root / self.images[index]

@@ -379,3 +379,33 @@ def test_loop_equals_the_steps_of_the_specification_written_out(images, tmp_path
             optimizer.step()
             optimizer.zero_grad()
     assert all(torch.equal(trained[name], value) for name, value in model.state_dict().items())
+
+
+def test_monitors_are_measured_at_the_start_in_between_and_at_the_end(images, tmp_path):
+    settings = {"MONITOR__PERIOD": 4, "MONITOR__IMAGES": 5}
+    plain = train(config(images, tmp_path / "plain"))
+    watched = train(config(images, tmp_path / "watched", **settings))
+    assert_equal_states(plain, watched)  # measuring changes nothing
+    lines = [
+        json.loads(x) for x in (tmp_path / "watched" / "metrics.jsonl").read_text().splitlines()
+    ]
+    found = {x["step"]: x for x in lines if "monitor/match_rate" in x}
+    assert list(found) == [0, 4, 6]
+    assert all(0 <= x["monitor/match_rate"] <= 1 for x in found.values())
+    said = (tmp_path / "watched" / "log.txt").read_text()
+    assert f"untrained {found[0]['monitor/match_rate']:.3f}" in said
+    assert said.count("monitor at step") == 3
+
+
+def test_a_resumed_run_still_knows_what_the_untrained_network_matched(
+    images, tmp_path, monkeypatch
+):
+    settings = {"MONITOR__PERIOD": 2, "MONITOR__IMAGES": 5}
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step=3)
+        with pytest.raises(Interrupted):
+            train(config(images, tmp_path / "run", **settings))
+    train(config(images, tmp_path / "run", **settings), resume=True)
+    said = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    last = [line for line in said if "monitor at step" in line][-1]
+    assert ", untrained 0." in last

@@ -26,6 +26,7 @@ OVERRIDES = {
     "SOLVER.BASE_LR": 20.0,
     "SOLVER.WARMUP_EPOCHS": 1,
     "LOG.PERIOD": 1,
+    "MONITOR.PERIOD": 0,
 }
 
 

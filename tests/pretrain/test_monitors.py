@@ -1,0 +1,132 @@
+"""The monitors against slow versions, and on embeddings whose values are known."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pretrain.clove import CLoVE
+from pretrain.encoder import build_encoder
+from pretrain.monitors import (
+    attention_statistics,
+    effective_rank,
+    matches,
+    measure,
+    warning,
+)
+
+
+def unit(*shape, seed=0):
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-3)
+
+
+def boxes(seed, views=2, images=3):
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(views, images, 2, generator=generator) * 0.4
+    return torch.cat([corners, corners + 0.5], dim=2)
+
+
+def centers(box, height, width):
+    x0, y0, x1, y1 = box
+    return [
+        (x0 + (j + 0.5) * (x1 - x0) / width, y0 + (i + 0.5) * (y1 - y0) / height)
+        for i in range(height)
+        for j in range(width)
+    ]
+
+
+def slow_matches(students, teachers, of, teacher_of, radius):
+    """Cell by cell, from the definition."""
+    found = among = chance = 0
+    for v in range(len(students)):
+        for b in range(students.shape[1]):
+            size, teacher_size = students.shape[-2:], teachers.shape[-2:]
+            box, teacher_box = of[v, b].tolist(), teacher_of[v, b].tolist()
+            diagonals = [
+                math.hypot((x1 - x0) / w, (y1 - y0) / h)
+                for (x0, y0, x1, y1), (h, w) in ((box, size), (teacher_box, teacher_size))
+            ]
+            theirs = centers(teacher_box, *teacher_size)
+            for s, place in enumerate(centers(box, *size)):
+                near = [math.dist(place, t) / max(diagonals) < radius for t in theirs]
+                if not any(near):
+                    continue
+                among += 1
+                chance += sum(near) / len(near)
+                cell = students[v, b].flatten(1)[:, s]
+                cosines = [float(cell @ teacher) for teacher in teachers[v, b].flatten(1).T]
+                found += near[cosines.index(max(cosines))]
+    return found, among, chance
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_matches_are_those_of_the_definition(seed):
+    students, teachers = unit(2, 3, 8, 4, 4, seed=seed), unit(2, 3, 8, 4, 4, seed=seed + 100)
+    arguments = students, teachers, boxes(seed), boxes(seed + 50), 0.7
+    assert matches(*arguments) == pytest.approx(slow_matches(*arguments), rel=1e-6)
+
+
+def test_a_student_that_knows_the_place_always_matches():
+    place = torch.arange(16).view(4, 4)
+    maps = F.one_hot(place, 16).permute(2, 0, 1).float().expand(2, 3, 16, 4, 4)
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(2, 3, 4)
+    found, among, chance = matches(maps, maps, whole, whole, 0.7)
+    assert found == among == 2 * 3 * 16
+    assert chance / among == pytest.approx(1 / 16)  # 0.7 diagonals reach no neighbour but itself
+    turned = maps.flip(-1)
+    assert matches(maps, turned, whole, whole, 0.7)[0] == 0
+
+
+def test_effective_rank_is_the_number_of_equal_directions():
+    basis = torch.eye(8).repeat(5, 1)
+    assert effective_rank(basis) == pytest.approx(8, rel=1e-3)
+    assert effective_rank(basis[:, :3].repeat(1, 2)) == pytest.approx(3, rel=1e-3)
+    assert effective_rank(torch.ones(20, 8)) == pytest.approx(1, rel=1e-3)
+
+
+def test_attention_that_looks_everywhere_and_at_itself():
+    everywhere = torch.full((2, 1, 9, 9), 1 / 9)
+    itself = torch.eye(9).expand(2, 1, 9, 9)
+    entropies, distances = attention_statistics(torch.cat([everywhere, itself], dim=1), 3, 3)
+    assert entropies == pytest.approx([1.0, 0.0], abs=1e-6)
+    places = [(i, j) for i in range(3) for j in range(3)]
+    mean = sum(math.dist(a, b) for a in places for b in places) / 81
+    assert distances == pytest.approx([mean, 0.0], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return CLoVE(build_encoder("resnet18"), hidden=32, dim=16, heads=2, num_negatives=3)
+
+
+def test_measuring_changes_nothing(model):
+    model.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    crops = torch.randn(2, 4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    first = measure(model, crops, boxes(1, images=4), 0.7)
+    assert measure(model, crops, boxes(1, images=4), 0.7) == first
+    assert not model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert 0 <= first["match_rate"] <= 1
+    assert {"attention_entropy_0", "attention_distance_1"} <= first.keys()
+    assert warning(first) is None or "collapsed" in warning(first)
+
+
+def test_a_constant_embedding_is_a_collapse_and_a_spread_one_is_not(model, monkeypatch):
+    crops = torch.randn(2, 4, 3, 64, 64)
+    collapsed = unit(1, 16, 1, 1).expand(8, 16, 2, 2)
+    monkeypatch.setattr(model, "contextualize", lambda maps: collapsed)
+    values = measure(model, crops, boxes(2, images=4), 0.7)
+    assert values["embedding_spread"] == pytest.approx(0, abs=1e-5)
+    assert values["effective_rank"] == pytest.approx(1, rel=1e-3)
+    assert "the embedding has collapsed" in warning(values)
+    monkeypatch.setattr(model, "contextualize", lambda maps: unit(8, 16, 2, 2, seed=3))
+    values = measure(model, crops, boxes(2, images=4), 0.7)
+    assert values["embedding_spread"] == pytest.approx(1, rel=0.1)
+    assert warning(values) is None
+
+
+def test_a_value_that_is_not_finite_is_a_divergence():
+    assert "diverged" in warning({"embedding_spread": float("nan"), "effective_rank": 5.0})
