@@ -96,15 +96,16 @@ def peak_bytes(row: Row, ours: bool) -> int:
     if child == 0:
         torch.set_num_threads(1)  # threads do not outlive a fork
         Path("/proc/self/clear_refs").write_text("5")
-        before = _high_water()
+        before = high_water()
         (row.ours if ours else row.theirs)(*inputs)
-        os.write(write, str(_high_water() - before).encode())
+        os.write(write, str(high_water() - before).encode())
         os._exit(0)
     os.waitpid(child, 0)
     return int(os.read(read, 100))
 
 
-def _high_water() -> int:
+def high_water() -> int:
+    """The largest memory that this process has held, in bytes (Linux)."""
     line = next(x for x in open("/proc/self/status") if x.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 

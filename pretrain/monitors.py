@@ -38,18 +38,30 @@ def measure(
         projected = model.student(crops)
         students = model.contextualize(projected).float().unflatten(0, (2, -1))
         teachers = F.normalize(model.teacher(crops).float(), dim=1).unflatten(0, (2, -1))
-        statistics = model.multicrop_loss(
-            students.flatten(0, 1), students.flatten(0, 1)[:0], teachers.flatten(0, 1), boxes
-        )[1]
         weights = attention_weights(model, projected)
     finally:
         model.train(training)
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
+    with torch.autocast(boxes.device.type, enabled=False):  # in float32, as the loss
+        return _describe(model, students, teachers, weights, boxes, positive_radius)
+
+
+def _describe(
+    model: CLoVE,
+    students: Tensor,
+    teachers: Tensor,
+    weights: Tensor,
+    boxes: Tensor,
+    positive_radius: float,
+) -> dict[str, float]:
+    """The monitors of unit maps (2,B,D,H,W) and of attention (2·B,heads,H·W,H·W)."""
+    flat = students.flatten(0, 1)
+    statistics = model.multicrop_loss(flat, flat[:0], teachers.flatten(0, 1), boxes)[1]
     teachers = teachers.flip(0)  # every view against the other one
     found, among, chance = matches(students, teachers, boxes, boxes.flip(0), positive_radius)
     cells = students.flatten(3).movedim(2, -1).flatten(0, 2)  # (2·B·L,D)
-    entropies, distances = attention_statistics(weights, *projected.shape[2:])
+    entropies, distances = attention_statistics(weights, *students.shape[3:])
     values = {name: value.item() for name, value in statistics.items()}
     values.pop("embedding_std")
     return {
@@ -86,7 +98,12 @@ def matches(
 
 
 def effective_rank(embeddings: Tensor) -> float:
-    """exp of the entropy of the singular values' shares (RankMe), of embeddings (N,D)."""
+    """exp of the entropy of the singular values' shares (RankMe), of embeddings (N,D).
+
+    NaN where an embedding is not finite.
+    """
+    if not torch.isfinite(embeddings).all():
+        return math.nan
     values = torch.linalg.svdvals(embeddings.double())
     shares = values / values.sum() + 1e-7
     return torch.exp(-(shares * shares.log()).sum()).item()
@@ -100,7 +117,8 @@ def attention_weights(model: CLoVE, maps: Tensor) -> Tensor:
 
 def attention_statistics(weights: Tensor, height: int, width: int) -> tuple[list, list]:
     """Entropy over its largest value, and mean distance in cells, of each head of (N,heads,L,L)."""
-    entropy = -(weights * weights.clamp(min=1e-12).log()).sum(dim=-1) / math.log(weights.shape[-1])
+    most = math.log(max(weights.shape[-1], 2))
+    entropy = -(weights * weights.clamp(min=1e-12).log()).sum(dim=-1) / most
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     places = torch.stack([rows, columns], dim=-1).flatten(0, 1).to(weights)  # (L,2)
     distance = (weights * torch.cdist(places, places)).sum(dim=-1)

@@ -207,7 +207,7 @@ def _backbone(
         for key in state
         if key not in taken
     )
-    dropped |= Counter({other: len(states[other]) for other in states if other != container})
+    dropped.update({other: len(states[other]) for other in states if other != container})
     entries = {name: state[key] for name, key in kept.items()}
     return Backbone(row, candidates, reason, network, prefix, entries, dropped)
 

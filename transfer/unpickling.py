@@ -9,6 +9,7 @@ import pickle
 import struct
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -178,6 +179,11 @@ class RestrictedUnpickler(pickle._Unpickler):
         if encoding != "latin1":
             raise pickle.UnpicklingError("bytes encoded as something else than latin1")
         self._spend(len(text))
+        # An array's text is named once. Kept by the table, it would double the memory of a file.
+        for index in list(islice(reversed(self.memo), 4)):
+            value = self.memo[index]
+            if value is text or (type(value) is tuple and value and value[0] is text):
+                del self.memo[index]
         return text.encode("latin1")
 
     def _ordered_dict(self, pairs: Any = ()) -> OrderedDict:

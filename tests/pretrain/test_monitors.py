@@ -128,5 +128,23 @@ def test_a_constant_embedding_is_a_collapse_and_a_spread_one_is_not(model, monke
     assert warning(values) is None
 
 
+def test_a_network_that_diverged_is_measured_and_warned_of(model, monkeypatch):
+    monkeypatch.setattr(model, "contextualize", lambda maps: torch.full((8, 16, 2, 2), math.nan))
+    values = measure(model, torch.randn(2, 4, 3, 64, 64), boxes(2, images=4), 0.7)
+    assert "diverged" in warning(values)
+
+
+def test_under_autocast_only_the_networks_are_in_half_precision(model, monkeypatch):
+    maps = unit(8, 16, 2, 2, seed=3)
+    monkeypatch.setattr(model, "contextualize", lambda _: maps)
+    monkeypatch.setattr(model.teacher, "forward", lambda _: maps)
+    arguments = model, torch.randn(2, 4, 3, 64, 64), boxes(2, images=4), 0.7
+    plain = measure(*arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = measure(*arguments)
+    of_maps = [name for name in plain if not name.startswith("attention")]
+    assert {name: half[name] for name in of_maps} == {name: plain[name] for name in of_maps}
+
+
 def test_a_value_that_is_not_finite_is_a_divergence():
     assert "diverged" in warning({"embedding_spread": float("nan"), "effective_rank": 5.0})

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.speed import high_water
 from pretrain.encoder import build_encoder
 from tests.transfer.layouts import under
 
@@ -359,20 +360,13 @@ def write_all(folder):
 # The process that reads them
 
 
-def peak_bytes():
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmHWM in /proc/self/status")
-
-
 def try_file(path, out):
     from transfer import convert
     from transfer.checkpoints import CheckpointError
     from transfer.reading import load_converted
 
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before, started = peak_bytes(), time.monotonic()
+    before, started = high_water(), time.monotonic()
     signal.alarm(SECONDS)
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
@@ -390,7 +384,7 @@ def try_file(path, out):
         "as_weights": as_weights,
         "written": out.exists(),
         "seconds": time.monotonic() - started,
-        "growth": peak_bytes() - before,
+        "growth": high_water() - before,
     }
 
 

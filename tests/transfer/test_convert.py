@@ -263,7 +263,6 @@ def test_names_from_a_file_are_printed_without_control_characters():
     assert said == f"3 entries: a?[2J? 2, {'b' * 80} 1"
 
 
-@pytest.mark.skipif(not hasattr(torch, "float8_e4m3fn"), reason="a type of newer versions")
 def test_weights_of_eight_bits_convert(trunk):
     small = trunk["layer1.0.conv1.weight"].to(torch.float8_e4m3fn)
     converted = to_detectron2(trunk | {"layer1.0.conv1.weight": small})

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.speed import high_water
 from pretrain.runtime.config import REPOSITORY
 from tests.transfer import peers
-from tests.transfer.hostile import peak_bytes
 from tests.transfer.test_proof import random_trunk
 from transfer.convert import convert
 from transfer.reading import read_checkpoint
@@ -34,10 +34,10 @@ def growth(path, method):
     child = os.fork()
     if child == 0:
         Path("/proc/self/clear_refs").write_text("5")
-        before = peak_bytes()
+        before = high_water()
         conversion = convert(read_checkpoint(path, method), method)
         assert len(conversion.detectron2) in (265, 318)
-        os.write(write, str(peak_bytes() - before).encode())
+        os.write(write, str(high_water() - before).encode())
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     return int(os.read(read, 100))
