@@ -44,7 +44,8 @@ _C.SOLVER.MOMENTUM = 0.9
 _C.SOLVER.WEIGHT_DECAY = 2e-5  # 1e-5 for 50 epochs; none on norms and biases
 _C.SOLVER.TRUST_COEFFICIENT = 0.001  # LARS
 _C.SOLVER.TEACHER_MOMENTUM = 0.99  # at the start; a cosine takes it to 1
-_C.SOLVER.PRECISION = "fp32"  # fp32 or bf16 (autocast; the loss stays fp32)
+_C.SOLVER.PRECISION = "fp32"  # fp32, bf16 or fp16 (autocast; fp16 scales gradients; loss in fp32)
+_C.SOLVER.COMPILE = False  # torch.compile of the two networks; without it where it cannot be
 
 _C.LOG = CfgNode()
 _C.LOG.PERIOD = 50  # optimizer steps between two lines

@@ -82,6 +82,8 @@ class Log:
         for name in ("epoch", "lr", "teacher_momentum"):
             values[name] = statistics[name]
         values["loss_minus_margin"] = values["loss"] - run.cfg.LOSS.MARGIN
+        if run.scaler.is_enabled():
+            values["gradient_scale"] = run.scaler.get_scale()
         values |= self.clock.read(run.plan.images_per_micro_step)
         for name in ("step", "interrupted"):
             del values[name]
@@ -110,7 +112,7 @@ class Monitor:
 
     def measure(self, run: "Run") -> dict[str, float]:
         """The monitors now, in the log and in metrics.jsonl."""
-        with torch.autocast(run.device.type, torch.bfloat16, run.cfg.SOLVER.PRECISION == "bf16"):
+        with run.autocast():
             values = monitors.measure(
                 run.model, self.crops, self.boxes, run.cfg.LOSS.POSITIVE_RADIUS
             )
@@ -165,7 +167,7 @@ class BadImages:
 
     def report(self, indices: list[int]) -> None:
         """Take in the bad images of a batch. Raises DataError above the allowed share."""
-        for name in sorted({self.data.images[index] for index in indices} - self.seen):
+        for name in sorted(set(map(self.data.name, indices)) - self.seen):
             self.seen.add(name)
             self.logger.warning(
                 f"{self.data.root / name}: cannot be read, replaced ({len(self.seen)} so far)"

@@ -36,6 +36,8 @@ class LARS(torch.optim.Optimizer):
     p ← p − lr·buf. Groups with ``adapt`` False skip the second line.
     """
 
+    _step_supports_amp_scaling = True  # what GradScaler asks: it then leaves ``found_inf`` to us
+
     def __init__(
         self,
         param_groups: Iterable[dict[str, Any]],
@@ -56,7 +58,12 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient.
+
+        Everything stays as it is where a GradScaler found a gradient infinite: decided on the
+        device, so that the host need not wait to know.
+        """
+        found_inf = getattr(self, "found_inf", None)
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
@@ -74,9 +81,16 @@ class LARS(torch.optim.Optimizer):
                 if "momentum_buffer" not in self.state[parameter]:
                     self.state[parameter]["momentum_buffer"] = torch.zeros_like(gradient)
             buffers = [self.state[p]["momentum_buffer"] for p in parameters]
-            torch._foreach_mul_(buffers, group["momentum"])
-            torch._foreach_add_(buffers, gradients)
-            torch._foreach_add_(parameters, buffers, alpha=-group["lr"])
+            if found_inf is None:
+                torch._foreach_mul_(buffers, group["momentum"])
+                torch._foreach_add_(buffers, gradients)
+                torch._foreach_add_(parameters, buffers, alpha=-group["lr"])
+            else:
+                finite = found_inf == 0
+                torch._foreach_mul_(buffers, torch.where(finite, group["momentum"], 1.0))
+                torch._foreach_add_(buffers, [g.where(finite, 0) for g in gradients])
+                step = torch.where(finite, -group["lr"], 0.0)
+                torch._foreach_add_(parameters, torch._foreach_mul(buffers, step))
 
 
 def warmup_cosine(

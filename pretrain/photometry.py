@@ -177,7 +177,7 @@ def _turn(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     )
     sixth = sixth + 6 * shift
     # The channel that hue h leaves: value - chroma * clamp(min(k, 4 - k), 0, 1), k = n + h mod 6
-    n = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)
+    n = 5 - 2 * torch.arange(3, device=images.device).view(1, 3, 1, 1)  # 5, 3, 1
     k = (n + sixth) % 6
     return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
 

@@ -1,7 +1,6 @@
 """The pretraining loop, top to bottom as in clove.md: schedule, batch, forward, backward, step."""
 
 import contextlib
-import hashlib
 import logging
 import math
 from pathlib import Path
@@ -11,10 +10,11 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from pretrain import checkpoints, photometry
+from pretrain import checkpoints
 from pretrain.clove import CLoVE
 from pretrain.config import NOT_HASHED
-from pretrain.data import Batch, MultiCropFolder, build_data, build_loader
+from pretrain.data import MultiCropFolder, build_data, build_loader
+from pretrain.data.device import on_device, to_device
 from pretrain.data.sampler import epoch_length
 from pretrain.encoder import ARCHITECTURES, build_encoder
 from pretrain.hooks import BadImages, Checkpointer, Clock, Log, Monitor
@@ -26,6 +26,7 @@ from pretrain.runtime.interrupt import Interrupted, InterruptFlag
 from pretrain.runtime.logging import setup_logger
 from pretrain.runtime.provenance import provenance
 
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 AT_LEAST_ONE = (
     "CROPS.GLOBAL_SIZE",
     "CROPS.LOCAL_SIZE",
@@ -151,12 +152,13 @@ class Run:
         self, cfg: CfgNode, plan: Plan, data: MultiCropFolder, device: torch.device
     ) -> None:
         self.cfg, self.plan, self.device = cfg, plan, device
-        self.data_sha256 = hashlib.sha256("\n".join(data.images).encode()).hexdigest()
+        self.data_sha256 = data.sha256()
         self.folder = REPOSITORY / cfg.OUTPUT_DIR
         self.model = build_model(cfg).to(device)
         solver = cfg.SOLVER
         groups = lars_param_groups(self.model, solver.WEIGHT_DECAY)
         self.optimizer = LARS(groups, 0.0, solver.MOMENTUM, solver.TRUST_COEFFICIENT)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "fp16")
         self.step = 0  # optimizer steps done
         self.micro_step = 0  # micro-steps done
 
@@ -165,6 +167,11 @@ class Run:
         """Epochs completed."""
         return self.micro_step / self.plan.length
 
+    def autocast(self) -> torch.autocast:
+        """In which the model runs; its loss stays in float32."""
+        dtype = AUTOCAST[self.cfg.SOLVER.PRECISION]
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
     def save(self) -> Path | None:
         """Write a checkpoint on rank 0."""
         if distributed.rank() != 0:
@@ -172,6 +179,7 @@ class Run:
         content = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "micro_step": self.micro_step,
             "epoch": self.epoch,
             "images_seen": self.micro_step * self.plan.images_per_micro_step,
@@ -210,6 +218,7 @@ class Run:
             )
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
         torch.set_rng_state(content["rng"])
         self.step, self.micro_step = content["step"], content["micro_step"]
 
@@ -242,6 +251,20 @@ def distribute(model: CLoVE, device: torch.device) -> nn.Module:
         )
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, ids, broadcast_buffers=False)
+
+
+def compile_networks(model: CLoVE, device: torch.device) -> None:
+    """torch.compile student and teacher, or say why they run as they are."""
+    try:
+        torch.compile(torch.neg)(torch.ones(1, device=device))
+    except Exception as error:  # no compiler, no Triton, an unsupported Python or GPU: anything
+        reason = str(error).strip().splitlines()[0]
+        logging.getLogger("pretrain").warning(
+            f"SOLVER.COMPILE: torch.compile does not work here, so nothing is compiled ({reason})"
+        )
+        return
+    model.student.compile()
+    model.teacher.compile()
 
 
 def train(cfg: CfgNode, resume: bool = False) -> Path:
@@ -284,7 +307,9 @@ def train(cfg: CfgNode, resume: bool = False) -> Path:
 
 def loop(run: Run, data: MultiCropFolder, interrupt: InterruptFlag, logger: logging.Logger) -> None:
     """Micro-steps from the run's position to its end."""
-    plan, solver = run.plan, run.cfg.SOLVER
+    plan = run.plan
+    if run.cfg.SOLVER.COMPILE:
+        compile_networks(run.model, run.device)
     model = distribute(run.model, run.device).train()
     clock, statistics = Clock(), Statistics()
     loader = build_loader(run.cfg, data, run.micro_step, run.device)
@@ -295,16 +320,15 @@ def loop(run: Run, data: MultiCropFolder, interrupt: InterruptFlag, logger: logg
         if run.cfg.MONITOR.PERIOD:
             crops, _, boxes = to_device(data.apart(run.cfg.MONITOR.IMAGES), run.device)
             hooks.append(Monitor(run, log, crops, boxes[:2]))
-        for micro_step, batch in enumerate(clock.watch(loader), start=run.micro_step):
-            bad_images.report(batch.bad)
+        batches = on_device(clock.watch(loader), run.device)
+        for micro_step, (views, bad) in enumerate(batches, start=run.micro_step):
+            bad_images.report(bad)
             ends_group = plan.ends_group(micro_step)
             momentum = float(plan.teacher_momentum[micro_step]) if ends_group else None
             with accumulate(model, ends_group):
-                with torch.autocast(
-                    run.device.type, torch.bfloat16, enabled=solver.PRECISION == "bf16"
-                ):
-                    outputs = model(*to_device(batch, run.device), momentum)
-                (outputs["loss"] / plan.accumulation).backward()
+                with run.autocast():
+                    outputs = model(*views, momentum)
+                run.scaler.scale(outputs["loss"] / plan.accumulation).backward()
             statistics.add(outputs)
             run.micro_step = micro_step + 1
             if not ends_group:
@@ -312,7 +336,9 @@ def loop(run: Run, data: MultiCropFolder, interrupt: InterruptFlag, logger: logg
             lr = float(plan.lr[micro_step])
             for group in run.optimizer.param_groups:
                 group["lr"] = lr
-            run.optimizer.step()
+            run.scaler.unscale_(run.optimizer)
+            run.scaler.step(run.optimizer)  # no step where a gradient is infinite
+            run.scaler.update()
             run.optimizer.zero_grad()
             run.step += 1
             position = {"step": run.step, "epoch": run.epoch}
@@ -343,8 +369,10 @@ def check(cfg: CfgNode) -> None:
         raise ConfigError(f"CROPS.NUM_LOCALS {cfg.CROPS.NUM_LOCALS} is negative")
     if cfg.MODEL.ARCH not in ARCHITECTURES:
         raise ConfigError(f"MODEL.ARCH {cfg.MODEL.ARCH!r} is not one of {', '.join(ARCHITECTURES)}")
-    if cfg.SOLVER.PRECISION not in ("fp32", "bf16"):
-        raise ConfigError(f"SOLVER.PRECISION {cfg.SOLVER.PRECISION!r} is not fp32 or bf16")
+    if cfg.SOLVER.PRECISION not in AUTOCAST:
+        raise ConfigError(
+            f"SOLVER.PRECISION {cfg.SOLVER.PRECISION!r} is not one of {', '.join(AUTOCAST)}"
+        )
     if cfg.MODEL.DIM % cfg.MODEL.HEADS:
         raise ConfigError(
             f"MODEL.DIM {cfg.MODEL.DIM} is not a multiple of MODEL.HEADS {cfg.MODEL.HEADS}"
@@ -362,24 +390,6 @@ def check(cfg: CfgNode) -> None:
             f"SOLVER.WARMUP_EPOCHS {cfg.SOLVER.WARMUP_EPOCHS} exceeds SOLVER.EPOCHS "
             f"{cfg.SOLVER.EPOCHS}"
         )
-
-
-def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Normalized global and local crops, and boxes, on the device."""
-
-    def prepared(crops: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        pixels = crops.to(device, non_blocking=True).flatten(0, 1)
-        if device.type == "cpu":  # the loader has changed the colours
-            images = pixels.float() / 255
-        else:
-            images = photometry.apply(pixels, numbers.flatten(0, 1))
-        return photometry.normalize(images).unflatten(0, crops.shape[:2])
-
-    return (
-        prepared(batch.global_crops, batch.photometry[:2]),
-        prepared(batch.local_crops, batch.photometry[2:]),
-        batch.boxes.to(device, non_blocking=True),
-    )
 
 
 def accumulate(model: nn.Module, ends_group: bool) -> contextlib.AbstractContextManager:

@@ -1,5 +1,6 @@
 """A folder of images as multi-crop samples; unreadable images are replaced, and reported."""
 
+import hashlib
 import io
 import os
 import random
@@ -57,12 +58,21 @@ class MultiCropFolder(torch.utils.data.Dataset):
 
     def __init__(self, root: str | Path, crops: MultiCrop, seed: int) -> None:
         self.root = Path(root)
-        self.images = list_images(root)
+        # One block, and not a million objects: reading their counts would copy them to each worker
+        self._names = np.array([os.fsencode(name) for name in list_images(root)])
         self.crops = crops
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        """Path of an image below ``root``."""
+        return os.fsdecode(self._names[index])
+
+    def sha256(self) -> str:
+        """Of all names, in order."""
+        return hashlib.sha256(b"\n".join(self._names.tolist())).hexdigest()
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Views, list[int]]:
         """The views, and the unreadable images met on the way to them."""
@@ -77,7 +87,7 @@ class MultiCropFolder(torch.utils.data.Dataset):
                 index = rng.randrange(len(self))  # a neighbour from the sample's own seed
                 continue
             return self.crops(image, rng), bad
-        names = ", ".join(self.images[i] for i in bad[:3])
+        names = ", ".join(map(self.name, bad[:3]))
         raise DataError(f"{self.root}: {self.TRIES} images in a row cannot be read ({names}, …)")
 
     def apart(self, count: int) -> "Batch":
@@ -87,7 +97,7 @@ class MultiCropFolder(torch.utils.data.Dataset):
 
     def read(self, index: int) -> torch.Tensor:
         """The image, RGB (3,H,W) uint8; an error of whatever type when it cannot be used."""
-        path = self.root / self.images[index]
+        path = self.root / self.name(index)
         image = decode(path.read_bytes())
         if min(image.shape[1:]) < 2:
             raise DataError(f"{path}: {image.shape[2]}x{image.shape[1]} pixels have no extent")

@@ -1,0 +1,45 @@
+"""What the model takes, on its device: views with their colours changed, normalized, and boxes."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from pretrain import photometry
+from pretrain.data.folder import Batch
+
+
+def on_device(
+    batches: Iterable[Batch], device: torch.device
+) -> Iterator[tuple[tuple[torch.Tensor, ...], list[int]]]:
+    """For each batch what the model takes, and the images that were replaced in it.
+
+    A GPU prepares a batch on a stream of its own while it still computes the step before: the host,
+    which waits for no step, is here as soon as it has launched that one.
+    """
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    for batch in batches:
+        with torch.cuda.stream(stream):  # does nothing where there is none
+            views = to_device(batch, device)
+        if stream is not None:
+            torch.cuda.current_stream(device).wait_stream(stream)
+            for tensor in views:
+                tensor.record_stream(torch.cuda.current_stream(device))
+        yield views, batch.bad
+
+
+def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Global crops (2,B,3,S,S), local crops (V,B,3,s,s), normalized float32, boxes (2+V,B,4)."""
+
+    def prepared(crops: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        pixels = crops.to(device, non_blocking=True).flatten(0, 1)
+        if device.type == "cpu":  # the loader has changed the colours
+            images = pixels.float() / 255
+        else:
+            images = photometry.apply(pixels, numbers.flatten(0, 1))
+        return photometry.normalize(images).unflatten(0, crops.shape[:2])
+
+    return (
+        prepared(batch.global_crops, batch.photometry[:2]),
+        prepared(batch.local_crops, batch.photometry[2:]),
+        batch.boxes.to(device, non_blocking=True),
+    )
