@@ -63,7 +63,8 @@ def loss_rows() -> Iterator[Row]:
         generator = torch.Generator().manual_seed(0)
 
         def maps(count: int, side: int) -> torch.Tensor:
-            return F.normalize(torch.randn(count * BATCH, DIM, side, side, generator=generator))
+            cells = torch.randn(count * BATCH, side, side, DIM, generator=generator)
+            return F.normalize(cells, dim=3).permute(0, 3, 1, 2)  # as attention leaves them
 
         corners = torch.rand(8, BATCH, 2, generator=generator) / 2
         boxes = torch.cat(
@@ -73,8 +74,8 @@ def loss_rows() -> Iterator[Row]:
 
     def run(loss: Callable, *maps: torch.Tensor) -> Sequence[float]:
         value = loss(*maps)
-        value.backward()
-        return [value.item(), *(each.grad.norm().item() for each in maps[:2])]
+        gradients = torch.autograd.grad(value, maps[:2])
+        return [value.item(), *(each.norm().item() for each in gradients)]
 
     ours = partial(run, lambda *maps: multicrop_loss(*maps)[0])
     yield Row(

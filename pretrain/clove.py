@@ -46,7 +46,7 @@ def pair_statistics(
     """
     student, teacher = _at_least_float32(student), _at_least_float32(teacher)
     num_similar = num_negatives + num_skipped
-    if (cells := teacher.shape[2:].numel()) < num_similar:
+    if (cells := teacher.shape[-2:].numel()) < num_similar:
         raise ValueError(
             f"a teacher map of {cells} cells has no {num_similar} negatives: use larger global "
             "crops (97 px or more for 10) or a smaller LOSS.NUM_NEGATIVES"
@@ -54,12 +54,12 @@ def pair_statistics(
     is_positive = positive_cells(student, teacher, student_boxes, teacher_boxes, positive_radius)
     num_positives = is_positive.sum(dim=(-2, -1))
 
-    similarity = -2 * torch.einsum("...bds,bdt->...bst", student.flatten(-2), teacher.flatten(2))
+    cosine = torch.einsum("...ds,...dt->...st", student.flatten(-2), teacher.flatten(-2))
     # The count is float32, as in the released code: from 32 positives on, 1e-6 vanishes in rounding
-    positive = (similarity * is_positive).sum(dim=(-2, -1)) / (num_positives.float() + 1e-6)
+    positive = -2 * (cosine * is_positive).sum(dim=(-2, -1)) / (num_positives.float() + 1e-6)
 
-    hardest = similarity.masked_fill(is_positive, torch.inf).topk(num_similar, largest=False).values
-    negative = hardest[..., num_skipped:].mean(dim=(-2, -1))
+    hardest = cosine.masked_fill_(is_positive, -torch.inf).topk(num_similar).values
+    negative = -2 * hardest[..., num_skipped:].mean(dim=(-2, -1))
     loss = F.relu(margin - negative + gamma * positive)
     return PairStats(loss, positive, negative, num_positives, negative.isinf())
 
@@ -90,20 +90,20 @@ def multicrop_loss(
     view-major, unit length over D. boxes (2+V,B,4). ``same``: as for ``pair_statistics``.
     """
     pairs = []
-    views = [maps.unflatten(0, (-1, boxes.shape[1])) for maps in (global_students, local_students)]
+    students = global_students.chunk(2)
+    local_students = local_students.unflatten(0, (-1, boxes.shape[1]))
     for view, teacher in enumerate(global_teachers.chunk(2)):
-        other = slice(1 - view, 2 - view)
-        # The other global view, then all locals against this teacher in one batch
-        for students, of in ((views[0][other], boxes[other]), (views[1], boxes[2:])):
-            pairs.append(pair_statistics(students, teacher, of, boxes[view], **same))
+        for student, of in ((students[1 - view], boxes[1 - view]), (local_students, boxes[2:])):
+            pairs.append(pair_statistics(student, teacher, of, boxes[view], **same))
     # Every pair has B images, so the mean over all of them weighs the pairs equally
-    loss, *rest = (torch.cat(field) for field in zip(*pairs, strict=True))
+    loss, *rest = (torch.cat([x.flatten() for x in field]) for field in zip(*pairs, strict=True))
     positive, negative, num_positives, overfull = (field.detach() for field in rest)
-    cells = _at_least_float32(global_students.detach()).transpose(0, 1).flatten(1)  # (D, cells)
+    center = _at_least_float32(global_students.detach()).mean(dim=(0, 2, 3))
     return loss.mean(), {
         "positive_similarity": _mean_where(num_positives > 0, -positive / 2),
         "negative_similarity": _mean_where(~overfull, -negative / 2),
-        "embedding_std": cells.std(dim=1).mean(),  # 1/√D when spread evenly, 0 at collapse
+        # Of unit vectors, in the mean over D: 1/√D when spread evenly, 0 at collapse
+        "embedding_std": ((1 - center.square().sum()) / len(center)).clamp(min=0).sqrt(),
         "no_positive_share": (num_positives == 0).float().mean(),
         "overfull_share": overfull.float().mean(),
     }
