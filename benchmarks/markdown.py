@@ -45,7 +45,7 @@ def _section(table: Table) -> str:
             parts.append("No published values of these are known.")
         shown = [row for row in table.rows if row.init or _publishes(row.published, metrics)]
         rows = [_cells(table, row, metrics, published, notes) for row in shown]
-        parts.append(_grid([_columns(table, metrics, published), *rows]))
+        parts.append(grid([_columns(table, metrics, published), *rows]))
     legend = [f"{number}. {_escape(note)}" for note, number in notes.items()]
     parts += ["Notes\n\n" + "\n".join(legend)] if legend else []
     parts += _protocols(table)
@@ -130,7 +130,7 @@ def _cells(
     return cells
 
 
-def _grid(rows: Iterable[Sequence[str]]) -> str:
+def grid(rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, the first row its head; columns are aligned for the terminal."""
     lines = [[_escape(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
