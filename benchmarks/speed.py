@@ -1,6 +1,7 @@
 """``python -m benchmarks.speed WHAT``: how much faster than the plain baseline, in the same run."""
 
 import argparse
+import ctypes
 import os
 import statistics
 import sys
@@ -15,6 +16,7 @@ import torch
 from pretrain.runtime.provenance import hardware, packages
 
 TOLERANCE = 1e-6
+M_MMAP_THRESHOLD = -3  # glibc's malloc.h: from this size on, a block is its own mapping
 COLUMNS = "{:<15} {:<12} {:>8} {:>8} {:>7} {:>7} {:>7}"
 
 
@@ -33,14 +35,22 @@ class Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for each row; AssertionError where the two ways give different numbers."""
+    """Print a line for each row; AssertionError where the two ways give different numbers.
+
+    With ``--profile`` ours alone runs, and is looked into.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("what", choices=("eval", "views", "loss", "optimizer", "step"))
     parser.add_argument("--images", type=int, default=5000, help="to evaluate")
     parser.add_argument("--pairs", type=int, default=5, help="runs of either way, in turn")
+    parser.add_argument(
+        "--profile", metavar="DIR", help="of step: where our time goes, and a trace in DIR"
+    )
     args = parser.parse_args(arguments)
+    if args.profile and args.what != "step":
+        parser.error(f"--profile looks into step, not into {args.what}")
 
-    from benchmarks import speed_eval, speed_pretrain
+    from benchmarks import profile_step, speed_eval, speed_pretrain
 
     rows = {
         "eval": lambda: speed_eval.rows(args.images),
@@ -50,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "step": speed_pretrain.step_rows,
     }
     print(hardware(), *(f"{name} {version}" for name, version in packages().items()), sep="; ")
+    if args.profile:
+        profile_step.profile_step(args.profile)
+        return 0
     of_eval = f"{args.images} images, {speed_eval.DETECTIONS} detections each"
     what = of_eval if args.what == "eval" else args.what
     print(f"{what}, {args.pairs} pairs")
@@ -89,15 +102,18 @@ def timed(row: Row, ours: bool) -> tuple[float, Sequence[float]]:
 
 
 def peak_bytes(row: Row, ours: bool) -> int:
-    """How far one way raises the memory of a process of its own (Linux)."""
-    inputs = row.inputs()
+    """How far one way raises the memory of a process of its own (Linux with glibc)."""
+    way = row.ours if ours else row.theirs
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         torch.set_num_threads(1)  # threads do not outlive a fork
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)  # what is freed leaves the process
+        way(*row.inputs())  # libraries load what they need
+        inputs = row.inputs()
         Path("/proc/self/clear_refs").write_text("5")
         before = high_water()
-        (row.ours if ours else row.theirs)(*inputs)
+        way(*inputs)
         os.write(write, str(high_water() - before).encode())
         os._exit(0)
     os.waitpid(child, 0)
