@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pretrain import monitors
+from pretrain import monitors, pictures, probes
 from pretrain.data import Batch, DataError, MultiCropFolder
 from pretrain.runtime import distributed
+from pretrain.runtime.config import REPOSITORY
 from pretrain.runtime.files import write_text
 from pretrain.runtime.logging import MetricWriter, progress_bar
 
@@ -97,11 +98,15 @@ class Monitor:
     """Every MONITOR.PERIOD steps what the network has learnt, beside what it knew untrained.
 
     On one batch of global views of MONITOR.IMAGES images, drawn apart from those of training. All
-    ranks measure, since SyncBN needs them all; rank 0 tells.
+    ranks measure, since SyncBN needs them all; rank 0 tells, and shows the first SHOWN images.
     """
+
+    SHOWN = 2
 
     def __init__(self, run: "Run", log: Log, crops: torch.Tensor, boxes: torch.Tensor) -> None:
         self.log, self.crops, self.boxes = log, crops, boxes
+        root = run.cfg.MONITOR.LABELS
+        self.labels = probes.Labels(REPOSITORY / root, run.cfg.CROPS.GLOBAL_SIZE) if root else None
         self.untrained = _match_rate_of(run.folder / "metrics.jsonl")
         if run.step == 0:
             self.untrained = self.measure(run)["match_rate"]
@@ -116,6 +121,8 @@ class Monitor:
             values = monitors.measure(
                 run.model, self.crops, self.boxes, run.cfg.LOSS.POSITIVE_RADIUS
             )
+            if self.labels:
+                values |= probes.measure(run.model, self.labels, run.device)
         if self.log.speaks:
             self.log.writer.write(run.step, {f"monitor/{k}": v for k, v in values.items()})
             untrained = "" if self.untrained is None else f", untrained {self.untrained:.3f}"
@@ -126,7 +133,25 @@ class Monitor:
             )
             if run.step and (wrong := monitors.warning(values)):
                 self.log.logger.warning(f"warning: {wrong}")
+        self.show(run)
         return values
+
+    def show(self, run: "Run") -> None:
+        """Matches, attention and PCA to TensorBoard, where step 0 is the untrained network.
+
+        The images that the crops were cut from are not here: python -m pretrain.visualize draws
+        the views, and C5 of whole images.
+        """
+        some = self.crops[:, : monitors.STATISTICS_VIEWS // 2].flatten(0, 1)
+        shown = self.crops[:, : self.SHOWN if self.log.speaks else 0].transpose(0, 1)
+        with run.autocast(), monitors.statistics_of(run.model, some):
+            maps = [pictures.embed(run.model, crops, crops[0]) for crops in shown]
+        for n, (crops, of) in enumerate(zip(shown, maps, strict=True)):
+            named, boxes = {f"step {run.step}": of}, self.boxes[:, n]
+            drawn = pictures.figures(named, crops, boxes, crops[0], run.cfg.LOSS.POSITIVE_RADIUS)
+            for kind, figure in drawn.items():
+                image = pictures.to_array(figure)
+                self.log.writer.write_image(run.step, f"monitor/{kind}/{n}", image)
 
 
 def _match_rate_of(path: Path) -> float | None:

@@ -4,16 +4,21 @@ The loss says little: it starts near 100 and moves by less than one. These numbe
 chance, the network before training, and what a collapsed embedding would give.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.clove import CLoVE, positive_cells
 
+STATISTICS_VIEWS = 16  # global views that tell BN statistics well enough for pictures
 COLLAPSED_SPREAD = 0.3  # embedding_spread below it: the cells' embeddings are nearly one
 COLLAPSED_RANK = 2.0  # effective_rank below it: they lie along one line
+RUNAWAY_GROWTH = 1.5  # weight_growth above it: steps as long as the weights themselves
 
 
 @torch.no_grad()
@@ -26,9 +31,10 @@ def measure(
     are. ``match_rate``: share of the student's cells with a positive whose most similar teacher
     cell is one, beside ``match_chance``. Cosines between student and teacher: ``random_similarity``
     of cells of different images. ``embedding_spread``: std of the embeddings' entries times √D, 1
-    when they point everywhere. ``effective_rank``: RankMe (arXiv 2210.02885), 1 to D. For every
-    head of the attention: its entropy, 1 when all cells weigh the same, and the mean distance in
-    cells at which it looks.
+    when they point everywhere. ``effective_rank``: RankMe (arXiv 2210.02885), 1 to D.
+    ``weight_growth``: norm of the student's weights over the teacher's, which are their past. For
+    every head of the attention: its entropy, 1 when all cells weigh the same, and the mean distance
+    in cells at which it looks.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     training = model.training
@@ -71,6 +77,7 @@ def _describe(
         "random_similarity": _similarity_of_others(students, teachers),
         "embedding_spread": cells.std(dim=0).mean().item() * math.sqrt(cells.shape[1]),
         "effective_rank": effective_rank(cells),
+        "weight_growth": _norm(model.student) / _norm(model.teacher),
         **{f"attention_entropy_{head}": value for head, value in enumerate(entropies)},
         **{f"attention_distance_{head}": value for head, value in enumerate(distances)},
     }
@@ -109,6 +116,46 @@ def effective_rank(embeddings: Tensor) -> float:
     return torch.exp(-(shares * shares.log()).sum()).item()
 
 
+def _norm(network: nn.Module) -> float:
+    """Of all weights; BN's scales and biases, which LARS does not adapt, are left out."""
+    weights = [parameter.detach() for parameter in network.parameters() if parameter.ndim > 1]
+    return torch.stack(torch._foreach_norm(weights)).norm().item()
+
+
+@contextlib.contextmanager
+def statistics_of(model: CLoVE, crops: Tensor) -> Iterator[None]:
+    """Within, ``model`` is in eval mode and BN normalizes as for ``crops`` (N,3,S,S), normalized.
+
+    The student's running statistics blend global and local crops (clove.md 5), so those of both
+    networks are computed anew from global ones, in one pass. Afterwards all is as it was. Under
+    SyncBN every rank must enter; in eval mode ranks do not wait for each other.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    momenta, training = [norm.momentum for norm in norms], model.training
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over batches, here of one
+        with torch.no_grad():
+            project(model.train(), crops)
+        model.eval()
+        yield
+    finally:
+        model.train(training)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def project(model: CLoVE, crops: Tensor) -> tuple[Tensor, Tensor]:
+    """The student's and the teacher's projected maps, (N,D,H,W)."""
+    # Part by part: networks that torch.compile changed would be compiled anew for a few images
+    student = model.student.projector(model.student.encoder(crops))
+    return student, model.teacher.projector(model.teacher.encoder(crops))
+
+
 def attention_weights(model: CLoVE, maps: Tensor) -> Tensor:
     """How much each cell looks at each other: maps (N,D,H,W) → (N,heads,H·W,H·W)."""
     tokens = maps.flatten(2).transpose(1, 2)
@@ -139,5 +186,10 @@ def warning(values: dict[str, float]) -> str | None:
         return (
             f"the embedding has collapsed (spread {values['embedding_spread']:.2f} of 1, effective "
             f"rank {values['effective_rank']:.1f}): lower SOLVER.BASE_LR, or look at the data"
+        )
+    if values["weight_growth"] > RUNAWAY_GROWTH:
+        return (
+            f"the student's weights are {values['weight_growth']:.1f} times the teacher's, which "
+            "are their past: lower SOLVER.BASE_LR"
         )
     return None

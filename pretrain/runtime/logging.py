@@ -6,9 +6,12 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class _BesideBar(logging.StreamHandler):
@@ -45,7 +48,10 @@ def progress_bar(total: int, done: int = 0, unit: str = "step") -> tqdm:
 
 
 class MetricWriter:
-    """Scalars by step, to ``folder``/metrics.jsonl (one object a line) and to TensorBoard."""
+    """Scalars by step, to ``folder``/metrics.jsonl (one object a line) and to TensorBoard.
+
+    Images to the latter.
+    """
 
     def __init__(self, folder: str | Path, last_step: int = 0) -> None:
         """Lines of ``folder``/metrics.jsonl after ``last_step`` belong to a lost run: they go."""
@@ -64,6 +70,10 @@ class MetricWriter:
         self._file.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
+
+    def write_image(self, step: int, name: str, image: "np.ndarray") -> None:
+        """RGB uint8 (H,W,3), to TensorBoard only."""
+        self._tensorboard.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush both."""

@@ -1,13 +1,17 @@
 """The monitors against slow versions, and on embeddings whose values are known."""
 
+import contextlib
+import copy
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+import pretrain.train
 from pretrain.clove import CLoVE
 from pretrain.encoder import build_encoder
+from pretrain.hooks import Monitor
 from pretrain.monitors import (
     attention_statistics,
     effective_rank,
@@ -15,6 +19,8 @@ from pretrain.monitors import (
     measure,
     warning,
 )
+from pretrain.train import train
+from tests.pretrain.tiny import config, write_images
 
 
 def unit(*shape, seed=0):
@@ -147,4 +153,67 @@ def test_under_autocast_only_the_networks_are_in_half_precision(model, monkeypat
 
 
 def test_a_value_that_is_not_finite_is_a_divergence():
-    assert "diverged" in warning({"embedding_spread": float("nan"), "effective_rank": 5.0})
+    healthy = {"embedding_spread": 1.0, "effective_rank": 5.0, "weight_growth": 1.0}
+    assert warning(healthy) is None
+    for name in healthy:
+        assert "diverged" in warning(healthy | {name: math.nan})
+
+
+def test_weights_that_outgrow_their_past_are_warned_of(model):
+    crops = torch.randn(2, 4, 3, 64, 64)
+    grown = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in grown.student.parameters():
+            parameter.mul_(3)
+    values = measure(grown, crops, boxes(2, images=4), 0.7)
+    assert values["weight_growth"] == pytest.approx(3, rel=1e-5)
+    values |= {"embedding_spread": 1.0, "effective_rank": 5.0}
+    assert "3.0 times the teacher's" in warning(values)
+    assert measure(model, crops, boxes(2, images=4), 0.7)["weight_growth"] == pytest.approx(1)
+
+
+BROKEN = {
+    "CROPS__NUM_LOCALS": 0,
+    "MODEL__DIM": 32,
+    "LOSS__NUM_NEGATIVES": 3,
+    "SOLVER__EPOCHS": 8,
+    "SOLVER__WARMUP_EPOCHS": 0,
+    "SOLVER__BATCH_SIZE_PER_GPU": 4,
+    "SOLVER__BASE_LR": 8.0,
+    "SOLVER__TEACHER_MOMENTUM": 0.97,
+    "CHECKPOINT__PERIOD_EPOCHS": 100,
+    "LOG__PERIOD": 100,
+    "MONITOR__PERIOD": 16,
+    "MONITOR__IMAGES": 16,
+}
+
+
+def warnings(folder, monkeypatch, **changes):
+    """What the monitors of a run of 32 steps warn of; the run may diverge."""
+    monkeypatch.setattr(Monitor, "show", lambda *_: None)  # no pictures: faster
+    images = write_images(folder / "images", 16)
+    with contextlib.suppress(FloatingPointError):
+        train(config(images, folder / "run", **(BROKEN | changes)))
+    said = (folder / "run" / "log.txt").read_text().splitlines()
+    return [line for line in said if "warning: " in line]
+
+
+def test_a_constant_teacher_is_flagged_within_200_steps(tmp_path, monkeypatch):
+    def build(cfg):
+        model = original(cfg)
+        model.teacher.register_forward_hook(lambda module, inputs, maps: torch.ones_like(maps))
+        return model
+
+    original = pretrain.train.build_model
+    monkeypatch.setattr(pretrain.train, "build_model", build)
+    assert "the embedding has collapsed" in warnings(tmp_path, monkeypatch)[-1]
+
+
+def test_a_learning_rate_a_hundred_times_too_high_is_flagged_within_200_steps(
+    tmp_path, monkeypatch
+):
+    assert "lower SOLVER.BASE_LR" in warnings(tmp_path, monkeypatch, SOLVER__BASE_LR=800.0)[-1]
+
+
+def test_a_run_that_is_well_is_not_flagged(tmp_path, monkeypatch):
+    assert warnings(tmp_path, monkeypatch) == []

@@ -1,0 +1,66 @@
+"""``python -m pretrain.measure``: the monitors of a checkpoint, beside the untrained network."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import torch
+
+from pretrain import monitors, probes
+from pretrain.augment import MultiCrop
+from pretrain.checkpoints import CheckpointError
+from pretrain.data import DataError, MultiCropFolder
+from pretrain.data.device import to_device
+from pretrain.networks import load
+
+
+def measure(
+    checkpoint: Path, images: Path, size: int, count: int, labels: Path | None
+) -> dict[str, dict[str, float]]:
+    """The monitors of both networks, by name, on global views of ``size`` px of ``count`` images.
+
+    On the CPU, in float32. Raises CheckpointError and DataError for input that cannot be used.
+    """
+    cfg, networks = load(checkpoint)
+    area = tuple(cfg.CROPS.GLOBAL_AREA)
+    folder = MultiCropFolder(images, MultiCrop(size, area, num_locals=0), seed=0)
+    labelled = probes.Labels(labels, size) if labels else None
+    device = torch.device("cpu")
+    crops, _, boxes = to_device(folder.apart(count), device)
+    found = {}
+    for name, network in networks.items():
+        found[name] = monitors.measure(network, crops, boxes, cfg.LOSS.POSITIVE_RADIUS)
+        if labelled:
+            found[name] |= probes.measure(network, labelled, device)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a line for each monitor. Exit codes: 0 done, 2 input that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain.measure", description=__doc__)
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a file, or the folder of a run"
+    )
+    parser.add_argument("images", type=Path, metavar="DIR", help="images that training did not see")
+    parser.add_argument("--size", type=int, default=224, help="of the views, px (default: 224)")
+    parser.add_argument("--count", type=int, default=64, help="images (default: 64)")
+    parser.add_argument("--labels", type=Path, metavar="DIR", help="as MONITOR.LABELS")
+    options = parser.parse_args(arguments)
+    try:
+        found = measure(
+            options.checkpoint, options.images, options.size, options.count, options.labels
+        )
+    except (CheckpointError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    side = math.ceil(options.size / 32)
+    print(f"{options.images}, {side}x{side} cells")
+    print(f"{'monitor':<24} {'trained':>9} {'untrained':>9}")
+    for name, value in found["trained"].items():
+        print(f"{name:<24} {value:>9.4f} {found['untrained'][name]:>9.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""``python -m pretrain.visualize``: pictures of what a checkpoint has learnt."""
+
+import argparse
+import contextlib
+import functools
+import itertools
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import Tensor
+
+from pretrain import monitors, pictures
+from pretrain.augment import MultiCrop, Views
+from pretrain.checkpoints import CheckpointError
+from pretrain.data.folder import DataError, decode, list_images
+from pretrain.networks import load
+from pretrain.photometry import normalize
+from pretrain.runtime.files import write_atomically
+
+PNG = {"format": "png", "dpi": 110, "bbox_inches": "tight"}
+PICTURE_SIZE = 448  # px, short side of the whole image whose C5 map is drawn
+
+
+def read_images(paths: Sequence[Path]) -> dict[Path, Tensor]:
+    """RGB (3,H,W) uint8 of the images, and of those below the folders, among ``paths``.
+
+    Those that cannot be read are skipped with a warning. Raises DataError when none is left, and
+    when two have the same stem, as their pictures would have the same name.
+    """
+    named = (
+        [path / name for name in list_images(path)] if path.is_dir() else [path] for path in paths
+    )
+    files = dict.fromkeys(itertools.chain(*named))
+    images: dict[Path, Tensor] = {}
+    for file in files:
+        try:
+            image = decode(file.read_bytes())
+        except Exception as error:  # decoders raise errors of any type at damaged files
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            print(f"warning: {file}: skipped, cannot be read ({reason})", file=sys.stderr)
+            continue
+        if min(image.shape[1:]) < 2:
+            print(f"warning: {file}: skipped, it has no extent", file=sys.stderr)
+            continue
+        if same := [other for other in images if other.stem == file.stem]:
+            raise DataError(
+                f"{file}: its pictures would have the names of those of {same[0]}; rename it, or "
+                "call again for it with another --output"
+            )
+        images[file] = image
+    if not images:
+        raise DataError(f"{paths[0]}: none of {len(files)} images can be read; name some that can")
+    if skipped := len(files) - len(images):
+        print(f"warning: {skipped} of {len(files)} images skipped", file=sys.stderr)
+    return images
+
+
+def views_of(images: dict[Path, Tensor], cfg: CfgNode, seed: int) -> list[Views]:
+    """Views of every image, then more of the same ones up to monitors.STATISTICS_VIEWS globals."""
+    crops = MultiCrop(
+        cfg.CROPS.GLOBAL_SIZE,
+        tuple(cfg.CROPS.GLOBAL_AREA),
+        cfg.CROPS.NUM_LOCALS,
+        cfg.CROPS.LOCAL_SIZE,
+        tuple(cfg.CROPS.LOCAL_AREA),
+    )
+    rounds = -(-monitors.STATISTICS_VIEWS // (2 * len(images)))
+    return [
+        crops(image, random.Random(f"{seed} {draw} {path.name}"))
+        for draw in range(rounds)
+        for path, image in images.items()
+    ]
+
+
+def whole(image: Tensor) -> Tensor:
+    """An image (3,H,W) uint8 with PICTURE_SIZE as its short side, normalized."""
+    height, width = image.shape[1:]
+    size = [round(side * PICTURE_SIZE / min(height, width)) for side in (height, width)]
+    return normalize(F.interpolate(image[None] / 255, size, mode="bilinear", antialias=True)[0])
+
+
+def visualize(checkpoint: Path, paths: Sequence[Path], output: Path, seed: int = 0) -> list[Path]:
+    """Write ``output``/<stem>_<kind>.png for every image; returns the files.
+
+    Kinds: views, matches, attention, pca. The untrained network is the one that training began
+    with (of a released checkpoint: one like it). Both run in eval mode, with BN statistics of
+    STATISTICS_VIEWS global views of the first of these very images, drawn again where they are
+    few. Works on the CPU. Raises CheckpointError and DataError for input that cannot be used.
+    """
+    images = read_images(paths)
+    cfg, models = load(checkpoint)
+    views = views_of(images, cfg, seed)
+    some = views[: monitors.STATISTICS_VIEWS // 2]
+    statistics = torch.cat([normalize(each.global_crops / 255) for each in some])
+    written = []
+    with contextlib.ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(monitors.statistics_of(model, statistics))
+        for (path, image), of in zip(images.items(), views, strict=False):
+            crops, picture = normalize(of.global_crops / 255), whole(image)
+            maps = {name: pictures.embed(model, crops, picture) for name, model in models.items()}
+            drawn = {"views": pictures.draw_views(image, of)} | pictures.figures(
+                maps, crops, of.boxes[:2], picture, cfg.LOSS.POSITIVE_RADIUS
+            )
+            for kind, figure in drawn.items():
+                written.append(output / f"{path.stem}_{kind}.png")
+                save = functools.partial(figure.savefig, **PNG)
+                write_atomically(written[-1], save)
+            print(f"{path}: {', '.join(drawn)}")
+    return written
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit codes: 0 done, 2 input that cannot be used, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain.visualize", description=__doc__)
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a file, or the folder of a run"
+    )
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files or folders")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0, help="of the views")
+    options = parser.parse_args(arguments)
+    try:
+        written = visualize(options.checkpoint, options.images, options.output, options.seed)
+    except (CheckpointError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}; choose another --output", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the pictures that were written are complete", file=sys.stderr)
+        return 130
+    print(f"{len(written)} pictures in {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

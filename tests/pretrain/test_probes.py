@@ -1,0 +1,127 @@
+"""kNN and the linear probe against slow versions, their folder, and the command that prints all."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pretrain import measure, probes
+from pretrain.clove import CLoVE
+from pretrain.data import DataError
+from pretrain.encoder import build_encoder
+from pretrain.train import train
+from tests.pretrain.tiny import config, write_images
+
+
+def test_knn_is_the_weighted_vote_of_the_definition(monkeypatch):
+    monkeypatch.setattr(probes, "NEIGHBOURS", 5)
+    rng = np.random.default_rng(0)
+    features, queries = rng.normal(size=(40, 3)), rng.normal(size=(30, 3))
+    labels, expected = rng.integers(0, 4, 40), rng.integers(0, 4, 30)
+
+    def vote(query):
+        cosines = features @ query / np.linalg.norm(features, axis=1) / np.linalg.norm(query)
+        votes = dict.fromkeys(range(4), 0.0)
+        for n in np.argsort(-cosines)[:5]:
+            votes[labels[n]] += np.exp(cosines[n] / 0.07)
+        return max(votes, key=votes.get)
+
+    right = np.mean([vote(query) == of for query, of in zip(queries, expected, strict=True)])
+    tensors = (torch.from_numpy(each) for each in (features, labels, queries, expected))
+    tensors = (each.float() if each.is_floating_point() else each for each in tensors)
+    assert probes.knn_accuracy(*tensors) == pytest.approx(right)
+    assert 0.1 < right < 0.9
+
+
+def test_the_probe_is_ridge_regression_and_every_class_weighs_the_same():
+    rng = np.random.default_rng(0)
+    cells, queries = rng.normal(size=(200, 5)), rng.normal(size=(100, 5))
+    labels = (cells[:, 0] > 1).astype(int) + (cells[:, 1] + 0.5 * rng.normal(size=200) > 0)
+    expected = (queries[:, 0] > 1).astype(int) + (queries[:, 1] > 0)
+    scaled = (cells - cells.mean(0)) / cells.std(0, ddof=1)
+    onehot = np.eye(3)[labels]
+    # Ridge regression as least squares with rows of its own for the penalty
+    rows = np.concatenate([scaled, np.sqrt(1e-3 * 200) * np.eye(5)])
+    targets = np.concatenate([onehot - onehot.mean(0), np.zeros((5, 3))])
+    weights = np.linalg.lstsq(rows, targets, rcond=None)[0]
+    asked = (queries - cells.mean(0)) / cells.std(0, ddof=1)
+    found = (asked @ weights + onehot.mean(0)).argmax(1)
+    accuracy = np.mean([(found[expected == one] == one).mean() for one in range(3)])
+    arguments = (torch.from_numpy(each) for each in (cells, labels, queries, expected))
+    assert probes.probe_accuracy(*arguments) == pytest.approx(accuracy, abs=1e-6)
+    assert 0.4 < accuracy < 0.99
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Dark and bright images as classes; images whose left half is dark, with its label map."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "labelled"
+    for folder in ("classes/dark", "classes/bright", "images", "labels"):
+        (root / folder).mkdir(parents=True)
+    for n in range(6):
+        noise = rng.integers(0, 60, (64, 64, 3), dtype=np.uint8)
+        cv2.imwrite(str(root / "classes" / "dark" / f"{n}.png"), noise)
+        cv2.imwrite(str(root / "classes" / "bright" / f"{n}.png"), noise + 190)
+        bright = np.arange(64) >= 32
+        cv2.imwrite(
+            str(root / "images" / f"{n}.png"), noise + bright[None, :, None] * np.uint8(190)
+        )
+        labels = np.broadcast_to(np.where(bright, 3, 1), (64, 64)).astype(np.uint8).copy()
+        labels[:40, :32] = 255 if n == 1 else labels[:40, :32]
+        cv2.imwrite(str(root / "labels" / f"{n}.png"), labels)
+    return root
+
+
+def test_what_is_easy_to_see_is_found_by_both_probes(labelled):
+    torch.manual_seed(0)
+    model = CLoVE(build_encoder("resnet18"), hidden=16, dim=8, heads=2, num_negatives=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    labels = probes.Labels(labelled, 64)
+    assert labels.classes[0].shape == (12, 3, 64, 64)
+    assert set(labels.maps[1].unique().tolist()) == {1, 3, 255}
+    values = probes.measure(model, labels, torch.device("cpu"))
+    assert values == {"knn_accuracy": 1.0, "probe_accuracy": 1.0}
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_run_with_labels_logs_what_they_say(labelled, tmp_path):
+    images = write_images(tmp_path / "images")
+    settings = {"MONITOR__PERIOD": 5, "MONITOR__IMAGES": 3, "MONITOR__LABELS": labelled}
+    train(config(images, tmp_path / "run", SOLVER__EPOCHS=1, **settings))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    found = [line for line in lines if "monitor/knn_accuracy" in line]
+    assert [line["step"] for line in found] == [0, 2]
+    assert all(0 <= line["monitor/probe_accuracy"] <= 1 for line in found)
+
+
+def test_a_folder_that_does_not_fit_is_named_with_the_way_out(labelled, tmp_path):
+    with pytest.raises(DataError, match=r"neither classes/<class>/.* nor images/ .*LABELS"):
+        probes.Labels(tmp_path / "nothing", 64)
+    (labelled / "labels" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"labels/3\.png: cannot be read .*every image needs its"):
+        probes.Labels(labelled, 64)
+    cv2.imwrite(str(labelled / "labels" / "3.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(DataError, match=r"labels/3\.png: is RGB, not a map of class numbers"):
+        probes.Labels(labelled, 64)
+    (labelled / "classes" / "dark" / "2.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"dark/2\.png: cannot be read; remove it"):
+        probes.Labels(labelled, 64)
+
+
+def test_the_command_prints_every_monitor_of_both_networks(labelled, tmp_path, capsys):
+    images = write_images(tmp_path / "images")
+    train(config(images, tmp_path / "run", SOLVER__EPOCHS=1))
+    arguments = [tmp_path / "run", images, "--size", 96, "--count", 3, "--labels", labelled]
+    assert measure.main(list(map(str, arguments))) == 0
+    first, header, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"{images}, 3x3 cells"
+    assert header.split() == ["monitor", "trained", "untrained"]
+    values = {name: list(map(float, rest)) for name, *rest in map(str.split, lines)}
+    assert {"match_rate", "match_chance", "effective_rank", "knn_accuracy"} <= values.keys()
+    assert values["match_chance"][0] == values["match_chance"][1]
+    assert values["positive_similarity"][0] != values["positive_similarity"][1]
+    assert measure.main([str(tmp_path / "none.pth"), str(images)]) == 2
+    assert "none.pth: cannot be read" in capsys.readouterr().err
