@@ -12,6 +12,7 @@ import torch
 
 from pretrain import monitors, pictures, probes
 from pretrain.data import Batch, DataError, MultiCropFolder
+from pretrain.data.device import to_device
 from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY
 from pretrain.runtime.files import write_text
@@ -103,26 +104,36 @@ class Monitor:
 
     SHOWN = 2
 
-    def __init__(self, run: "Run", log: Log, crops: torch.Tensor, boxes: torch.Tensor) -> None:
-        self.log, self.crops, self.boxes = log, crops, boxes
-        root = run.cfg.MONITOR.LABELS
-        self.labels = probes.Labels(REPOSITORY / root, run.cfg.CROPS.GLOBAL_SIZE) if root else None
+    def __init__(self, run: "Run", log: Log, data: MultiCropFolder) -> None:
+        cfg = run.cfg
+        self.log, self.seconds, self.began = log, 0.0, time.perf_counter()
+        images = data.spread(cfg.MONITOR.IMAGES)
+        self.crops, _, boxes = to_device(data.apart(images), run.device)
+        self.boxes = boxes[:2]
+        root = cfg.MONITOR.LABELS
+        self.labels = probes.Labels(REPOSITORY / root, cfg.CROPS.GLOBAL_SIZE) if root else None
         self.untrained = _match_rate_of(run.folder / "metrics.jsonl")
         if run.step == 0:
             self.untrained = self.measure(run)["match_rate"]
+            self.show_views(data, images[: self.SHOWN])
 
     def __call__(self, run: "Run", _: dict[str, float] | None) -> None:
         if run.step % run.cfg.MONITOR.PERIOD == 0 or run.micro_step == run.plan.total:
             self.measure(run)
 
     def measure(self, run: "Run") -> dict[str, float]:
-        """The monitors now, in the log and in metrics.jsonl."""
+        """The monitors now, in the log and in metrics.jsonl, and pictures.
+
+        ``time_share``: of the time since the run started, what all before this one have taken.
+        """
+        start = time.perf_counter()
         with run.autocast():
             values = monitors.measure(
                 run.model, self.crops, self.boxes, run.cfg.LOSS.POSITIVE_RADIUS
             )
             if self.labels:
                 values |= probes.measure(run.model, self.labels, run.device)
+        values["time_share"] = self.seconds / (start - self.began)
         if self.log.speaks:
             self.log.writer.write(run.step, {f"monitor/{k}": v for k, v in values.items()})
             untrained = "" if self.untrained is None else f", untrained {self.untrained:.3f}"
@@ -134,14 +145,11 @@ class Monitor:
             if run.step and (wrong := monitors.warning(values)):
                 self.log.logger.warning(f"warning: {wrong}")
         self.show(run)
+        self.seconds += time.perf_counter() - start
         return values
 
     def show(self, run: "Run") -> None:
-        """Matches, attention and PCA to TensorBoard, where step 0 is the untrained network.
-
-        The images that the crops were cut from are not here: python -m pretrain.visualize draws
-        the views, and C5 of whole images.
-        """
+        """Matches, attention and PCA to TensorBoard, where step 0 is the untrained network."""
         some = self.crops[:, : monitors.STATISTICS_VIEWS // 2].flatten(0, 1)
         shown = self.crops[:, : self.SHOWN if self.log.speaks else 0].transpose(0, 1)
         with run.autocast(), monitors.statistics_of(run.model, some):
@@ -152,6 +160,14 @@ class Monitor:
             for kind, figure in drawn.items():
                 image = pictures.to_array(figure)
                 self.log.writer.write_image(run.step, f"monitor/{kind}/{n}", image)
+
+    def show_views(self, data: MultiCropFolder, images: list[int]) -> None:
+        """All views of some images and where they were cut, once; unreadable images have none."""
+        for n, index in enumerate(images if self.log.speaks else ()):
+            views, bad = data["apart", index]
+            if not bad:
+                drawn = pictures.to_array(pictures.draw_views(data.read(index), views))
+                self.log.writer.write_image(0, f"monitor/views/{n}", drawn)
 
 
 def _match_rate_of(path: Path) -> float | None:

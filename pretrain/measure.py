@@ -27,7 +27,7 @@ def measure(
     folder = MultiCropFolder(images, MultiCrop(size, area, num_locals=0), seed=0)
     labelled = probes.Labels(labels, size) if labels else None
     device = torch.device("cpu")
-    crops, _, boxes = to_device(folder.apart(count), device)
+    crops, _, boxes = to_device(folder.apart(folder.spread(count)), device)
     found = {}
     for name, network in networks.items():
         found[name] = monitors.measure(network, crops, boxes, cfg.LOSS.POSITIVE_RADIUS)

@@ -14,7 +14,7 @@ from pretrain import checkpoints
 from pretrain.clove import CLoVE
 from pretrain.config import NOT_HASHED
 from pretrain.data import MultiCropFolder, build_data, build_loader
-from pretrain.data.device import on_device, to_device
+from pretrain.data.device import on_device
 from pretrain.data.sampler import epoch_length
 from pretrain.encoder import ARCHITECTURES, build_encoder
 from pretrain.hooks import BadImages, Checkpointer, Clock, Log, Monitor
@@ -318,8 +318,7 @@ def loop(run: Run, data: MultiCropFolder, interrupt: InterruptFlag, logger: logg
     with Log(run, clock, logger) as log:
         hooks = [log, checkpointer]
         if run.cfg.MONITOR.PERIOD:
-            crops, _, boxes = to_device(data.apart(run.cfg.MONITOR.IMAGES), run.device)
-            hooks.append(Monitor(run, log, crops, boxes[:2]))
+            hooks.append(Monitor(run, log, data))
         batches = on_device(clock.watch(loader), run.device)
         for micro_step, (views, bad) in enumerate(batches, start=run.micro_step):
             bad_images.report(bad)

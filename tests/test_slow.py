@@ -76,6 +76,7 @@ def pretrain_and_check(scenes, output, build=pretrain.train.build_model):
 
 def test_pretraining_on_scenes_learns_to_match_places(scenes, tmp_path):
     assert pretrain_and_check(scenes, tmp_path / "run")
+    assert "warning: " not in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_constant_teacher_target_fails_the_same_check(scenes, tmp_path):
@@ -87,6 +88,7 @@ def test_constant_teacher_target_fails_the_same_check(scenes, tmp_path):
         return model
 
     assert not pretrain_and_check(scenes, tmp_path / "run", with_constant_teacher)
+    assert "the embedding has collapsed" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def peak_memory(arguments, scenes):

@@ -90,9 +90,12 @@ class MultiCropFolder(torch.utils.data.Dataset):
         names = ", ".join(map(self.name, bad[:3]))
         raise DataError(f"{self.root}: {self.TRIES} images in a row cannot be read ({names}, …)")
 
-    def apart(self, count: int) -> "Batch":
-        """Views of ``count`` images from all over the folder, which no epoch draws."""
-        indices = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int).tolist()
+    def spread(self, count: int) -> list[int]:
+        """``count`` images from all over the folder, or all where it has fewer."""
+        return np.linspace(0, len(self) - 1, min(count, len(self))).astype(int).tolist()
+
+    def apart(self, indices: Sequence[int]) -> "Batch":
+        """Views of these images, which no epoch draws."""
         return collate([self["apart", index] for index in indices])
 
     def read(self, index: int) -> torch.Tensor:

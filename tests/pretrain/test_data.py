@@ -1,14 +1,17 @@
 """Every image once per epoch, whatever the ranks, from any position."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from pretrain.data import build_data, build_loader
 from pretrain.data.folder import DataError, decode, list_images
 from pretrain.data.sampler import PositionSampler
-from tests.pretrain.tiny import write_images
+from tests.pretrain.tiny import config, write_images
 
 
 @pytest.mark.parametrize(("images", "batch", "ranks"), [(12, 3, 2), (13, 2, 3), (7, 7, 1)])
@@ -84,3 +87,25 @@ def test_a_truncated_image_is_an_error(kind):
     data = encoded("RGB", kind)
     with pytest.raises((OSError, SyntaxError)):
         decode(data[: len(data) // 2])
+
+
+def private_memory(pid):
+    """Bytes that a process shares with no other (Linux)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+@pytest.mark.slow
+def test_memory_of_a_worker_does_not_grow_over_2000_batches(tmp_path):
+    images = write_images(tmp_path / "images")
+    cfg = config(images, tmp_path / "run", DATA__NUM_WORKERS=1, SOLVER__EPOCHS=1)
+    data = build_data(cfg, torch.device("cpu"))
+    data._names = np.tile(data._names, 50_000)  # as many as ImageNet has, to look up
+    batches = iter(build_loader(cfg, data, 0, torch.device("cpu")))
+    used = []
+    for _ in range(4):
+        for _ in range(500):
+            next(batches)
+        used.append(private_memory(batches._workers[0].pid))
+    print([f"{size / 2**20:.1f} MiB" for size in used])
+    assert max(used) - used[0] < 2 * 2**20, used

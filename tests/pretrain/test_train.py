@@ -386,6 +386,8 @@ def test_monitors_are_measured_at_the_start_in_between_and_at_the_end(images, tm
     found = {x["step"]: x for x in lines if "monitor/match_rate" in x}
     assert list(found) == [0, 4, 6]
     assert all(0 <= x["monitor/match_rate"] <= 1 for x in found.values())
+    assert found[0]["monitor/time_share"] == 0
+    assert all(0 < found[step]["monitor/time_share"] < 1 for step in (4, 6))
     said = (tmp_path / "watched" / "log.txt").read_text()
     assert f"untrained {found[0]['monitor/match_rate']:.3f}" in said
     assert said.count("monitor at step") == 3
