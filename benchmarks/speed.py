@@ -116,8 +116,10 @@ def peak_bytes(row: Row, ours: bool) -> int:
         way(*inputs)
         os.write(write, str(high_water() - before).encode())
         os._exit(0)
+    os.close(write)  # so that reading ends where the child has failed
+    told = os.read(read, 100)
     os.waitpid(child, 0)
-    return int(os.read(read, 100))
+    return int(told)
 
 
 def high_water() -> int:

@@ -35,11 +35,16 @@ def load(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read ({reason})") from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise CheckpointError(f"{path}: not a checkpoint of python -m pretrain")
+    check_format(path, content)
+    return content
+
+
+def check_format(path: str | Path, content: dict[str, Any]) -> None:
+    """Raises CheckpointError when newer code has written it."""
     if content["format"] > FORMAT:
         raise CheckpointError(
             f"{path}: format {content['format']} is newer than this code's {FORMAT}; update it"
         )
-    return content
 
 
 def load_latest(run: str | Path, logger: logging.Logger) -> dict[str, Any] | None:

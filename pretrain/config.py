@@ -52,6 +52,7 @@ _C.LOG.PERIOD = 50  # optimizer steps between two lines
 _C.MONITOR = CfgNode()
 _C.MONITOR.PERIOD = 200  # optimizer steps between two measurements of what was learnt; 0: none
 _C.MONITOR.IMAGES = 64  # whose views, which training never sees, are measured on
+_C.MONITOR.PICTURE_PERIOD = 5000  # as PERIOD, of pictures; the first and the last always
 _C.MONITOR.LABELS = ""  # folder of labelled images to probe the encoder with (pretrain/probes.py)
 _C.CHECKPOINT = CfgNode()
 _C.CHECKPOINT.PERIOD_EPOCHS = 1  # epochs between two checkpoints; the last step always has one

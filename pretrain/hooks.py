@@ -1,5 +1,6 @@
 """What the loop does beside training: the log, checkpoints, bad images, the clock."""
 
+import copy
 import json
 import logging
 import time
@@ -40,6 +41,10 @@ class Clock:
             self.waited += time.perf_counter() - before
             self.micro_steps += 1
             yield batch
+
+    def skip(self, seconds: float) -> None:
+        """Leave out what was no training."""
+        self.since += seconds
 
     def read(self, images_per_micro_step: int) -> dict[str, float]:
         """Rates since the last call; none when nothing was trained since."""
@@ -104,36 +109,49 @@ class Monitor:
 
     SHOWN = 2
 
-    def __init__(self, run: "Run", log: Log, data: MultiCropFolder) -> None:
+    def __init__(self, run: "Run", log: Log, clock: Clock, data: MultiCropFolder) -> None:
         cfg = run.cfg
-        self.log, self.seconds, self.began = log, 0.0, time.perf_counter()
+        self.log, self.clock = log, clock
+        self.seconds, self.began = 0.0, time.perf_counter()
         images = data.spread(cfg.MONITOR.IMAGES)
         self.crops, _, boxes = to_device(data.apart(images), run.device)
         self.boxes = boxes[:2]
         root = cfg.MONITOR.LABELS
         self.labels = probes.Labels(REPOSITORY / root, cfg.CROPS.GLOBAL_SIZE) if root else None
-        self.untrained = _match_rate_of(run.folder / "metrics.jsonl")
+        self.untrained = _match_rate_of(run.folder / "metrics.jsonl") if log.speaks else None
         if run.step == 0:
             self.untrained = self.measure(run)["match_rate"]
+            self.show(run)
             self.show_views(data, images[: self.SHOWN])
+        self.seconds = time.perf_counter() - self.began
+        self.clock.skip(self.seconds)
 
     def __call__(self, run: "Run", _: dict[str, float] | None) -> None:
-        if run.step % run.cfg.MONITOR.PERIOD == 0 or run.micro_step == run.plan.total:
-            self.measure(run)
+        last = run.micro_step == run.plan.total
+        if run.step % run.cfg.MONITOR.PERIOD and not last:
+            return
+        if run.device.type == "cuda":
+            torch.cuda.synchronize(run.device)  # the step before is not ours to time
+        start = time.perf_counter()
+        self.measure(run)
+        if run.step % run.cfg.MONITOR.PICTURE_PERIOD == 0 or last:
+            self.show(run)
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        self.clock.skip(seconds)
 
     def measure(self, run: "Run") -> dict[str, float]:
-        """The monitors now, in the log and in metrics.jsonl, and pictures.
+        """The monitors now, in the log and in metrics.jsonl.
 
-        ``time_share``: of the time since the run started, what all before this one have taken.
+        ``time_share``: of the time since the loop began, what all before this one have taken.
         """
-        start = time.perf_counter()
         with run.autocast():
             values = monitors.measure(
                 run.model, self.crops, self.boxes, run.cfg.LOSS.POSITIVE_RADIUS
             )
             if self.labels:
-                values |= probes.measure(run.model, self.labels, run.device)
-        values["time_share"] = self.seconds / (start - self.began)
+                values |= probes.measure(run.model, self.labels, run.device, self.log.speaks)
+        values["time_share"] = self.seconds / (time.perf_counter() - self.began)
         if self.log.speaks:
             self.log.writer.write(run.step, {f"monitor/{k}": v for k, v in values.items()})
             untrained = "" if self.untrained is None else f", untrained {self.untrained:.3f}"
@@ -144,8 +162,6 @@ class Monitor:
             )
             if run.step and (wrong := monitors.warning(values)):
                 self.log.logger.warning(f"warning: {wrong}")
-        self.show(run)
-        self.seconds += time.perf_counter() - start
         return values
 
     def show(self, run: "Run") -> None:
@@ -163,6 +179,9 @@ class Monitor:
 
     def show_views(self, data: MultiCropFolder, images: list[int]) -> None:
         """All views of some images and where they were cut, once; unreadable images have none."""
+        data = copy.copy(data)
+        data.crops = copy.copy(data.crops)
+        data.crops.photometry = True  # as the network sees them, also where a GPU changes colours
         for n, index in enumerate(images if self.log.speaks else ()):
             views, bad = data["apart", index]
             if not bad:
@@ -171,12 +190,13 @@ class Monitor:
 
 
 def _match_rate_of(path: Path) -> float | None:
-    """What a run measured at step 0."""
-    for line in path.read_text().splitlines() if path.exists() else ():
+    """What a run measured at step 0, last."""
+    found = None
+    for line in path.read_text().splitlines():
         values = json.loads(line)
-        if values["step"] == 0 and "monitor/match_rate" in values:
-            return values["monitor/match_rate"]
-    return None
+        if values["step"] == 0:
+            found = values.get("monitor/match_rate", found)
+    return found
 
 
 class Checkpointer:

@@ -16,13 +16,19 @@ from pretrain.networks import load
 
 
 def measure(
-    checkpoint: Path, images: Path, size: int, count: int, labels: Path | None
+    checkpoint: Path, images: Path, size: int | None, count: int, labels: Path | None
 ) -> dict[str, dict[str, float]]:
     """The monitors of both networks, by name, on global views of ``size`` px of ``count`` images.
+
+    Without ``size``, of that of training.
 
     On the CPU, in float32. Raises CheckpointError and DataError for input that cannot be used.
     """
     cfg, networks = load(checkpoint)
+    size = size or cfg.CROPS.GLOBAL_SIZE
+    cells, negatives = math.ceil(size / 32) ** 2, cfg.LOSS.NUM_NEGATIVES + cfg.LOSS.NUM_SKIPPED
+    if cells < negatives:
+        raise DataError(f"--size {size} gives {cells} cells, fewer than {negatives} negatives")
     area = tuple(cfg.CROPS.GLOBAL_AREA)
     folder = MultiCropFolder(images, MultiCrop(size, area, num_locals=0), seed=0)
     labelled = probes.Labels(labels, size) if labels else None
@@ -32,21 +38,23 @@ def measure(
     for name, network in networks.items():
         found[name] = monitors.measure(network, crops, boxes, cfg.LOSS.POSITIVE_RADIUS)
         if labelled:
-            found[name] |= probes.measure(network, labelled, device)
+            found[name] |= probes.measure(network, labelled, device, tells=True)
     return found
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print a line for each monitor. Exit codes: 0 done, 2 input that cannot be used."""
+    """Print a line for each monitor. Exit codes: 0 done, 2 unusable input, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m pretrain.measure", description=__doc__)
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="a file, or the folder of a run"
     )
     parser.add_argument("images", type=Path, metavar="DIR", help="images that training did not see")
-    parser.add_argument("--size", type=int, default=224, help="of the views, px (default: 224)")
-    parser.add_argument("--count", type=int, default=64, help="images (default: 64)")
+    parser.add_argument("--size", type=int, help="of the views, px (default: that of training)")
+    parser.add_argument("--count", type=int, default=64, help="images, 2 or more (default: 64)")
     parser.add_argument("--labels", type=Path, metavar="DIR", help="as MONITOR.LABELS")
     options = parser.parse_args(arguments)
+    if options.count < 2:
+        parser.error(f"--count {options.count}: cells of different images are compared")
     try:
         found = measure(
             options.checkpoint, options.images, options.size, options.count, options.labels
@@ -54,8 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (CheckpointError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    side = math.ceil(options.size / 32)
-    print(f"{options.images}, {side}x{side} cells")
+    except KeyboardInterrupt:
+        return 130
     print(f"{'monitor':<24} {'trained':>9} {'untrained':>9}")
     for name, value in found["trained"].items():
         print(f"{name:<24} {value:>9.4f} {found['untrained'][name]:>9.4f}")

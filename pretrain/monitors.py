@@ -36,19 +36,11 @@ def measure(
     every head of the attention: its entropy, 1 when all cells weigh the same, and the mean distance
     in cells at which it looks.
     """
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    training = model.training
-    try:
-        model.train()
-        crops = global_crops.flatten(0, 1)
-        projected = model.student(crops)
+    with _kept(model):
+        projected, teachers = project(model.train(), global_crops.flatten(0, 1))
         students = model.contextualize(projected).float().unflatten(0, (2, -1))
-        teachers = F.normalize(model.teacher(crops).float(), dim=1).unflatten(0, (2, -1))
+        teachers = F.normalize(teachers.float(), dim=1).unflatten(0, (2, -1))
         weights = attention_weights(model, projected)
-    finally:
-        model.train(training)
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
     with torch.autocast(boxes.device.type, enabled=False):  # in float32, as the loss
         return _describe(model, students, teachers, weights, boxes, positive_radius)
 
@@ -131,20 +123,29 @@ def statistics_of(model: CLoVE, crops: Tensor) -> Iterator[None]:
     SyncBN every rank must enter; in eval mode ranks do not wait for each other.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    momenta, training = [norm.momentum for norm in norms], model.training
-    try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over batches, here of one
-        with torch.no_grad():
-            project(model.train(), crops)
+    momenta = [norm.momentum for norm in norms]
+    with _kept(model):
+        try:
+            for norm in norms:
+                norm.momentum = 1.0  # what this batch has takes the place of what was
+            with torch.no_grad():
+                project(model.train(), crops)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
         model.eval()
+        yield
+
+
+@contextlib.contextmanager
+def _kept(model: CLoVE) -> Iterator[None]:
+    """Buffers and mode are afterwards what they were before."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    training = model.training
+    try:
         yield
     finally:
         model.train(training)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
 

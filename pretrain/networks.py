@@ -88,5 +88,6 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds {type(content).__name__}, not a checkpoint")
-    # Once more where it is ours, with the checks of its reader
-    return checkpoints.load(path) if content.get("kind") == checkpoints.KIND else content
+    if content.get("kind") == checkpoints.KIND:
+        checkpoints.check_format(path, content)
+    return content

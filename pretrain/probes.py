@@ -36,15 +36,29 @@ class Labels:
         root = Path(root)
         self.classes = self.maps = None
         if (folder := root / "classes").is_dir():
-            names = list_images(folder)
+            names = [name for name in list_images(folder) if "/" in name]
             kinds = sorted({name.split("/")[0] for name in names})
+            if len(kinds) < 2 or len(names) < 2 * len(kinds):
+                raise DataError(
+                    f"{folder}: {len(names)} images of {len(kinds)} classes; kNN needs 2 of each "
+                    "of 2 or more"
+                )
             of = torch.tensor([kinds.index(name.split("/")[0]) for name in names])
-            self.classes = torch.stack([_read(folder / name, size) for name in names]), of
+            images = [_resized(_read(folder / name), size) for name in names]
+            self.classes = torch.stack(images), of
         if (folder := root / "images").is_dir():
             names = list_images(folder)
-            paths = [root / "labels" / Path(name).with_suffix(".png") for name in names]
-            images = torch.stack([_read(folder / name, size) for name in names])
-            self.maps = images, torch.stack([_read_map(path, size) for path in paths])
+            pairs = [
+                _read_pair(folder / name, root / "labels" / Path(name).with_suffix(".png"), size)
+                for name in names
+            ]
+            self.maps = tuple(torch.stack(each) for each in zip(*pairs, strict=True))
+            for start, which in enumerate(("first", "second")):
+                if (self.maps[1][start::2] == IGNORED).all():
+                    raise DataError(
+                        f"{root / 'labels'}: every other map, from the {which} on, is ignored "
+                        "throughout or missing; the probe learns from one half, tests on the other"
+                    )
         if self.classes is None and self.maps is None:
             raise DataError(
                 f"{root}: has neither classes/<class>/<image> nor images/ with labels/<name>.png; "
@@ -52,37 +66,52 @@ class Labels:
             )
 
 
-def measure(model: CLoVE, labels: Labels, device: torch.device) -> dict[str, float]:
-    """``knn_accuracy`` of images and ``probe_accuracy`` of cells, on the half that tests."""
+def measure(model: CLoVE, labels: Labels, device: torch.device, tells: bool) -> dict[str, float]:
+    """``knn_accuracy`` of images and ``probe_accuracy`` of cells, on the half that tests.
+
+    Under SyncBN every rank must call it; it returns nothing on one that does not tell.
+    """
     values = {}
-    if labels.classes is not None:
-        images, of = labels.classes
-        features = encode(model, images, device).mean(dim=(2, 3))  # (N,C)
-        values["knn_accuracy"] = knn_accuracy(features[::2], of[::2], features[1::2], of[1::2])
-    if labels.maps is not None:
-        images, of = labels.maps
-        maps = encode(model, images, device)  # (N,C,H,W)
-        # The class at the centre of every cell
-        of = F.interpolate(of[:, None].float(), maps.shape[2:], mode="nearest-exact")[:, 0].long()
-        halves = []
-        for half in (slice(0, None, 2), slice(1, None, 2)):
-            chosen = of[half].flatten() != IGNORED
-            cells = maps[half].movedim(1, -1).flatten(0, 2)  # (N·H·W,C)
-            halves += [cells[chosen], of[half].flatten()[chosen]]
-        values["probe_accuracy"] = probe_accuracy(*halves)
+    for name, data, accuracy in (
+        ("knn_accuracy", labels.classes, of_images),
+        ("probe_accuracy", labels.maps, of_cells),
+    ):
+        if data is None:
+            continue
+        images, of = data
+        # From all classes: the list is sorted by them
+        some = torch.linspace(0, len(images) - 1, min(STATISTICS_IMAGES, len(images))).long()
+        with statistics_of(model, normalize(images[some].to(device) / 255)):
+            if tells:
+                values[name] = accuracy(encode(model, images, device), of)
     return values
 
 
 @torch.no_grad()
 def encode(model: CLoVE, images: Tensor, device: torch.device) -> Tensor:
     """C5 of the student's encoder for uint8 images (N,3,S,S): float32 (N,C,H,W) on the CPU."""
+    parts = (
+        model.student.encoder(normalize(some.to(device) / 255)).float().cpu()
+        for some in images.split(BATCH)
+    )
+    return torch.cat(list(parts))
 
-    def on_device(some: Tensor) -> Tensor:
-        return normalize(some.to(device) / 255)
 
-    with statistics_of(model, on_device(images[:STATISTICS_IMAGES])):
-        parts = [model.student.encoder(on_device(some)) for some in images.split(BATCH)]
-    return torch.cat([part.float().cpu() for part in parts])
+def of_images(maps: Tensor, labels: Tensor) -> float:
+    """kNN of the means of maps (N,C,H,W), whose classes are (N,)."""
+    features = maps.mean(dim=(2, 3))
+    return knn_accuracy(features[::2], labels[::2], features[1::2], labels[1::2])
+
+
+def of_cells(maps: Tensor, labels: Tensor) -> float:
+    """The linear probe of maps (N,C,H,W); of label maps (N,S,S), a cell has its centre's class."""
+    labels = F.interpolate(labels[:, None].float(), maps.shape[2:], mode="nearest-exact")[:, 0]
+    halves = []
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        of = labels[half].long().flatten()
+        cells = maps[half].movedim(1, -1).flatten(0, 2)  # (N·H·W,C)
+        halves += [cells[of != IGNORED], of[of != IGNORED]]
+    return probe_accuracy(*halves)
 
 
 def knn_accuracy(features: Tensor, labels: Tensor, queries: Tensor, expected: Tensor) -> float:
@@ -114,22 +143,34 @@ def probe_accuracy(cells: Tensor, labels: Tensor, queries: Tensor, expected: Ten
     return torch.stack([right[expected == one].float().mean() for one in present]).mean().item()
 
 
-def _read(path: Path, size: int) -> Tensor:
-    """RGB uint8 (3,size,size), whatever the image's own shape."""
+def _read(path: Path) -> Tensor:
+    """RGB uint8 (3,H,W)."""
     try:
-        image = decode(path.read_bytes())
+        return decode(path.read_bytes())
     except Exception as error:  # decoders raise errors of any type at damaged files
         raise DataError(f"{path}: cannot be read; remove it from MONITOR.LABELS") from error
+
+
+def _resized(image: Tensor, size: int) -> Tensor:
+    """(3,size,size), whatever the image's own shape."""
     return F.interpolate(image[None], (size, size), mode="bicubic", antialias=True)[0]
 
 
-def _read_map(path: Path, size: int) -> Tensor:
-    """Class numbers uint8 (size,size) of a PNG with one channel, or of a palette's indices."""
+def _read_pair(path: Path, of: Path, size: int) -> tuple[Tensor, Tensor]:
+    """An image (3,size,size) and its class numbers (size,size), uint8.
+
+    The latter from a PNG with one channel, or from a palette's indices.
+    """
+    image = _read(path)
     try:
-        with Image.open(path) as file:
+        with Image.open(of) as file:
             if file.mode not in ("L", "P"):
-                raise DataError(f"{path}: is {file.mode}, not a map of class numbers (L or P)")
+                raise DataError(f"{of}: is {file.mode}, not a map of class numbers (L or P)")
             labels = np.array(file)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error}); every image needs its map") from error
-    return torch.from_numpy(cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST))
+        raise DataError(f"{of}: cannot be read ({error}); every image needs its map") from error
+    if labels.shape != image.shape[1:]:
+        sizes = [f"{width}x{height}" for height, width in (labels.shape, image.shape[1:])]
+        raise DataError(f"{of}: is {sizes[0]}, its image {sizes[1]}; both must show the same")
+    labels = cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST)
+    return _resized(image, size), torch.from_numpy(labels)

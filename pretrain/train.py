@@ -12,7 +12,8 @@ from torch import nn
 
 from pretrain import checkpoints
 from pretrain.clove import CLoVE
-from pretrain.config import NOT_HASHED
+from pretrain.compilation import compile_networks
+from pretrain.config import NOT_HASHED, get_cfg
 from pretrain.data import MultiCropFolder, build_data, build_loader
 from pretrain.data.device import on_device
 from pretrain.data.sampler import epoch_length
@@ -20,7 +21,7 @@ from pretrain.encoder import ARCHITECTURES, build_encoder
 from pretrain.hooks import BadImages, Checkpointer, Clock, Log, Monitor
 from pretrain.optim import LARS, lars_param_groups, warmup_cosine
 from pretrain.runtime import distributed
-from pretrain.runtime.config import REPOSITORY, ConfigError, config_hash, flatten, plain
+from pretrain.runtime.config import REPOSITORY, ConfigError, flatten, plain
 from pretrain.runtime.files import write_json, write_text
 from pretrain.runtime.interrupt import Interrupted, InterruptFlag
 from pretrain.runtime.logging import setup_logger
@@ -38,7 +39,6 @@ AT_LEAST_ONE = (
     "SOLVER.BATCH_SIZE_PER_GPU",
     "SOLVER.TOTAL_BATCH_SIZE",
     "LOG.PERIOD",
-    "MONITOR.IMAGES",
     "CHECKPOINT.PERIOD_EPOCHS",
     "CHECKPOINT.KEEP",
 )
@@ -193,14 +193,15 @@ class Run:
 
     def restore(self, content: dict[str, Any]) -> None:
         """Take up a checkpoint. Raises ConfigError when the config or the ranks have changed."""
-        old = flatten(content["config"])
+        # A key that is newer than the checkpoint had its default in effect
+        old = flatten(plain(get_cfg())) | flatten(content["config"])
         new = flatten(plain(self.cfg))
-        if config_hash(content["config"], NOT_HASHED) != config_hash(self.cfg, NOT_HASHED):
-            changed = [
-                key
-                for key in sorted(old | new)
-                if old.get(key) != new.get(key) and not key.startswith(NOT_HASHED)
-            ]
+        changed = [
+            key
+            for key in sorted(old | new)
+            if old.get(key) != new.get(key) and not key.startswith(NOT_HASHED)
+        ]
+        if changed:
             changes = ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed)
             raise ConfigError(
                 f"{self.folder}: cannot resume with another config ({changes}); restore the values "
@@ -218,7 +219,7 @@ class Run:
             )
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.scaler.load_state_dict(content["scaler"])
+        self.scaler.load_state_dict(content.get("scaler", {}))
         torch.set_rng_state(content["rng"])
         self.step, self.micro_step = content["step"], content["micro_step"]
 
@@ -251,20 +252,6 @@ def distribute(model: CLoVE, device: torch.device) -> nn.Module:
         )
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, ids, broadcast_buffers=False)
-
-
-def compile_networks(model: CLoVE, device: torch.device) -> None:
-    """torch.compile student and teacher, or say why they run as they are."""
-    try:
-        torch.compile(torch.neg)(torch.ones(1, device=device))
-    except Exception as error:  # no compiler, no Triton, an unsupported Python or GPU: anything
-        reason = str(error).strip().splitlines()[0]
-        logging.getLogger("pretrain").warning(
-            f"SOLVER.COMPILE: torch.compile does not work here, so nothing is compiled ({reason})"
-        )
-        return
-    model.student.compile()
-    model.teacher.compile()
 
 
 def train(cfg: CfgNode, resume: bool = False) -> Path:
@@ -309,7 +296,7 @@ def loop(run: Run, data: MultiCropFolder, interrupt: InterruptFlag, logger: logg
     """Micro-steps from the run's position to its end."""
     plan = run.plan
     if run.cfg.SOLVER.COMPILE:
-        compile_networks(run.model, run.device)
+        compile_networks(run.model, run.autocast(), run.device)
     model = distribute(run.model, run.device).train()
     clock, statistics = Clock(), Statistics()
     loader = build_loader(run.cfg, data, run.micro_step, run.device)
@@ -318,7 +305,7 @@ def loop(run: Run, data: MultiCropFolder, interrupt: InterruptFlag, logger: logg
     with Log(run, clock, logger) as log:
         hooks = [log, checkpointer]
         if run.cfg.MONITOR.PERIOD:
-            hooks.append(Monitor(run, log, data))
+            hooks.append(Monitor(run, log, clock, data))
         batches = on_device(clock.watch(loader), run.device)
         for micro_step, (views, bad) in enumerate(batches, start=run.micro_step):
             bad_images.report(bad)
@@ -364,6 +351,13 @@ def check(cfg: CfgNode) -> None:
     for key in ("CROPS.GLOBAL_AREA", "CROPS.LOCAL_AREA"):
         if len(values[key]) != 2 or not 0 < values[key][0] <= values[key][1] <= 1:
             raise ConfigError(f"{key} {values[key]} is not a range (from, to) within 0 and 1")
+    if cfg.MONITOR.IMAGES < 2:
+        raise ConfigError(
+            f"MONITOR.IMAGES {cfg.MONITOR.IMAGES}: cells of different images are compared, so 2 or "
+            "more"
+        )
+    if cfg.MONITOR.LABELS and not cfg.MONITOR.PERIOD:
+        raise ConfigError("MONITOR.LABELS is set but MONITOR.PERIOD 0 measures nothing; set both")
     if cfg.CROPS.NUM_LOCALS < 0:
         raise ConfigError(f"CROPS.NUM_LOCALS {cfg.CROPS.NUM_LOCALS} is negative")
     if cfg.MODEL.ARCH not in ARCHITECTURES:

@@ -1,5 +1,6 @@
 """What the model takes, on its device: views with their colours changed, normalized, and boxes."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -13,12 +14,12 @@ def on_device(
 ) -> Iterator[tuple[tuple[torch.Tensor, ...], list[int]]]:
     """For each batch what the model takes, and the images that were replaced in it.
 
-    A GPU prepares a batch on a stream of its own while it still computes the step before: the host,
-    which waits for no step, is here as soon as it has launched that one.
+    A GPU prepares a batch on a stream of its own while it still computes the step before: the host
+    is here as soon as it has launched that one.
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     for batch in batches:
-        with torch.cuda.stream(stream):  # does nothing where there is none
+        with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
             views = to_device(batch, device)
         if stream is not None:
             torch.cuda.current_stream(device).wait_stream(stream)

@@ -37,7 +37,7 @@ def list_images(root: str | Path) -> list[str]:
     root = Path(root)
     if not root.is_dir():
         raise DataError(
-            f"{root}: no such folder; set DATA.ROOT to a folder of images, or write a small one: "
+            f"{root}: no such folder; name a folder of images (DATA.ROOT), or write a small one: "
             "python -m benchmarks.scenes OUT"
         )
     images = [

@@ -52,7 +52,7 @@ def test_images_are_found_at_any_depth_in_a_fixed_order(tmp_path):
 
 
 def test_missing_folder_is_named_with_the_way_out(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere: no such folder; set DATA\.ROOT"):
+    with pytest.raises(DataError, match=r"nowhere: no such folder; name a folder of images"):
         list_images(tmp_path / "nowhere")
 
 

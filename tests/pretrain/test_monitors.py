@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import pretrain.train
+from pretrain import monitors
 from pretrain.clove import CLoVE
 from pretrain.encoder import build_encoder
 from pretrain.hooks import Monitor
@@ -117,7 +118,6 @@ def test_measuring_changes_nothing(model):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert 0 <= first["match_rate"] <= 1
     assert {"attention_entropy_0", "attention_distance_1"} <= first.keys()
-    assert warning(first) is None or "collapsed" in warning(first)
 
 
 def test_a_constant_embedding_is_a_collapse_and_a_spread_one_is_not(model, monkeypatch):
@@ -143,7 +143,7 @@ def test_a_network_that_diverged_is_measured_and_warned_of(model, monkeypatch):
 def test_under_autocast_only_the_networks_are_in_half_precision(model, monkeypatch):
     maps = unit(8, 16, 2, 2, seed=3)
     monkeypatch.setattr(model, "contextualize", lambda _: maps)
-    monkeypatch.setattr(model.teacher, "forward", lambda _: maps)
+    monkeypatch.setattr(monitors, "project", lambda *_: (maps, maps))
     arguments = model, torch.randn(2, 4, 3, 64, 64), boxes(2, images=4), 0.7
     plain = measure(*arguments)
     with torch.autocast("cpu", torch.bfloat16):

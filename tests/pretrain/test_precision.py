@@ -18,21 +18,37 @@ def images(tmp_path):
     return write_images(tmp_path / "images")
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains_and_keeps_weights_in_float32(images, tmp_path, precision):
-    name = "student.encoder.layer4.1.conv2.weight"
-    cfg = config(images, tmp_path / "run", SOLVER__EPOCHS=5, SOLVER__PRECISION=precision)
+def weights(path):
+    return checkpoints.load(path)["model"]["student.encoder.layer4.1.conv2.weight"]
+
+
+def untrained(cfg):
     torch.manual_seed(cfg.SEED)
-    untrained = pretrain.train.build_model(cfg).state_dict()[name]
-    state = checkpoints.load(train(cfg))["model"]
+    return pretrain.train.build_model(cfg)
+
+
+def test_bf16_trains_and_keeps_weights_in_float32(images, tmp_path):
+    cfg = config(images, tmp_path / "run", SOLVER__PRECISION="bf16")
+    before = untrained(cfg).student.encoder.layer4[1].conv2.weight
+    path = train(cfg)
+    state = checkpoints.load(path)["model"]
     assert all(value.dtype in (torch.float32, torch.int64) for value in state.values())
-    assert (state[name] - untrained).norm() > 1e-4 * untrained.norm()
+    assert (weights(path) - before).norm() > 1e-4 * before.norm()
 
 
-def test_fp16_tells_and_saves_the_scale_of_its_gradients(images, tmp_path):
-    path = train(config(images, tmp_path / "run", SOLVER__EPOCHS=1, SOLVER__PRECISION="fp16"))
+def test_fp16_trains_resumes_and_tells_the_scale_of_its_gradients(images, tmp_path):
+    cfg = config(images, tmp_path / "run", SOLVER__PRECISION="fp16")
+    before = untrained(cfg).student.encoder.layer4[1].conv2.weight
+    path = train(cfg)
+    straight, trained = checkpoints.load(path)["scaler"], weights(path)
+    assert (trained - before).norm() > 1e-4 * before.norm()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    assert checkpoints.load(path)["scaler"]["scale"] == lines[-1]["gradient_scale"] <= 65536
+    assert straight["scale"] == lines[-1]["gradient_scale"] < 65536
+    for later in checkpoints.list_checkpoints(tmp_path / "run")[1:]:
+        later.unlink()  # as if killed after the first epoch
+    assert train(cfg, resume=True) == path
+    assert checkpoints.load(path)["scaler"] == straight
+    assert torch.equal(weights(path), trained)
 
 
 def test_an_infinite_gradient_halves_the_scale_and_changes_no_weight(images, tmp_path, monkeypatch):
@@ -44,12 +60,11 @@ def test_an_infinite_gradient_halves_the_scale_and_changes_no_weight(images, tmp
     monkeypatch.setattr(CLoVE, "forward", forward)
     changes = {"SOLVER__EPOCHS": 1, "SOLVER__PRECISION": "fp16", "SOLVER__TEACHER_MOMENTUM": 1.0}
     cfg = config(images, tmp_path / "run", **changes)
-    torch.manual_seed(cfg.SEED)
-    untrained = dict(pretrain.train.build_model(cfg).named_parameters())
+    before = dict(untrained(cfg).named_parameters())
     content = checkpoints.load(train(cfg))
     assert content["step"] == 2
     assert content["scaler"]["scale"] == 65536 / 4
-    assert all(torch.equal(content["model"][name], value) for name, value in untrained.items())
+    assert all(torch.equal(content["model"][name], value) for name, value in before.items())
 
 
 def test_lars_masks_a_step_as_if_it_had_not_been():
@@ -79,13 +94,32 @@ def test_lars_masks_a_step_as_if_it_had_not_been():
 
 def test_without_a_compiler_the_run_says_so_and_is_the_same(images, tmp_path, monkeypatch, capfd):
     def compile_nothing(*_, **__):
-        raise RuntimeError("No working C++ compiler found\nand much more")
+        raise RuntimeError("backend='inductor' raised:\nNo working C++ compiler found\n\n")
 
     straight = train(config(images, tmp_path / "straight", SOLVER__EPOCHS=1))
     monkeypatch.setattr(torch, "compile", compile_nothing)
     path = train(config(images, tmp_path / "run", SOLVER__EPOCHS=1, SOLVER__COMPILE=True))
-    said = "torch.compile does not work here, so nothing is compiled (No working C++ compiler"
+    said = "does not work here, so nothing is compiled (RuntimeError: No working C++ compiler"
     assert said in capfd.readouterr().err
     expected = checkpoints.load(straight)["model"]
     actual = checkpoints.load(path)["model"]
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+def test_a_compiled_run_is_the_same_and_its_checkpoint_too(images, tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_eagerly(model, *args, **kwargs):
+        compiled.append(model)
+        return original(model, *args, **kwargs | {"backend": "eager"})
+
+    straight = train(config(images, tmp_path / "straight", SOLVER__EPOCHS=1))
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    settings = {"SOLVER__COMPILE": True, "MONITOR__PERIOD": 1, "MONITOR__IMAGES": 3}
+    path = train(config(images, tmp_path / "run", SOLVER__EPOCHS=1, **settings))
+    assert len(compiled) == 3  # the trial, student, teacher
+    expected = checkpoints.load(straight)["model"]
+    actual = checkpoints.load(path)["model"]
+    assert actual.keys() == expected.keys()
     assert all(torch.equal(actual[name], value) for name, value in expected.items())

@@ -1,6 +1,7 @@
 """kNN and the linear probe against slow versions, their folder, and the command that prints all."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -82,8 +83,9 @@ def test_what_is_easy_to_see_is_found_by_both_probes(labelled):
     labels = probes.Labels(labelled, 64)
     assert labels.classes[0].shape == (12, 3, 64, 64)
     assert set(labels.maps[1].unique().tolist()) == {1, 3, 255}
-    values = probes.measure(model, labels, torch.device("cpu"))
+    values = probes.measure(model, labels, torch.device("cpu"), tells=True)
     assert values == {"knn_accuracy": 1.0, "probe_accuracy": 1.0}
+    assert probes.measure(model, labels, torch.device("cpu"), tells=False) == {}
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -100,14 +102,27 @@ def test_a_run_with_labels_logs_what_they_say(labelled, tmp_path):
 def test_a_folder_that_does_not_fit_is_named_with_the_way_out(labelled, tmp_path):
     with pytest.raises(DataError, match=r"neither classes/<class>/.* nor images/ .*LABELS"):
         probes.Labels(tmp_path / "nothing", 64)
+    for few in (labelled / "classes" / "dark").glob("[1-5].png"):
+        few.rename(labelled / few.name)
+    shutil.rmtree(labelled / "classes" / "bright")
+    with pytest.raises(DataError, match=r"classes: 1 images of 1 classes; .* 2 of each of 2 or"):
+        probes.Labels(labelled, 64)
+    shutil.rmtree(labelled / "classes")
+    cv2.imwrite(str(labelled / "labels" / "3.png"), np.zeros((32, 64), np.uint8))
+    with pytest.raises(DataError, match=r"labels/3\.png: is 64x32, its image 64x64"):
+        probes.Labels(labelled, 64)
+    for path in (labelled / "labels").iterdir():
+        cv2.imwrite(str(path), np.full((64, 64), 255, np.uint8))
+    with pytest.raises(DataError, match=r"labels: every other map, from the first on, is ignored"):
+        probes.Labels(labelled, 64)
     (labelled / "labels" / "3.png").unlink()
     with pytest.raises(DataError, match=r"labels/3\.png: cannot be read .*every image needs its"):
         probes.Labels(labelled, 64)
     cv2.imwrite(str(labelled / "labels" / "3.png"), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(DataError, match=r"labels/3\.png: is RGB, not a map of class numbers"):
         probes.Labels(labelled, 64)
-    (labelled / "classes" / "dark" / "2.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"dark/2\.png: cannot be read; remove it"):
+    (labelled / "images" / "2.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"images/2\.png: cannot be read; remove it"):
         probes.Labels(labelled, 64)
 
 
@@ -116,12 +131,13 @@ def test_the_command_prints_every_monitor_of_both_networks(labelled, tmp_path, c
     train(config(images, tmp_path / "run", SOLVER__EPOCHS=1))
     arguments = [tmp_path / "run", images, "--size", 96, "--count", 3, "--labels", labelled]
     assert measure.main(list(map(str, arguments))) == 0
-    first, header, *lines = capsys.readouterr().out.splitlines()
-    assert first == f"{images}, 3x3 cells"
+    header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["monitor", "trained", "untrained"]
     values = {name: list(map(float, rest)) for name, *rest in map(str.split, lines)}
     assert {"match_rate", "match_chance", "effective_rank", "knn_accuracy"} <= values.keys()
     assert values["match_chance"][0] == values["match_chance"][1]
     assert values["positive_similarity"][0] != values["positive_similarity"][1]
+    assert measure.main([str(tmp_path / "run"), str(images), "--size", "32"]) == 2
+    assert "--size 32 gives 1 cells, fewer than 2 negatives" in capsys.readouterr().err
     assert measure.main([str(tmp_path / "none.pth"), str(images)]) == 2
     assert "none.pth: cannot be read" in capsys.readouterr().err

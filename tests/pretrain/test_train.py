@@ -223,7 +223,10 @@ def test_too_many_unreadable_images_stop_the_run(images, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"DATA__ROOT": "no/such/folder"}, r"no/such/folder: no such folder; set DATA\.ROOT"),
+        (
+            {"DATA__ROOT": "no/such/folder"},
+            r"no/such/folder: no such folder; name .*DATA\.ROOT",
+        ),
         ({"SOLVER__BASE_RL": 1}, r"unknown key SOLVER\.BASE_RL \(did you mean SOLVER\.BASE_LR\?\)"),
         ({"MODEL__ARCH": "vit"}, r"MODEL\.ARCH 'vit' is not one of resnet18"),
         ({"MODEL__DIM": 9}, r"MODEL\.DIM 9 is not a multiple of MODEL\.HEADS 2"),
@@ -245,6 +248,8 @@ def test_too_many_unreadable_images_stop_the_run(images, tmp_path, capfd):
         ),
         ({"CROPS__GLOBAL_AREA": "(0.5, 0.2)"}, r"GLOBAL_AREA .* is not a range"),
         ({"CROPS__NUM_LOCALS": -1}, r"NUM_LOCALS -1 is negative"),
+        ({"MONITOR__IMAGES": 1}, r"MONITOR\.IMAGES 1: cells of different images .* 2 or more"),
+        ({"MONITOR__LABELS": "x"}, r"MONITOR\.LABELS is set but MONITOR\.PERIOD 0"),
         ({"DEVICE": "gpu"}, r"DEVICE 'gpu' is not auto, cpu or cuda"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -339,9 +344,11 @@ def test_signal_to_the_process_group_saves_and_exits_with_the_documented_code(
 
 
 def test_two_gloo_processes_share_the_images_and_rank_0_writes(images, tmp_path):
-    process = start(words(images, tmp_path / "run", SOLVER__EPOCHS=1), processes=2)
+    changes = {"SOLVER__EPOCHS": 1, "MONITOR__PERIOD": 1, "MONITOR__IMAGES": 3}
+    process = start(words(images, tmp_path / "run", **changes), processes=2)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
+    assert error.count("monitor at step") == 3
     content = checkpoints.load(checkpoints.list_checkpoints(tmp_path / "run")[-1])
     assert content["world_size"] == 2
     assert content["images_seen"] == 2 * 2 * 2
