@@ -14,13 +14,14 @@ import torch
 from pretrain import monitors, pictures, probes
 from pretrain.data import Batch, DataError, MultiCropFolder
 from pretrain.data.device import to_device
+from pretrain.run import Run
 from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY
 from pretrain.runtime.files import write_text
 from pretrain.runtime.logging import MetricWriter, progress_bar
 
 if TYPE_CHECKING:
-    from pretrain.train import Run, Statistics
+    from pretrain.train import Statistics
 
 
 class Clock:
@@ -62,7 +63,7 @@ class Clock:
 class Log:
     """Every LOG.PERIOD steps a line, metrics.jsonl and TensorBoard; a bar on a terminal. Rank 0."""
 
-    def __init__(self, run: "Run", clock: Clock, logger: logging.Logger) -> None:
+    def __init__(self, run: Run, clock: Clock, logger: logging.Logger) -> None:
         self.clock, self.logger, self.window = clock, logger, []
         self.speaks = distributed.rank() == 0
         self.writer = MetricWriter(run.folder, last_step=run.step) if self.speaks else None
@@ -76,7 +77,7 @@ class Log:
             self.writer.close()
             self.bar.close()
 
-    def __call__(self, run: "Run", statistics: dict[str, float] | None) -> None:
+    def __call__(self, run: Run, statistics: dict[str, float] | None) -> None:
         """Take in the statistics of one step: the one before ``run.step``, or the last."""
         if not self.speaks or statistics is None:
             return
@@ -109,7 +110,7 @@ class Monitor:
 
     SHOWN = 2
 
-    def __init__(self, run: "Run", log: Log, clock: Clock, data: MultiCropFolder) -> None:
+    def __init__(self, run: Run, log: Log, clock: Clock, data: MultiCropFolder) -> None:
         cfg = run.cfg
         self.log, self.clock = log, clock
         self.seconds, self.began = 0.0, time.perf_counter()
@@ -126,7 +127,7 @@ class Monitor:
         self.seconds = time.perf_counter() - self.began
         self.clock.skip(self.seconds)
 
-    def __call__(self, run: "Run", _: dict[str, float] | None) -> None:
+    def __call__(self, run: Run, _: dict[str, float] | None) -> None:
         last = run.micro_step == run.plan.total
         if run.step % run.cfg.MONITOR.PERIOD and not last:
             return
@@ -140,7 +141,7 @@ class Monitor:
         self.seconds += seconds
         self.clock.skip(seconds)
 
-    def measure(self, run: "Run") -> dict[str, float]:
+    def measure(self, run: Run) -> dict[str, float]:
         """The monitors now, in the log and in metrics.jsonl.
 
         ``time_share``: of the time since the loop began, what all before this one have taken.
@@ -164,7 +165,7 @@ class Monitor:
                 self.log.logger.warning(f"warning: {wrong}")
         return values
 
-    def show(self, run: "Run") -> None:
+    def show(self, run: Run) -> None:
         """Matches, attention and PCA to TensorBoard, where step 0 is the untrained network."""
         some = self.crops[:, : monitors.STATISTICS_VIEWS // 2].flatten(0, 1)
         shown = self.crops[:, : self.SHOWN if self.log.speaks else 0].transpose(0, 1)
@@ -205,12 +206,12 @@ class Checkpointer:
     def __init__(self, statistics: "Statistics") -> None:
         self.statistics = statistics
 
-    def __call__(self, run: "Run", _: dict[str, float] | None) -> None:
+    def __call__(self, run: Run, _: dict[str, float] | None) -> None:
         period = run.cfg.CHECKPOINT.PERIOD_EPOCHS * run.plan.length
         if run.micro_step % period == 0 or run.micro_step == run.plan.total:
             self.save(run)
 
-    def save(self, run: "Run") -> None:
+    def save(self, run: Run) -> None:
         """Save weights that came from a finite loss only; FloatingPointError otherwise."""
         self.statistics.latest()
         run.save()
@@ -219,7 +220,7 @@ class Checkpointer:
 class BadImages:
     """Counts the unreadable images, lists them in bad_images.txt, stops when they are too many."""
 
-    def __init__(self, run: "Run", data: MultiCropFolder, logger: logging.Logger) -> None:
+    def __init__(self, run: Run, data: MultiCropFolder, logger: logging.Logger) -> None:
         rank = distributed.rank()
         self.path = run.folder / f"bad_images{f'.rank{rank}' if rank else ''}.txt"
         self.data, self.logger = data, logger

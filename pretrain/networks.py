@@ -12,7 +12,7 @@ from pretrain import checkpoints
 from pretrain.checkpoints import CheckpointError
 from pretrain.clove import CLoVE
 from pretrain.config import get_cfg
-from pretrain.train import build_model
+from pretrain.run import build_model
 
 
 class _Ignored:

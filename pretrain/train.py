@@ -3,8 +3,8 @@
 import contextlib
 import logging
 import math
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -13,21 +13,18 @@ from torch import nn
 from pretrain import checkpoints
 from pretrain.clove import CLoVE
 from pretrain.compilation import compile_networks
-from pretrain.config import NOT_HASHED, get_cfg
 from pretrain.data import MultiCropFolder, build_data, build_loader
 from pretrain.data.device import on_device
-from pretrain.data.sampler import epoch_length
-from pretrain.encoder import ARCHITECTURES, build_encoder
+from pretrain.encoder import ARCHITECTURES
 from pretrain.hooks import BadImages, Checkpointer, Clock, Log, Monitor
-from pretrain.optim import LARS, lars_param_groups, warmup_cosine
+from pretrain.run import AUTOCAST, Plan, Run
 from pretrain.runtime import distributed
-from pretrain.runtime.config import REPOSITORY, ConfigError, flatten, plain
+from pretrain.runtime.config import REPOSITORY, ConfigError, flatten
 from pretrain.runtime.files import write_json, write_text
 from pretrain.runtime.interrupt import Interrupted, InterruptFlag
 from pretrain.runtime.logging import setup_logger
 from pretrain.runtime.provenance import provenance
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 AT_LEAST_ONE = (
     "CROPS.GLOBAL_SIZE",
     "CROPS.LOCAL_SIZE",
@@ -42,56 +39,6 @@ AT_LEAST_ONE = (
     "CHECKPOINT.PERIOD_EPOCHS",
     "CHECKPOINT.KEEP",
 )
-
-
-class Plan:
-    """What a run does at micro-step t (clove.md section 9)."""
-
-    def __init__(self, cfg: CfgNode, num_images: int, world_size: int) -> None:
-        solver = cfg.SOLVER
-        self.total_batch_size = solver.TOTAL_BATCH_SIZE
-        self.accumulation = accumulation(
-            solver.TOTAL_BATCH_SIZE, solver.BATCH_SIZE_PER_GPU, world_size
-        )
-        self.length = epoch_length(num_images, solver.BATCH_SIZE_PER_GPU, world_size)
-        self.total = solver.EPOCHS * self.length
-        self.images_per_micro_step = solver.BATCH_SIZE_PER_GPU * world_size
-        lr = solver.BASE_LR * self.total_batch_size / 256
-        self.lr = warmup_cosine(
-            lr,
-            solver.END_LR_SHARE * lr,
-            self.total,
-            solver.WARMUP_EPOCHS * self.length,
-            lr / solver.WARMUP_DIVISOR,
-        )
-        self.teacher_momentum = warmup_cosine(solver.TEACHER_MOMENTUM, 1.0, self.total)
-        self.total_steps = solver.EPOCHS * -(-self.length // self.accumulation)
-
-    def ends_group(self, micro_step: int) -> bool:
-        """Whether the optimizer steps: after ``accumulation`` micro-steps or at the epoch's end."""
-        i = micro_step % self.length + 1
-        return i % self.accumulation == 0 or i == self.length
-
-
-def accumulation(total: int, batch_size: int, world_size: int) -> int:
-    """Micro-steps that make ``total`` images of ``batch_size`` on each of ``world_size`` processes.
-
-    Raises ConfigError with the batch sizes and numbers of processes that do.
-    """
-    if total % (batch_size * world_size) == 0:
-        return total // (batch_size * world_size)
-    fitting = [size for size in range(1, total + 1) if total % (size * world_size) == 0]
-    near = sorted(fitting, key=lambda size: abs(size - batch_size))[:5]
-    processes = [count for count in range(1, 65) if total % (batch_size * count) == 0]
-    ways = [
-        f"SOLVER.BATCH_SIZE_PER_GPU {', '.join(map(str, sorted(near)))}" if near else "",
-        f"{', '.join(map(str, processes))} processes" if processes else "",
-        "another SOLVER.TOTAL_BATCH_SIZE, which changes the learning rate",
-    ]
-    raise ConfigError(
-        f"SOLVER.TOTAL_BATCH_SIZE {total} is no multiple of {batch_size} images on {world_size} "
-        f"processes: choose {'; or '.join(way for way in ways if way)}"
-    )
 
 
 class Statistics:
@@ -145,101 +92,6 @@ class Statistics:
         return values
 
 
-class Run:
-    """Model, optimizer, position: what a checkpoint holds."""
-
-    def __init__(
-        self, cfg: CfgNode, plan: Plan, data: MultiCropFolder, device: torch.device
-    ) -> None:
-        self.cfg, self.plan, self.device = cfg, plan, device
-        self.data_sha256 = data.sha256()
-        self.folder = REPOSITORY / cfg.OUTPUT_DIR
-        self.model = build_model(cfg).to(device)
-        solver = cfg.SOLVER
-        groups = lars_param_groups(self.model, solver.WEIGHT_DECAY)
-        self.optimizer = LARS(groups, 0.0, solver.MOMENTUM, solver.TRUST_COEFFICIENT)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "fp16")
-        self.step = 0  # optimizer steps done
-        self.micro_step = 0  # micro-steps done
-
-    @property
-    def epoch(self) -> float:
-        """Epochs completed."""
-        return self.micro_step / self.plan.length
-
-    def autocast(self) -> torch.autocast:
-        """In which the model runs; its loss stays in float32."""
-        dtype = AUTOCAST[self.cfg.SOLVER.PRECISION]
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
-
-    def save(self) -> Path | None:
-        """Write a checkpoint on rank 0."""
-        if distributed.rank() != 0:
-            return None
-        content = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "micro_step": self.micro_step,
-            "epoch": self.epoch,
-            "images_seen": self.micro_step * self.plan.images_per_micro_step,
-            "world_size": distributed.world_size(),
-            "data_sha256": self.data_sha256,
-            "config": plain(self.cfg),
-            "provenance": provenance(),
-            "rng": torch.get_rng_state(),
-        }
-        return checkpoints.save(self.folder, self.step, content, self.cfg.CHECKPOINT.KEEP)
-
-    def restore(self, content: dict[str, Any]) -> None:
-        """Take up a checkpoint. Raises ConfigError when the config or the ranks have changed."""
-        # A key that is newer than the checkpoint had its default in effect
-        old = flatten(plain(get_cfg())) | flatten(content["config"])
-        new = flatten(plain(self.cfg))
-        changed = [
-            key
-            for key in sorted(old | new)
-            if old.get(key) != new.get(key) and not key.startswith(NOT_HASHED)
-        ]
-        if changed:
-            changes = ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed)
-            raise ConfigError(
-                f"{self.folder}: cannot resume with another config ({changes}); restore the values "
-                "or choose another OUTPUT_DIR"
-            )
-        if content["world_size"] != distributed.world_size():
-            raise ConfigError(
-                f"{self.folder}: was trained on {content['world_size']} processes, not "
-                f"{distributed.world_size()}; start as many"
-            )
-        if content["data_sha256"] != self.data_sha256:
-            raise ConfigError(
-                f"{self.folder}: the list of images below DATA.ROOT has changed since the run "
-                "began; restore it or choose another OUTPUT_DIR"
-            )
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.scaler.load_state_dict(content.get("scaler", {}))
-        torch.set_rng_state(content["rng"])
-        self.step, self.micro_step = content["step"], content["micro_step"]
-
-
-def build_model(cfg: CfgNode) -> CLoVE:
-    """CLoVE as MODEL and LOSS describe it, randomly initialised."""
-    model = CLoVE(
-        build_encoder(cfg.MODEL.ARCH),
-        hidden=cfg.MODEL.HIDDEN,
-        dim=cfg.MODEL.DIM,
-        heads=cfg.MODEL.HEADS,
-        gamma=cfg.LOSS.GAMMA,
-        margin=cfg.LOSS.MARGIN,
-        positive_radius=cfg.LOSS.POSITIVE_RADIUS,
-        num_negatives=cfg.LOSS.NUM_NEGATIVES,
-        num_skipped=cfg.LOSS.NUM_SKIPPED,
-    )
-    return model.to(memory_format=torch.channels_last)
-
-
 def distribute(model: CLoVE, device: torch.device) -> nn.Module:
     """SyncBN everywhere and gradients averaged over the ranks; the model itself in one process."""
     if distributed.world_size() == 1:
@@ -254,9 +106,10 @@ def distribute(model: CLoVE, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, ids, broadcast_buffers=False)
 
 
-def train(cfg: CfgNode, resume: bool = False) -> Path:
+def train(cfg: CfgNode, resume: bool = False, allowed: Collection[str] = ()) -> Path:
     """Run or go on with a pretraining; returns the last checkpoint's path.
 
+    A run that goes on has its config of before, but for the keys ``allowed`` to have changed.
     Raises Interrupted after saving in answer to a signal; ConfigError, DataError and
     CheckpointError for input that cannot be used.
     """
@@ -272,12 +125,13 @@ def train(cfg: CfgNode, resume: bool = False) -> Path:
     torch.backends.cudnn.benchmark = True
     run = Run(cfg, plan, data, device)
     if latest := checkpoints.load_latest(folder, logger):
-        run.restore(latest)
+        run.restore(latest, allowed)
         if run.micro_step == plan.total:
             logger.info(f"{folder}: finished, {run.step} steps; nothing to do")
             return checkpoints.list_checkpoints(folder)[-1]
         logger.info(f"resuming at step {run.step}, epoch {run.epoch:.2f}")
     if distributed.rank() == 0:
+        run.require_space()
         write_text(folder / "config.yaml", cfg.dump())
         write_json(folder / "provenance.json", provenance())
     logger.info(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import pretrain.run
 import pretrain.train
 from benchmarks.scenes.generate import Request, generate
 from pretrain import checkpoints
@@ -61,15 +62,15 @@ def learns(before, after, dim):
     return gaps[1] - gaps[0] >= 0.05 and after["embedding_std"] >= 0.5 / math.sqrt(dim)
 
 
-def pretrain_and_check(scenes, output, build=pretrain.train.build_model):
+def pretrain_and_check(scenes, output, build=pretrain.run.build_model):
     """Whether the demo's pretraining, a little longer, learns; measured on an ordinary model."""
     cfg = demo_config(scenes, output, epochs=3)
     torch.manual_seed(cfg.SEED)
-    before = on_held_out_views(pretrain.train.build_model(cfg), cfg, scenes)
+    before = on_held_out_views(pretrain.run.build_model(cfg), cfg, scenes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain.train, "build_model", build)
+        patch.setattr(pretrain.run, "build_model", build)
         path = pretrain.train.train(cfg)
-    model = pretrain.train.build_model(cfg)
+    model = pretrain.run.build_model(cfg)
     model.load_state_dict(checkpoints.load(path)["model"])
     return learns(before, on_held_out_views(model, cfg, scenes), cfg.MODEL.DIM)
 
@@ -80,7 +81,7 @@ def test_pretraining_on_scenes_learns_to_match_places(scenes, tmp_path):
 
 
 def test_constant_teacher_target_fails_the_same_check(scenes, tmp_path):
-    build = pretrain.train.build_model
+    build = pretrain.run.build_model
 
     def with_constant_teacher(cfg):
         model = build(cfg)

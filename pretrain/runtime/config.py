@@ -67,11 +67,11 @@ def merge(cfg: CfgNode, path: str | Path | None = None, overrides: Sequence[str]
     """
     if path is not None:
         loaded = load_yaml(path)
-        _check_known(cfg, flatten(loaded), str(path))
+        check_known(cfg, flatten(loaded), str(path))
         _merge(str(path), cfg.merge_from_other_cfg, type(cfg)(_as_floats(cfg, loaded)))
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} has no partner")
-    _check_known(cfg, overrides[::2], "command line")
+    check_known(cfg, overrides[::2], "command line")
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         parent, _, name = key.rpartition(".")
         try:
@@ -124,12 +124,13 @@ def plain(tree: Any) -> Any:
 
 def config_hash(cfg: dict, ignore: Collection[str]) -> str:
     """sha256 of the resolved config less the keys (or whole sections) named in ``ignore``."""
-    kept = {
-        key: plain(value)
-        for key, value in flatten(cfg).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in ignore)
-    }
+    kept = {key: plain(value) for key, value in flatten(cfg).items() if not is_within(key, ignore)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def is_within(key: str, names: Collection[str]) -> bool:
+    """Whether ``key`` is one of ``names``, or in one of the sections that they name."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def nearest(name: str, known: Collection[str]) -> str:
@@ -138,7 +139,8 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
-def _check_known(cfg: CfgNode, keys: Collection[str], source: str) -> None:
+def check_known(cfg: CfgNode, keys: Collection[str], source: str) -> None:
+    """Raise ConfigError for a key or section that ``cfg`` does not have."""
     known = set(flatten(cfg))
     for key in keys:
         node, *path = cfg, *key.split(".")

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import pretrain.train
+import pretrain.run
 from pretrain import monitors
 from pretrain.clove import CLoVE
 from pretrain.encoder import build_encoder
@@ -176,20 +176,20 @@ BROKEN = {
     "CROPS__NUM_LOCALS": 0,
     "MODEL__DIM": 32,
     "LOSS__NUM_NEGATIVES": 3,
-    "SOLVER__EPOCHS": 8,
+    "SOLVER__EPOCHS": 4,
     "SOLVER__WARMUP_EPOCHS": 0,
     "SOLVER__BATCH_SIZE_PER_GPU": 4,
     "SOLVER__BASE_LR": 8.0,
     "SOLVER__TEACHER_MOMENTUM": 0.97,
     "CHECKPOINT__PERIOD_EPOCHS": 100,
     "LOG__PERIOD": 100,
-    "MONITOR__PERIOD": 16,
+    "MONITOR__PERIOD": 8,
     "MONITOR__IMAGES": 16,
 }
 
 
 def warnings(folder, monkeypatch, **changes):
-    """What the monitors of a run of 32 steps warn of; the run may diverge."""
+    """What the monitors of a run of 16 steps warn of; the run may diverge."""
     monkeypatch.setattr(Monitor, "show", lambda *_: None)  # no pictures: faster
     images = write_images(folder / "images", 16)
     with contextlib.suppress(FloatingPointError):
@@ -204,8 +204,8 @@ def test_a_constant_teacher_is_flagged_within_200_steps(tmp_path, monkeypatch):
         model.teacher.register_forward_hook(lambda module, inputs, maps: torch.ones_like(maps))
         return model
 
-    original = pretrain.train.build_model
-    monkeypatch.setattr(pretrain.train, "build_model", build)
+    original = pretrain.run.build_model
+    monkeypatch.setattr(pretrain.run, "build_model", build)
     assert "the embedding has collapsed" in warnings(tmp_path, monkeypatch)[-1]
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-import pretrain.train
+import pretrain.run
 from pretrain import checkpoints
 from pretrain.clove import CLoVE
 from pretrain.optim import LARS
@@ -24,7 +24,7 @@ def weights(path):
 
 def untrained(cfg):
     torch.manual_seed(cfg.SEED)
-    return pretrain.train.build_model(cfg)
+    return pretrain.run.build_model(cfg)
 
 
 def test_bf16_trains_and_keeps_weights_in_float32(images, tmp_path):

@@ -1,8 +1,10 @@
 """The loop: resumption, accumulation, ranks, signals, and every message for bad input."""
 
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +22,10 @@ from pretrain.data.folder import collate
 from pretrain.hooks import Checkpointer
 from pretrain.optim import LARS, lars_param_groups, warmup_cosine
 from pretrain.photometry import normalize
+from pretrain.run import Plan, accumulation, build_model
 from pretrain.runtime.config import ConfigError, merge, plain
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted
-from pretrain.train import Plan, accumulation, build_model, train
+from pretrain.train import train
 from tests.pretrain.tiny import config, words, write_images
 
 EMPTY = "configs/pretrain/clove_R_50_in1k_200ep.yaml"
@@ -284,6 +287,23 @@ def test_changed_config_is_refused_on_resume_and_listed(images, tmp_path, capfd)
     )
     assert code == 2
     assert "SEED was 0, is 3" in error
+    assert "--allow-changed SEED)" in error
+
+
+def test_a_key_that_may_change_does_and_no_other(images, tmp_path, capfd):
+    run_main(words(images, tmp_path / "run", SOLVER__EPOCHS=1), capfd)
+    longer = words(images, tmp_path / "run", SOLVER__EPOCHS=2, SOLVER__WEIGHT_DECAY=0.5)
+    allow = ["--resume", "--allow-changed", "SOLVER.EPOCHS"]
+    code, error = run_main([*allow, *longer], capfd)
+    assert code == 2
+    assert "(SOLVER.WEIGHT_DECAY was 2e-05, is 0.5)" in error
+    code, error = run_main([*allow, "--allow-changed", "SOLVER.WEIGHT_DECAY", *longer], capfd)
+    assert code == 0, error
+    last = checkpoints.load(checkpoints.list_checkpoints(tmp_path / "run")[-1])
+    assert (last["epoch"], last["config"]["SOLVER"]["WEIGHT_DECAY"]) == (2, 0.5)
+    code, error = run_main(["--resume", "--allow-changed", "SOLVER.EPOCH", *longer], capfd)
+    assert code == 2
+    assert "--allow-changed: unknown key SOLVER.EPOCH (did you mean SOLVER.EPOCHS?)" in error
 
 
 def test_changed_images_are_refused_on_resume(images, tmp_path, capfd):
@@ -311,6 +331,45 @@ def test_nan_loss_stops_before_it_reaches_a_checkpoint(images, tmp_path, capfd):
     assert re.search(r"error: step \d+: the loss is nan", error)
     for path in checkpoints.list_checkpoints(tmp_path / "run"):
         assert all(v.isfinite().all() for v in checkpoints.load(path)["model"].values())
+
+
+def test_a_disk_too_small_is_told_before_anything_is_trained(images, tmp_path, capfd, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=300 * 10**6))
+    assert run_main(words(images, tmp_path / "run", CHECKPOINT__KEEP=1), capfd)[0] == 0
+    code, error = run_main(words(images, tmp_path / "more", CHECKPOINT__KEEP=2), capfd)
+    assert code == 2
+    assert "more: 0.40 GB are needed for checkpoints, 0.30 GB are free: free some, lower" in error
+    assert "step 1/" not in error
+
+
+@pytest.mark.parametrize("by", ["no space left", "the first bytes only"])
+def test_a_disk_that_fills_during_a_save_keeps_the_checkpoint_before(
+    images, tmp_path, capfd, monkeypatch, by
+):
+    def fill(file, *_):
+        if len(list(run.glob("checkpoints/step_*"))) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return flush(file)
+
+    run, flush, usage = tmp_path / "run", os.fsync, shutil.disk_usage(tmp_path)
+
+    def nothing_left(_):
+        full = by == "no space left" and len(list(run.glob("checkpoints/step_*"))) == 1
+        return usage._replace(free=1000 if full else usage.free)
+
+    with monkeypatch.context() as patch:
+        if by == "the first bytes only":
+            patch.setattr(os, "fsync", fill)
+        patch.setattr(shutil, "disk_usage", nothing_left)
+        code, error = run_main(words(images, run), capfd)
+    assert code == 2
+    assert re.search(r"0\.1\d GB are needed|cannot be written .*No space left.*0\.1\d GB", error)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000002.pth"]
+    assert run_main(["--resume", *words(images, run)], capfd)[0] == 0
+    assert run_main(words(images, tmp_path / "straight"), capfd)[0] == 0
+    last = [checkpoints.list_checkpoints(each)[-1] for each in (tmp_path / "straight", run)]
+    assert_equal_states(*last)
 
 
 def start(arguments, *, processes=1):
