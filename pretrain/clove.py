@@ -89,12 +89,12 @@ def multicrop_loss(
     global_students and global_teachers (2B,D,H,W), local_students (V·B,D,h,w), possibly of 0 rows:
     view-major, unit length over D. boxes (2+V,B,4). ``same``: as for ``pair_statistics``.
     """
-    pairs = []
-    students = global_students.chunk(2)
+    students, teachers = global_students.chunk(2), global_teachers.chunk(2)
     local_students = local_students.unflatten(0, (-1, boxes.shape[1]))
-    for view, teacher in enumerate(global_teachers.chunk(2)):
-        for student, of in ((students[1 - view], boxes[1 - view]), (local_students, boxes[2:])):
-            pairs.append(pair_statistics(student, teacher, of, boxes[view], **same))
+    # The globals last: backward begins with them, before the locals' gradients take memory
+    sides = [(local_students, boxes[2:], k) for k in (0, 1)]
+    sides += [(students[1 - k], boxes[1 - k], k) for k in (0, 1)]
+    pairs = [pair_statistics(maps, teachers[k], of, boxes[k], **same) for maps, of, k in sides]
     # Every pair has B images, so the mean over all of them weighs the pairs equally
     loss, *rest = (torch.cat([x.flatten() for x in field]) for field in zip(*pairs, strict=True))
     positive, negative, num_positives, overfull = (field.detach() for field in rest)
