@@ -1,22 +1,20 @@
 """``python -m benchmarks.speed WHAT``: how much faster than the plain baseline, in the same run."""
 
 import argparse
-import ctypes
-import os
+import itertools
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from pretrain.runtime.provenance import hardware, packages
 
 TOLERANCE = 1e-6
-M_MMAP_THRESHOLD = -3  # glibc's malloc.h: from this size on, a block is its own mapping
 COLUMNS = "{:<15} {:<12} {:>8} {:>8} {:>7} {:>7} {:>7}"
 
 
@@ -71,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(compare(row, args.pairs), flush=True)
         if row.memory:
             ours, theirs = (peak_bytes(row, ours) / 2**20 for ours in (True, False))
-            print(f"{row.name}: peak memory {ours:.0f} MiB, {row.baseline} {theirs:.0f} MiB")
+            print(f"{row.name}: peak memory {ours:.1f} MiB, {row.baseline} {theirs:.1f} MiB")
     return 0
 
 
@@ -102,30 +100,13 @@ def timed(row: Row, ours: bool) -> tuple[float, Sequence[float]]:
 
 
 def peak_bytes(row: Row, ours: bool) -> int:
-    """How far one way raises the memory of a process of its own (Linux with glibc)."""
-    way = row.ours if ours else row.theirs
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)  # threads do not outlive a fork
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)  # what is freed leaves the process
-        way(*row.inputs())  # libraries load what they need
-        inputs = row.inputs()
-        Path("/proc/self/clear_refs").write_text("5")
-        before = high_water()
+    """The most that tensors of one way take at a time, beside its inputs."""
+    way, inputs = row.ours if ours else row.theirs, row.inputs()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         way(*inputs)
-        os.write(write, str(high_water() - before).encode())
-        os._exit(0)
-    os.close(write)  # so that reading ends where the child has failed
-    told = os.read(read, 100)
-    os.waitpid(child, 0)
-    return int(told)
-
-
-def high_water() -> int:
-    """The largest memory that this process has held, in bytes (Linux)."""
-    line = next(x for x in open("/proc/self/status") if x.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(itertools.accumulate(change for _, change in changes))
 
 
 if __name__ == "__main__":

@@ -89,12 +89,11 @@ def multicrop_loss(
     global_students and global_teachers (2B,D,H,W), local_students (V·B,D,h,w), possibly of 0 rows:
     view-major, unit length over D. boxes (2+V,B,4). ``same``: as for ``pair_statistics``.
     """
-    students, teachers = global_students.chunk(2), global_teachers.chunk(2)
-    local_students = local_students.unflatten(0, (-1, boxes.shape[1]))
-    # The globals last: backward begins with them, before the locals' gradients take memory
-    sides = [(local_students, boxes[2:], k) for k in (0, 1)]
-    sides += [(students[1 - k], boxes[1 - k], k) for k in (0, 1)]
-    pairs = [pair_statistics(maps, teachers[k], of, boxes[k], **same) for maps, of, k in sides]
+    teachers = global_teachers.chunk(2)
+    maps = local_students.unflatten(0, (-1, boxes.shape[1]))
+    pairs = [pair_statistics(maps, teachers[k], boxes[2:], boxes[k], **same) for k in (0, 1)]
+    for k, maps in enumerate(global_students.chunk(2)):
+        pairs.append(pair_statistics(maps, teachers[1 - k], boxes[k], boxes[1 - k], **same))
     # Every pair has B images, so the mean over all of them weighs the pairs equally
     loss, *rest = (torch.cat([x.flatten() for x in field]) for field in zip(*pairs, strict=True))
     positive, negative, num_positives, overfull = (field.detach() for field in rest)

@@ -58,7 +58,7 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of every parameter that has a gradient.
+        """One update of every parameter that has a gradient; gradients are used up, to save memory.
 
         Everything stays as it is where a GradScaler found a gradient infinite: decided on the
         device, so that the host need not wait to know.
@@ -70,13 +70,13 @@ class LARS(torch.optim.Optimizer):
                 continue
             gradients = [p.grad for p in parameters]
             if group["weight_decay"]:
-                gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+                torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
             if group["adapt"]:
                 norms = torch.stack(torch._foreach_norm(parameters))
                 gradient_norms = torch.stack(torch._foreach_norm(gradients))
                 ratios = group["trust_coefficient"] * norms / (gradient_norms + group["eps"])
                 ratios = ratios.where((norms > 0) & (gradient_norms > 0), 1.0)
-                gradients = torch._foreach_mul(gradients, list(ratios.unbind()))
+                torch._foreach_mul_(gradients, list(ratios.unbind()))
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if "momentum_buffer" not in self.state[parameter]:
                     self.state[parameter]["momentum_buffer"] = torch.zeros_like(gradient)

@@ -38,7 +38,9 @@ def test_pretraining_and_its_plain_baseline_give_equal_numbers(what, rows, capsy
     assert found == rows
     peaks = [line for line in lines if "peak memory" in line]
     assert len(peaks) == (what == "loss")
-    assert all(re.fullmatch(r"loss: peak memory \d+ MiB, plain \d+ MiB", line) for line in peaks)
+    assert all(
+        re.fullmatch(r"loss: peak memory \d+\.\d MiB, plain \d+\.\d MiB", line) for line in peaks
+    )
 
 
 def test_both_ways_get_copies_of_their_own_and_unequal_numbers_stop():

@@ -36,6 +36,7 @@ def test_bf16_trains_and_keeps_weights_in_float32(images, tmp_path):
     assert (weights(path) - before).norm() > 1e-4 * before.norm()
 
 
+@pytest.mark.slow  # without a GPU
 def test_fp16_trains_resumes_and_tells_the_scale_of_its_gradients(images, tmp_path):
     cfg = config(images, tmp_path / "run", SOLVER__PRECISION="fp16")
     before = untrained(cfg).student.encoder.layer4[1].conv2.weight

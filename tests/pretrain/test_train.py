@@ -19,7 +19,7 @@ from pretrain.__main__ import main
 from pretrain.config import get_cfg
 from pretrain.data import PositionSampler, build_data
 from pretrain.data.folder import collate
-from pretrain.hooks import Checkpointer
+from pretrain.hooks import Checkpointer, Monitor
 from pretrain.optim import LARS, lars_param_groups, warmup_cosine
 from pretrain.photometry import normalize
 from pretrain.run import Plan, accumulation, build_model
@@ -441,7 +441,10 @@ def test_loop_equals_the_steps_of_the_specification_written_out(images, tmp_path
     assert all(torch.equal(trained[name], value) for name, value in model.state_dict().items())
 
 
-def test_monitors_are_measured_at_the_start_in_between_and_at_the_end(images, tmp_path):
+def test_monitors_are_measured_at_the_start_in_between_and_at_the_end(
+    images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Monitor, "show", lambda *_: None)  # no pictures: faster
     settings = {"MONITOR__PERIOD": 4, "MONITOR__IMAGES": 5}
     plain = train(config(images, tmp_path / "plain"))
     watched = train(config(images, tmp_path / "watched", **settings))
@@ -462,6 +465,7 @@ def test_monitors_are_measured_at_the_start_in_between_and_at_the_end(images, tm
 def test_a_resumed_run_still_knows_what_the_untrained_network_matched(
     images, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(Monitor, "show", lambda *_: None)  # no pictures: faster
     settings = {"MONITOR__PERIOD": 2, "MONITOR__IMAGES": 5}
     with monkeypatch.context() as patch:
         interrupt_at(patch, step=3)

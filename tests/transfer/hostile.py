@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.speed import high_water
 from pretrain.encoder import build_encoder
 from tests.transfer.layouts import under
+from tests.transfer.memory import high_water
 
 SECONDS = 20
 GROWTH = 256 << 20  # bytes above what the process had before: files are a few hundred KB

@@ -128,6 +128,7 @@ def evaluate_on_a_rank(rank, folder, output):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_as_one(scenes, tmp_path):
     torch.multiprocessing.spawn(evaluate_on_a_rank, (scenes, tmp_path / "found.json"), nprocs=2)
     found = json.loads((tmp_path / "found.json").read_text())

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed import high_water
 from pretrain.runtime.config import REPOSITORY
 from tests.transfer import peers
+from tests.transfer.memory import high_water
 from tests.transfer.test_proof import random_trunk
 from transfer.convert import convert
 from transfer.reading import read_checkpoint

@@ -188,7 +188,7 @@ def test_the_same_seed_gives_the_same_run(root, tmp_path):
     assert losses("third", 2) != first
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(workers, root, tmp_path, monkeypatch):
     # 5 iterations of 6 images in 2 shapes, so that groups are half-filled when the run is left.
     overrides = ["SOLVER.MAX_ITER", "5", "DATALOADER.NUM_WORKERS", str(workers)]
