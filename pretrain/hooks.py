@@ -159,7 +159,8 @@ class Monitor:
             self.log.logger.info(
                 f"monitor at step {run.step}: match rate {values['match_rate']:.3f} (chance "
                 f"{values['match_chance']:.3f}{untrained}), spread "
-                f"{values['embedding_spread']:.2f}, effective rank {values['effective_rank']:.1f}"
+                f"{values['embedding_spread']:.2f}, effective rank {values['effective_rank']:.1f}; "
+                f"monitors took {values['time_share']:.1%} of the time"
             )
             if run.step and (wrong := monitors.warning(values)):
                 self.log.logger.warning(f"warning: {wrong}")

@@ -15,9 +15,10 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from pretrain import monitors, pictures
-from pretrain.augment import MultiCrop, Views
+from pretrain.augment import Views
 from pretrain.checkpoints import CheckpointError
-from pretrain.data.folder import DataError, decode, list_images
+from pretrain.data import DataError, build_crops
+from pretrain.data.folder import decode, list_images
 from pretrain.networks import load
 from pretrain.photometry import normalize
 from pretrain.runtime.files import write_atomically
@@ -62,13 +63,7 @@ def read_images(paths: Sequence[Path]) -> dict[Path, Tensor]:
 
 def views_of(images: dict[Path, Tensor], cfg: CfgNode, seed: int) -> list[Views]:
     """Views of every image, then more of the same ones up to monitors.STATISTICS_VIEWS globals."""
-    crops = MultiCrop(
-        cfg.CROPS.GLOBAL_SIZE,
-        tuple(cfg.CROPS.GLOBAL_AREA),
-        cfg.CROPS.NUM_LOCALS,
-        cfg.CROPS.LOCAL_SIZE,
-        tuple(cfg.CROPS.LOCAL_AREA),
-    )
+    crops = build_crops(cfg, photometry=True)
     rounds = -(-monitors.STATISTICS_VIEWS // (2 * len(images)))
     return [
         crops(image, random.Random(f"{seed} {draw} {path.name}"))

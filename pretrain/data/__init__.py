@@ -12,7 +12,15 @@ from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY
 from pretrain.runtime.interrupt import InterruptFlag
 
-__all__ = ["Batch", "DataError", "MultiCropFolder", "PositionSampler", "build_data", "build_loader"]
+__all__ = [
+    "Batch",
+    "DataError",
+    "MultiCropFolder",
+    "PositionSampler",
+    "build_crops",
+    "build_data",
+    "build_loader",
+]
 
 
 def build_data(cfg: CfgNode, device: torch.device) -> MultiCropFolder:
@@ -20,15 +28,20 @@ def build_data(cfg: CfgNode, device: torch.device) -> MultiCropFolder:
 
     A GPU changes the colours of whole batches; on a CPU the loader's processes do it.
     """
-    crops = MultiCrop(
+    crops = build_crops(cfg, photometry=device.type == "cpu")
+    return MultiCropFolder(REPOSITORY / cfg.DATA.ROOT, crops, cfg.SEED)
+
+
+def build_crops(cfg: CfgNode, photometry: bool) -> MultiCrop:
+    """The views that CROPS describes."""
+    return MultiCrop(
         cfg.CROPS.GLOBAL_SIZE,
         tuple(cfg.CROPS.GLOBAL_AREA),
         cfg.CROPS.NUM_LOCALS,
         cfg.CROPS.LOCAL_SIZE,
         tuple(cfg.CROPS.LOCAL_AREA),
-        photometry=device.type == "cpu",
+        photometry,
     )
-    return MultiCropFolder(REPOSITORY / cfg.DATA.ROOT, crops, cfg.SEED)
 
 
 def ignore_signals(_: int) -> None:
