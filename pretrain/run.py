@@ -18,6 +18,8 @@ from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY, ConfigError, flatten, is_within, plain
 from pretrain.runtime.provenance import provenance
 
+# Without them a checkpoint's weights and position mean something else
+FIXED = ("MODEL", "SOLVER.BATCH_SIZE_PER_GPU")
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -131,7 +133,7 @@ class Run:
         """Take up a checkpoint.
 
         Raises ConfigError when the images, the ranks or the config have changed, the latter but
-        for the keys ``allowed`` and those that do not change the numbers.
+        for the keys ``allowed`` and those that do not change the numbers. FIXED never may.
         """
         # A key that is newer than the checkpoint had its default in effect
         old = flatten(plain(get_cfg())) | flatten(content["config"])
@@ -139,14 +141,17 @@ class Run:
         changed = [
             key
             for key in sorted(old | new)
-            if old.get(key) != new.get(key) and not is_within(key, (*NOT_HASHED, *allowed))
+            if old.get(key) != new.get(key)
+            and not is_within(key, NOT_HASHED)
+            and (not is_within(key, allowed) or is_within(key, FIXED))
         ]
         if changed:
             changes = ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed)
-            allow = " ".join(f"--allow-changed {key}" for key in changed)
+            allow = " ".join(f"--allow-changed {k}" for k in changed if not is_within(k, FIXED))
             raise ConfigError(
                 f"{self.folder}: cannot resume with another config ({changes}); restore the "
-                f"values, go on nevertheless ({allow}), or choose another OUTPUT_DIR"
+                f"values{f', go on nevertheless ({allow})' if allow else ''}, or choose another "
+                f"OUTPUT_DIR. {', '.join(FIXED)} may never change"
             )
         if content["world_size"] != distributed.world_size():
             raise ConfigError(
@@ -160,7 +165,8 @@ class Run:
             )
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.scaler.load_state_dict(content.get("scaler", {}))
+        if content.get("scaler"):  # nothing where the run was not in fp16
+            self.scaler.load_state_dict(content["scaler"])
         torch.set_rng_state(content["rng"])
         self.step, self.micro_step = content["step"], content["micro_step"]
 

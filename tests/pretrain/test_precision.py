@@ -52,6 +52,13 @@ def test_fp16_trains_resumes_and_tells_the_scale_of_its_gradients(images, tmp_pa
     assert torch.equal(weights(path), trained)
 
 
+def test_a_run_that_was_not_in_fp16_goes_on_in_it(images, tmp_path):
+    train(config(images, tmp_path / "run", SOLVER__EPOCHS=1))
+    changes = {"SOLVER__EPOCHS": 2, "SOLVER__PRECISION": "fp16"}
+    path = train(config(images, tmp_path / "run", **changes), True, ["SOLVER"])
+    assert checkpoints.load(path)["scaler"]["scale"] <= 65536
+
+
 def test_an_infinite_gradient_halves_the_scale_and_changes_no_weight(images, tmp_path, monkeypatch):
     def forward(self, *args):
         self.student.encoder.conv1.weight.register_hook(lambda gradient: gradient * torch.inf)

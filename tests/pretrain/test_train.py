@@ -301,6 +301,10 @@ def test_a_key_that_may_change_does_and_no_other(images, tmp_path, capfd):
     assert code == 0, error
     last = checkpoints.load(checkpoints.list_checkpoints(tmp_path / "run")[-1])
     assert (last["epoch"], last["config"]["SOLVER"]["WEIGHT_DECAY"]) == (2, 0.5)
+    wider = words(images, tmp_path / "run", SOLVER__EPOCHS=3, MODEL__HIDDEN=32)
+    code, error = run_main([*allow, "--allow-changed", "MODEL", *wider], capfd)
+    assert code == 2
+    assert re.search(r"MODEL\.HIDDEN was 16, is 32.*MODEL, .*PER_GPU may never change", error)
     code, error = run_main(["--resume", "--allow-changed", "SOLVER.EPOCH", *longer], capfd)
     assert code == 2
     assert "--allow-changed: unknown key SOLVER.EPOCH (did you mean SOLVER.EPOCHS?)" in error
