@@ -2,13 +2,21 @@
 
 import os
 import signal
+from collections.abc import Collection
 from types import FrameType
 
 EXIT_CODE = 75  # EX_TEMPFAIL: the run saved itself; the same command with --resume goes on
 
 
 class Interrupted(Exception):
-    """Raised by a loop after it has saved itself in answer to a signal."""
+    """Raised by a loop after it has saved itself in answer to a signal.
+
+    signals: the names of those that this process received; other ranks may have others.
+    """
+
+    def __init__(self, message: str = "", signals: Collection[str] = ()) -> None:
+        super().__init__(message)
+        self.signals = tuple(signals)
 
 
 class InterruptFlag:
@@ -21,7 +29,7 @@ class InterruptFlag:
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
     def __init__(self) -> None:
-        self.received: str | None = None
+        self.received: list[str] = []
         self._previous: dict[int, object] = {}
         self._pid = os.getpid()
 
@@ -34,15 +42,15 @@ class InterruptFlag:
             signal.signal(number, handler)
 
     def __bool__(self) -> bool:
-        return self.received is not None
+        return bool(self.received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             return
-        if number == signal.SIGINT and self.received == "SIGINT":
+        if number == signal.SIGINT and "SIGINT" in self.received:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
-        os.write(2, f"{self.received}: saving as soon as this step ends\n".encode())
+        self.received.append(signal.Signals(number).name)
+        os.write(2, f"{self.received[-1]}: saving as soon as this step ends\n".encode())
 
 
 def _end_at_sigterm() -> None:

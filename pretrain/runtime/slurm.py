@@ -1,0 +1,130 @@
+"""Slurm through submitit: jobs that save themselves before a time limit, and go on in a new one."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretrain.runtime.config import ConfigError
+from pretrain.runtime.files import write_text
+from pretrain.runtime.interrupt import Interrupted
+
+if TYPE_CHECKING:
+    import submitit
+
+SIGNAL_DELAY = 180  # seconds between the signal and the time limit: for a step and a checkpoint
+NO_LIMIT = 10**6  # how often a job may go on after its time limit
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job asks for."""
+
+    nodes: int = 1
+    processes: int = 1  # per node
+    gpus: int = 0  # per node
+    cpus: int = 1  # per process
+    hours: float = 24.0  # then it is queued again
+    partition: str = ""
+    options: dict[str, str] = field(default_factory=dict)  # others of sbatch
+
+
+class Job:
+    """A function as every process of a job runs it, with torchrun's variables set.
+
+    Where it raises Interrupted after SIGUSR2, which Slurm sends before a time limit, the job is
+    queued again. After SIGTERM alone it only ends: it was cancelled, or it is preempted, and then
+    Slurm itself queues it again.
+    """
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+
+    def __call__(self) -> None:
+        import submitit
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        if submitit.JobEnvironment().num_nodes == 1:
+            os.environ["MASTER_ADDR"] = "127.0.0.1"  # a host's name need not resolve
+        try:
+            self.function()
+        except Interrupted as interrupted:
+            # InterruptFlag has put submitit's handlers back. That of SIGUSR2 queues the job again
+            # and ends rank 0; before and after the loop it does so at once, and nothing is lost
+            if signal.SIGUSR2.name in interrupted.signals:
+                signal.raise_signal(signal.SIGUSR2)
+
+    def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
+        """What submitit runs next time: the same, which resumes."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def submit(
+    function: Callable[[], Any],
+    folder: str | Path,
+    name: str,
+    resources: Resources,
+    cluster: str = "slurm",
+) -> "submitit.Job":
+    """Queue ``function``, which pickles; the job's files and what it prints go below ``folder``.
+
+    cluster: slurm, or local for processes of this machine. Raises ConfigError where there is no
+    Slurm, or where it refuses the job.
+    """
+    import submitit
+
+    for command in ("sbatch", "srun", "scontrol") if cluster == "slurm" else ():
+        if shutil.which(command) is None:
+            raise ConfigError(
+                f"--slurm: there is no {command} here; submit from a login node of a cluster with "
+                "Slurm, or leave --slurm out"
+            )
+    executor = submitit.AutoExecutor(
+        folder, cluster=cluster, **{f"{cluster}_max_num_timeout": NO_LIMIT}
+    )
+    executor.update_parameters(
+        name=name,
+        nodes=resources.nodes,
+        tasks_per_node=resources.processes,
+        gpus_per_node=resources.gpus or None,
+        cpus_per_task=resources.cpus,
+        timeout_min=round(60 * resources.hours),
+        slurm_partition=resources.partition or None,
+        slurm_signal_delay_s=SIGNAL_DELAY,
+        slurm_additional_parameters={**resources.options, "requeue": True},
+    )
+    try:
+        job = executor.submit(Job(function))
+    except (submitit.core.utils.FailedJobError, RuntimeError) as error:
+        raise ConfigError(f"--slurm: sbatch refuses the job: {error}") from error
+    write_text(Path(folder, "job_id"), f"{job.job_id}\n")
+    return job
+
+
+def queued(folder: str | Path) -> str | None:
+    """The id of the job last submitted with ``folder`` while it waits or runs, as squeue says."""
+    path = Path(folder, "job_id")
+    if not path.exists() or shutil.which("squeue") is None:
+        return None
+    job_id = path.read_text().strip()
+    command = ["squeue", "--noheader", "--job", job_id, "--format", "%T"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    return job_id if said.returncode == 0 and said.stdout.strip() else None
+
+
+def parse_options(words: str, source: str) -> dict[str, str]:
+    """``account=x qos=y`` as a dict. Raises ConfigError for other forms."""
+    options = {}
+    for word in words.split():
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"{source}: {word!r} is not of the form key=value, as in account=x")
+        options[key] = value
+    return options

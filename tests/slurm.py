@@ -1,0 +1,160 @@
+#!/usr/bin/env python
+"""A Slurm of one node and one user, for tests: sbatch, srun, squeue, scontrol, scancel in a folder.
+
+``install`` writes the commands; put their folder first on PATH. A job is the folder jobs/ID beside
+them: its script, its state, the process ids of its tasks.
+"""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
+
+
+def install(folder: Path) -> Path:
+    """Write the commands into ``folder``."""
+    folder.mkdir(parents=True)
+    code = Path(__file__).read_text().replace("/usr/bin/env python", sys.executable, 1)
+    for name in COMMANDS:
+        (folder / name).write_text(code)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def jobs(folder: Path) -> Path:
+    return folder / "jobs"
+
+
+def tasks(job: Path) -> list[int]:
+    """Process ids of the job's tasks in its present life."""
+    path = job / "tasks"
+    return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+
+def send(job: Path, number: int) -> None:
+    """Signal the tasks, as Slurm does before a time limit and when it preempts."""
+    for pid in tasks(job):
+        os.kill(pid, number)
+
+
+def preempt(job: Path) -> None:
+    """SIGTERM; when the job has ended it starts again, since it asked for --requeue."""
+    assert "#SBATCH --requeue\n" in (job / "script").read_text()
+    (job / "requeue").touch()
+    send(job, signal.SIGTERM)
+
+
+def sbatch(folder: Path, script: str) -> None:
+    job = jobs(folder) / str(1 + len(list(jobs(folder).glob("*"))))
+    job.mkdir(parents=True)
+    (job / "script").write_text(Path(script).read_text())
+    (job / "state").write_text("PENDING")
+    subprocess.Popen(
+        [sys.executable, folder / "sbatch", "--live", job],
+        stdin=subprocess.DEVNULL,
+        stdout=open(job / "output", "w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    print(f"Submitted batch job {job.name}")
+
+
+def live(job: Path) -> None:
+    """Run the script, and again as long as the job is queued again."""
+    (job / "controller").write_text(str(os.getpid()))
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", (job / "script").read_text(), re.M))
+    nodes, per_node = int(options["nodes"]), int(options["ntasks-per-node"])
+    environment = os.environ | {
+        "SLURM_JOB_ID": job.name,
+        "SLURM_NTASKS": str(nodes * per_node),
+        "SLURM_JOB_NUM_NODES": str(nodes),
+    }
+    while True:
+        (job / "requeue").unlink(missing_ok=True)
+        (job / "tasks").unlink(missing_ok=True)
+        (job / "state").write_text("RUNNING")
+        with open(job / "lives", "a") as file:
+            file.write("x")
+        code = subprocess.run(["bash", job / "script"], env=environment, check=False).returncode
+        if not (job / "requeue").exists():
+            break
+    (job / "state").write_text("COMPLETED" if code == 0 else f"FAILED {code}")
+
+
+def srun(folder: Path, *words: str) -> None:
+    job = jobs(folder) / os.environ["SLURM_JOB_ID"]
+    words, files = list(words), {}
+    while words[0].startswith("--"):
+        option = words.pop(0)
+        if option in ("--output", "--error"):
+            files[option] = words.pop(0).replace("%j", job.name)
+    running = []
+    for n in range(int(os.environ["SLURM_NTASKS"])):
+        environment = os.environ | {"SLURM_NODEID": "0"}
+        environment |= {"SLURM_PROCID": str(n), "SLURM_LOCALID": str(n)}
+        output, error = (open(files[o].replace("%t", str(n)), "a") for o in ("--output", "--error"))
+        running.append(subprocess.Popen(words, env=environment, stdout=output, stderr=error))
+    (job / "tasks").write_text(" ".join(str(process.pid) for process in running))
+    sys.exit(max(abs(process.wait()) for process in running))
+
+
+def squeue(folder: Path, *words: str) -> None:
+    job = jobs(folder) / words[words.index("--job") + 1]
+    state = (job / "state").read_text() if job.exists() else None
+    if state is None:
+        sys.exit("slurm_load_jobs error: Invalid job id specified")
+    if state in ("PENDING", "RUNNING"):
+        print(state)
+
+
+def scontrol(folder: Path, action: str, job_id: str) -> None:
+    assert action == "requeue"
+    (jobs(folder) / job_id / "requeue").touch()
+
+
+def scancel(folder: Path, job_id: str) -> None:
+    send(jobs(folder) / job_id, signal.SIGTERM)
+
+
+def stop_all(folder: Path) -> None:
+    """Kill whatever is left of any job."""
+    for job in jobs(folder).glob("*"):
+        for pid in [*tasks(job), *map(int, (job / "controller").read_text().split())]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def wait_until(condition, job: Path, seconds: float = 90) -> None:
+    """Return once the condition holds; an error with what the job said when the time is over."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            said = [
+                p.read_text()[-2000:]
+                for p in (job, *job.parents[2].glob("**/*.err"))
+                if p.is_file()
+            ]
+            raise AssertionError(f"{shlex.quote(str(job))}: {' '.join(said)}")
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    here, name = Path(__file__).resolve().parent, Path(__file__).name
+    if sys.argv[1:2] == ["--live"]:
+        live(Path(sys.argv[2]))
+    else:
+        {
+            "sbatch": sbatch,
+            "srun": srun,
+            "squeue": squeue,
+            "scontrol": scontrol,
+            "scancel": scancel,
+        }[name](here, *sys.argv[1:])
