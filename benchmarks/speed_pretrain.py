@@ -17,7 +17,7 @@ from benchmarks.speed import Row
 from pretrain import photometry
 from pretrain.augment import MultiCrop
 from pretrain.clove import CLoVE, multicrop_loss
-from pretrain.data.folder import decode
+from pretrain.data.multicrop import decode
 from pretrain.encoder import build_encoder
 from pretrain.optim import LARS, lars_param_groups
 

@@ -10,7 +10,7 @@ import torch
 from pretrain import monitors, probes
 from pretrain.augment import MultiCrop
 from pretrain.checkpoints import CheckpointError
-from pretrain.data import DataError, MultiCropFolder
+from pretrain.data import DataError, MultiCropImages, open_images
 from pretrain.data.device import to_device
 from pretrain.networks import load
 
@@ -30,7 +30,7 @@ def measure(
     if cells < negatives:
         raise DataError(f"--size {size} gives {cells} cells, fewer than {negatives} negatives")
     area = tuple(cfg.CROPS.GLOBAL_AREA)
-    folder = MultiCropFolder(images, MultiCrop(size, area, num_locals=0), seed=0)
+    folder = MultiCropImages(open_images(images), MultiCrop(size, area, num_locals=0), seed=0)
     labelled = probes.Labels(labels, size) if labels else None
     device = torch.device("cpu")
     crops, _, boxes = to_device(folder.apart(folder.spread(count)), device)

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.clove import CLoVE
-from pretrain.data.folder import DataError, decode, list_images
+from pretrain.data.folder import DataError, list_images
+from pretrain.data.multicrop import decode
 from pretrain.monitors import statistics_of
 from pretrain.photometry import normalize
 

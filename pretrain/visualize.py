@@ -18,7 +18,8 @@ from pretrain import monitors, pictures
 from pretrain.augment import Views
 from pretrain.checkpoints import CheckpointError
 from pretrain.data import DataError, build_crops
-from pretrain.data.folder import decode, list_images
+from pretrain.data.folder import list_images
+from pretrain.data.multicrop import decode
 from pretrain.networks import load
 from pretrain.photometry import normalize
 from pretrain.runtime.files import write_atomically

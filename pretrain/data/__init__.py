@@ -6,8 +6,10 @@ import torch
 from fvcore.common.config import CfgNode
 
 from pretrain.augment import MultiCrop
-from pretrain.data.folder import Batch, DataError, MultiCropFolder, collate
+from pretrain.data.folder import DataError
+from pretrain.data.multicrop import Batch, MultiCropImages, collate
 from pretrain.data.sampler import PositionSampler
+from pretrain.data.shards import open_images
 from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY
 from pretrain.runtime.interrupt import InterruptFlag
@@ -15,21 +17,22 @@ from pretrain.runtime.interrupt import InterruptFlag
 __all__ = [
     "Batch",
     "DataError",
-    "MultiCropFolder",
+    "MultiCropImages",
     "PositionSampler",
     "build_crops",
     "build_data",
     "build_loader",
+    "open_images",
 ]
 
 
-def build_data(cfg: CfgNode, device: torch.device) -> MultiCropFolder:
-    """The images below DATA.ROOT, cut as CROPS says. Raises DataError without any image.
+def build_data(cfg: CfgNode, device: torch.device) -> MultiCropImages:
+    """The images of DATA.ROOT, cut as CROPS says. Raises DataError where there are none.
 
     A GPU changes the colours of whole batches; on a CPU the loader's processes do it.
     """
     crops = build_crops(cfg, photometry=device.type == "cpu")
-    return MultiCropFolder(REPOSITORY / cfg.DATA.ROOT, crops, cfg.SEED)
+    return MultiCropImages(open_images(REPOSITORY / cfg.DATA.ROOT), crops, cfg.SEED)
 
 
 def build_crops(cfg: CfgNode, photometry: bool) -> MultiCrop:
@@ -51,7 +54,7 @@ def ignore_signals(_: int) -> None:
 
 
 def build_loader(
-    cfg: CfgNode, data: MultiCropFolder, start: int, device: torch.device
+    cfg: CfgNode, data: MultiCropImages, start: int, device: torch.device
 ) -> torch.utils.data.DataLoader:
     """This rank's micro-batches from micro-step ``start`` to the run's last one."""
     sampler = PositionSampler(

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from pretrain import photometry
-from pretrain.data.folder import Batch
+from pretrain.data.multicrop import Batch
 
 
 def on_device(
     batches: Iterable[Batch], device: torch.device
-) -> Iterator[tuple[tuple[torch.Tensor, ...], list[int]]]:
-    """For each batch what the model takes, and the images that were replaced in it.
+) -> Iterator[tuple[tuple[torch.Tensor, ...], Batch]]:
+    """For each batch what the model takes, and the batch itself.
 
     A GPU prepares a batch on a stream of its own while it still computes the step before: the host
     is here as soon as it has launched that one.
@@ -25,7 +25,7 @@ def on_device(
             torch.cuda.current_stream(device).wait_stream(stream)
             for tensor in views:
                 tensor.record_stream(torch.cuda.current_stream(device))
-        yield views, batch.bad
+        yield views, batch
 
 
 def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:

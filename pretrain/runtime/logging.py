@@ -1,10 +1,12 @@
 """Lines that a script can parse, a bar on a terminal only, metrics to jsonl and TensorBoard."""
 
+import contextlib
 import json
 import logging
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -14,11 +16,21 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class _BesideBar(logging.StreamHandler):
-    """Lines that do not run into a bar on the same terminal."""
+class _BesideBar(logging.Handler):
+    """Lines on standard error that do not run into a bar on the same terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=self.stream)
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written is an error, and not a traceback at every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, self.baseFilename) from error
+        raise
 
 
 def setup_logger(name: str, folder: str | Path | None = None, rank: int = 0) -> logging.Logger:
@@ -30,10 +42,10 @@ def setup_logger(name: str, folder: str | Path | None = None, rank: int = 0) -> 
         logger.removeHandler(handler)
         handler.close()
     form = logging.Formatter(f"[%(asctime)s{f' rank {rank}' if rank else ''}] %(message)s")
-    handlers: list[logging.Handler] = [_BesideBar(sys.stderr)]
+    handlers: list[logging.Handler] = [_BesideBar()]
     if folder is not None and rank == 0:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(Path(folder) / "log.txt"))
+        handlers.append(_LogFile(Path(folder) / "log.txt"))
     for handler in handlers:
         handler.setFormatter(form)
         logger.addHandler(handler)
@@ -67,9 +79,10 @@ class MetricWriter:
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line; a value that JSON cannot hold (NaN, infinity) becomes null."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        with self._named():
+            self._file.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
 
     def write_image(self, step: int, name: str, image: "np.ndarray") -> None:
         """RGB uint8 (H,W,3), to TensorBoard only."""
@@ -77,8 +90,16 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flush both."""
-        self._file.close()
-        self._tensorboard.close()
+        with self._named():
+            self._file.close()
+            self._tensorboard.close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # it does not know its file
+            raise OSError(error.errno, error.strerror, self._file.name) from error
 
 
 def _complete_lines(path: Path) -> list[str]:

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from pretrain.data import build_data, build_loader
-from pretrain.data.folder import DataError, decode, list_images
+from pretrain.data.folder import DataError, list_images
+from pretrain.data.multicrop import decode
 from pretrain.data.sampler import PositionSampler
 from tests.pretrain.tiny import config, write_images
 
@@ -100,7 +101,7 @@ def test_memory_of_a_worker_does_not_grow_over_2000_batches(tmp_path):
     images = write_images(tmp_path / "images")
     cfg = config(images, tmp_path / "run", DATA__NUM_WORKERS=1, SOLVER__EPOCHS=1)
     data = build_data(cfg, torch.device("cpu"))
-    data._names = np.tile(data._names, 50_000)  # as many as ImageNet has, to look up
+    data.images._names = np.tile(data.images._names, 50_000)  # as many as ImageNet has, to look up
     batches = iter(build_loader(cfg, data, 0, torch.device("cpu")))
     used = []
     for _ in range(4):

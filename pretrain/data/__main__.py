@@ -1,0 +1,90 @@
+"""``python -m pretrain.data``: check the images of a pretraining, or write them into shards."""
+
+import argparse
+import collections
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.data.folder import DataError, Images
+from pretrain.data.multicrop import read
+from pretrain.data.shards import Shards, load_index, make_index, open_images, write_shards
+from pretrain.runtime.logging import progress_bar, setup_logger
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit codes: 0 all is right, 1 something is not, 2 input that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain.data", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="decode every image of a folder or of shards")
+    check.add_argument("folder", type=Path)
+    check.add_argument("--count", type=int, help="how many images there must be")
+    check.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    shards = commands.add_parser("shards", help="write a folder's images into tar shards")
+    shards.add_argument("folder", type=Path)
+    shards.add_argument("out", type=Path)
+    shards.add_argument("--megabytes", type=float, default=1000, help="of a shard, about")
+    options = parser.parse_args(arguments)
+    setup_logger("pretrain")
+    try:
+        if options.command == "check":
+            return check_images(options.folder, options.count, options.workers)
+        count = write_shards(options.folder, options.out, 1e6 * options.megabytes)
+        print(f"{options.out}: {count} shards, {len(Shards(options.out))} images")
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def check_images(folder: Path, count: int | None, workers: int) -> int:
+    """Print the number of images and every one that cannot be used; 1 if there is any, else 0.
+
+    Shards must be where their index says. ``count``: how many images there must be.
+    """
+    images = open_images(folder)
+    kinds = collections.Counter(Path(images.name(n)).suffix.lower() for n in range(len(images)))
+    print(f"{folder}: {len(images)} images", *(f"{n} {kind}" for kind, n in kinds.most_common()))
+    wrong = []
+    if count not in (None, len(images)):
+        wrong.append(f"{folder}: {len(images)} images, not the {count} of --count")
+    if isinstance(images, Shards) and (index := load_index(folder)):
+        found = make_index(folder)
+        differing = [key for key in found if not np.array_equal(found[key], index[key])]
+        if differing:
+            wrong.append(
+                f"{folder}: its index does not say what the shards hold ({', '.join(differing)}); "
+                "write the shards again"
+            )
+    with (
+        progress_bar(len(images), unit="image") as bar,
+        multiprocessing.Pool(workers, _start, (images,)) as pool,
+    ):
+        for reason in pool.imap(_reason, range(len(images)), chunksize=32):
+            bar.update()
+            if reason:
+                wrong.append(reason)
+    print(*wrong, sep="\n", end="\n" if wrong else "")
+    print(f"{folder}: {'all is right' if not wrong else f'{len(wrong)} things are wrong'}")
+    return int(bool(wrong))
+
+
+def _start(images: Images) -> None:
+    global _images
+    _images = images
+
+
+def _reason(index: int) -> str | None:
+    """Why an image cannot be used, None if it can."""
+    try:
+        read(_images, index)
+    except Exception as error:  # decoders raise errors of any type at damaged files
+        return f"{_images.place(index)}: {error or type(error).__name__}"
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
