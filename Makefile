@@ -63,7 +63,7 @@ test: $(READY)
 	$(PY) -m pytest -m "not slow"
 
 test-slow: $(READY)
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m "slow or fault"
 
 smoke: $(READY)
 	$(PY) -m benchmarks.scenes $(SMOKE)/scenes --images 8 --train 24 --val 6 --size 96

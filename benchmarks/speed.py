@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With ``--profile`` ours alone runs, and is looked into.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("what", choices=("eval", "views", "loss", "optimizer", "step"))
+    parser.add_argument("what", choices=("eval", "views", "loss", "optimizer", "step", "ranks"))
     parser.add_argument("--images", type=int, default=5000, help="to evaluate")
     parser.add_argument("--pairs", type=int, default=5, help="runs of either way, in turn")
     parser.add_argument(
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.profile and args.what != "step":
         parser.error(f"--profile looks into step, not into {args.what}")
 
-    from benchmarks import profile_step, speed_eval, speed_pretrain
+    from benchmarks import profile_step, speed_eval, speed_pretrain, speed_ranks
 
     rows = {
         "eval": lambda: speed_eval.rows(args.images),
@@ -60,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(hardware(), *(f"{name} {version}" for name, version in packages().items()), sep="; ")
     if args.profile:
         profile_step.profile_step(args.profile)
+        return 0
+    if args.what == "ranks":
+        print(speed_ranks.compare(args.pairs))
         return 0
     of_eval = f"{args.images} images, {speed_eval.DETECTIONS} detections each"
     what = of_eval if args.what == "eval" else args.what

@@ -2,18 +2,26 @@
 
 import argparse
 import sys
+from collections.abc import Collection
+from functools import partial
+
+from fvcore.common.config import CfgNode
 
 from pretrain.checkpoints import CheckpointError
 from pretrain.config import get_cfg
 from pretrain.data import DataError
-from pretrain.runtime import distributed
-from pretrain.runtime.config import ConfigError, check_known, merge
+from pretrain.run import accumulation
+from pretrain.runtime import distributed, slurm
+from pretrain.runtime.config import REPOSITORY, ConfigError, check_known, merge
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted
-from pretrain.train import train
+from pretrain.train import check, require_resume, train
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 input that cannot be used, 75 interrupted and saved, 130 not saved."""
+    """Exit codes: 0 done, 1 another process is gone, 2 input or disk that cannot be used,
+
+    75 interrupted and saved, 130 interrupted and not saved.
+    """
     parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
     parser.add_argument("--config-file", required=True, metavar="YAML")
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR")
@@ -24,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="KEY",
         help="with --resume: a config key that may differ from before; may be given again",
     )
+    parser.add_argument(
+        "--slurm", action="store_true", help="queue it, as the config's section SLURM says"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config values, last")
     options = parser.parse_intermixed_args(arguments)
     try:
@@ -31,10 +42,22 @@ def main(arguments: list[str] | None = None) -> int:
         merge(cfg, options.config_file, options.overrides)
         cfg.freeze()
         check_known(cfg, options.allow_changed, "--allow-changed")
-        train(cfg, options.resume, options.allow_changed)
+        if options.slurm:
+            submit(cfg, options.resume, options.allow_changed)
+        else:
+            train(cfg, options.resume, options.allow_changed)
     except (ConfigError, DataError, CheckpointError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(
+            f"error: {error}: once it is mended, --resume goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 2
+    except distributed.PeerLost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except Interrupted:
         print("interrupted: the same command with --resume goes on", file=sys.stderr)
         return EXIT_CODE
@@ -44,6 +67,37 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         distributed.shutdown()
     return 0
+
+
+def submit(cfg: CfgNode, resume: bool, allowed: Collection[str]) -> None:
+    """Queue a pretraining that resumes by itself; what would fail at once there fails here."""
+    check(cfg)
+    folder = REPOSITORY / cfg.OUTPUT_DIR
+    require_resume(folder, resume)
+    solver, asked = cfg.SOLVER, cfg.SLURM
+    accumulation(solver.TOTAL_BATCH_SIZE, solver.BATCH_SIZE_PER_GPU, asked.NODES * asked.PROCESSES)
+    if 3600 * asked.HOURS < 2 * slurm.SIGNAL_DELAY:
+        raise ConfigError(
+            f"SLURM.HOURS {asked.HOURS} leaves no time to train: a job saves itself "
+            f"{slurm.SIGNAL_DELAY} s before its end"
+        )
+    resources = slurm.Resources(
+        asked.NODES,
+        asked.PROCESSES,
+        gpus=0 if cfg.DEVICE == "cpu" else asked.PROCESSES,
+        cpus=cfg.DATA.NUM_WORKERS + 1,
+        hours=asked.HOURS,
+        partition=asked.PARTITION,
+        options=slurm.parse_options(asked.OPTIONS, "SLURM.OPTIONS"),
+    )
+    if job_id := slurm.queued(folder / "slurm"):
+        raise ConfigError(f"{folder}: job {job_id} of this run is queued or runs; scancel {job_id}")
+    job = slurm.submit(partial(train, cfg, True, allowed), folder / "slurm", folder.name, resources)
+    print(
+        f"job {job.job_id} is queued; it prints to {job.paths.stderr} and logs to "
+        f"{folder / 'log.txt'}; scancel {job.job_id} ends it, saved; the same command with "
+        "--resume goes on"
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ _C = CfgNode()
 _C.OUTPUT_DIR = "runs/pretrain"  # relative paths start at the repository
 _C.SEED = 0  # of weights, order and views; a view depends on (SEED, epoch, image) only
 _C.DEVICE = "auto"  # auto (CUDA where there is a GPU), cuda, cpu
+_C.TIMEOUT_MINUTES = 5.0  # of several processes: without an answer from the others this one ends
 
 _C.DATA = CfgNode()
 _C.DATA.ROOT = "datasets/imagenet/train"  # any folder of images, searched recursively
@@ -45,6 +46,7 @@ _C.SOLVER.WEIGHT_DECAY = 2e-5  # 1e-5 for 50 epochs; none on norms and biases
 _C.SOLVER.TRUST_COEFFICIENT = 0.001  # LARS
 _C.SOLVER.TEACHER_MOMENTUM = 0.99  # at the start; a cosine takes it to 1
 _C.SOLVER.PRECISION = "fp32"  # fp32, bf16 or fp16 (autocast; fp16 scales gradients; loss in fp32)
+_C.SOLVER.MAX_SKIPPED_STEPS = 10  # in a row, for a loss or gradient of NaN or infinity; then stop
 _C.SOLVER.COMPILE = False  # torch.compile of the two networks; without it where it cannot be
 
 _C.LOG = CfgNode()
@@ -58,8 +60,25 @@ _C.CHECKPOINT = CfgNode()
 _C.CHECKPOINT.PERIOD_EPOCHS = 1  # epochs between two checkpoints; the last step always has one
 _C.CHECKPOINT.KEEP = 3  # newest checkpoints kept
 
+_C.SLURM = CfgNode()  # of --slurm
+_C.SLURM.PARTITION = ""  # the cluster's default
+_C.SLURM.NODES = 1
+_C.SLURM.PROCESSES = 8  # per node, with a GPU each, unless DEVICE is cpu
+_C.SLURM.HOURS = 24.0  # of one job; at its end it saves, is queued again and goes on
+_C.SLURM.OPTIONS = ""  # others of sbatch: "account=x qos=y"
+
 # Keys that may differ between a run and its resumption: they do not change the numbers
-NOT_HASHED = ("OUTPUT_DIR", "DEVICE", "DATA.NUM_WORKERS", "LOG", "MONITOR", "CHECKPOINT")
+NOT_HASHED = (
+    "OUTPUT_DIR",
+    "DEVICE",
+    "TIMEOUT_MINUTES",
+    "DATA.NUM_WORKERS",
+    "SOLVER.MAX_SKIPPED_STEPS",
+    "LOG",
+    "MONITOR",
+    "CHECKPOINT",
+    "SLURM",
+)
 
 
 def get_cfg() -> CfgNode:

@@ -1,4 +1,4 @@
-"""What the loop does beside training: the log, checkpoints, bad images, the clock."""
+"""What the loop does beside training: the log, monitors, checkpoints, the clock."""
 
 import copy
 import json
@@ -6,22 +6,20 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from pretrain import monitors, pictures, probes
-from pretrain.data import Batch, DataError, MultiCropFolder
+from pretrain.data import Batch, DataError, MultiCropImages
 from pretrain.data.device import to_device
+from pretrain.data.multicrop import read
+from pretrain.faults import SkippedSteps
 from pretrain.run import Run
 from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY
-from pretrain.runtime.files import write_text
 from pretrain.runtime.logging import MetricWriter, progress_bar
-
-if TYPE_CHECKING:
-    from pretrain.train import Statistics
+from pretrain.statistics import Statistics, Step
 
 
 class Clock:
@@ -39,6 +37,9 @@ class Clock:
                 batch = next(batches)
             except StopIteration:
                 return
+            except DataError as error:  # with the traceback of the loader's process in its text
+                message = str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]
+                raise DataError(message) from error
             self.waited += time.perf_counter() - before
             self.micro_steps += 1
             yield batch
@@ -77,27 +78,28 @@ class Log:
             self.writer.close()
             self.bar.close()
 
-    def __call__(self, run: Run, statistics: dict[str, float] | None) -> None:
-        """Take in the statistics of one step: the one before ``run.step``, or the last."""
-        if not self.speaks or statistics is None:
+    def __call__(self, run: Run, step: Step | None) -> None:
+        """Take in one step: the one before ``run.step``, or the last. Skipped ones are counted."""
+        if not self.speaks or step is None:
             return
-        self.window.append(statistics)
-        step, total = statistics["step"], run.plan.total_steps
-        self.bar.update(step - self.bar.n)
-        if step % run.cfg.LOG.PERIOD and step != total:
+        self.window.append(step)
+        number, total = step.values["step"], run.plan.total_steps
+        self.bar.update(number - self.bar.n)
+        if number % run.cfg.LOG.PERIOD and number != total:
             return
-        values = {name: float(np.mean([s[name] for s in self.window])) for name in statistics}
+        taken = [s.values for s in self.window if not s.skipped] or [step.values]
+        values = {name: float(np.mean([each[name] for each in taken])) for name in step.values}
         for name in ("epoch", "lr", "teacher_momentum"):
-            values[name] = statistics[name]
+            values[name] = step.values[name]
+        values["skipped_steps"] = sum(s.skipped for s in self.window)
         values["loss_minus_margin"] = values["loss"] - run.cfg.LOSS.MARGIN
         if run.scaler.is_enabled():
             values["gradient_scale"] = run.scaler.get_scale()
         values |= self.clock.read(run.plan.images_per_micro_step)
-        for name in ("step", "interrupted"):
-            del values[name]
-        self.writer.write(step, values)
+        del values["step"]
+        self.writer.write(number, values)
         numbers = " ".join(f"{name} {value:.6g}" for name, value in values.items())
-        self.logger.info(f"step {step}/{total} {numbers}")
+        self.logger.info(f"step {number}/{total} {numbers}")
         self.window.clear()
 
 
@@ -110,7 +112,7 @@ class Monitor:
 
     SHOWN = 2
 
-    def __init__(self, run: Run, log: Log, clock: Clock, data: MultiCropFolder) -> None:
+    def __init__(self, run: Run, log: Log, clock: Clock, data: MultiCropImages) -> None:
         cfg = run.cfg
         self.log, self.clock = log, clock
         self.seconds, self.began = 0.0, time.perf_counter()
@@ -127,7 +129,7 @@ class Monitor:
         self.seconds = time.perf_counter() - self.began
         self.clock.skip(self.seconds)
 
-    def __call__(self, run: Run, _: dict[str, float] | None) -> None:
+    def __call__(self, run: Run, _: Step | None) -> None:
         last = run.micro_step == run.plan.total
         if run.step % run.cfg.MONITOR.PERIOD and not last:
             return
@@ -179,15 +181,15 @@ class Monitor:
                 image = pictures.to_array(figure)
                 self.log.writer.write_image(run.step, f"monitor/{kind}/{n}", image)
 
-    def show_views(self, data: MultiCropFolder, images: list[int]) -> None:
+    def show_views(self, data: MultiCropImages, images: list[int]) -> None:
         """All views of some images and where they were cut, once; unreadable images have none."""
         data = copy.copy(data)
         data.crops = copy.copy(data.crops)
         data.crops.photometry = True  # as the network sees them, also where a GPU changes colours
         for n, index in enumerate(images if self.log.speaks else ()):
-            views, bad = data["apart", index]
-            if not bad:
-                drawn = pictures.to_array(pictures.draw_views(data.read(index), views))
+            views, tried = data["apart", index]
+            if len(tried) == 1:
+                drawn = pictures.to_array(pictures.draw_views(read(data.images, index), views))
                 self.log.writer.write_image(0, f"monitor/views/{n}", drawn)
 
 
@@ -204,41 +206,29 @@ def _match_rate_of(path: Path) -> float | None:
 class Checkpointer:
     """A checkpoint every CHECKPOINT.PERIOD_EPOCHS epochs and at the end."""
 
-    def __init__(self, statistics: "Statistics") -> None:
-        self.statistics = statistics
+    def __init__(
+        self, statistics: Statistics, skipped_steps: SkippedSteps, logger: logging.Logger
+    ) -> None:
+        self.statistics, self.skipped_steps, self.logger = statistics, skipped_steps, logger
 
-    def __call__(self, run: Run, _: dict[str, float] | None) -> None:
+    def __call__(self, run: Run, _: Step | None) -> None:
         period = run.cfg.CHECKPOINT.PERIOD_EPOCHS * run.plan.length
         if run.micro_step % period == 0 or run.micro_step == run.plan.total:
             self.save(run)
 
     def save(self, run: Run) -> None:
-        """Save weights that came from a finite loss only; FloatingPointError otherwise."""
-        self.statistics.latest()
+        """Save, unless the update was left out just now: the weights may be what is wrong.
+
+        Only a run's last step may be skipped, alone; else FloatingPointError.
+        """
+        last = run.micro_step == run.plan.total
+        if self.skipped_steps.is_fault(run, self.statistics.latest()):
+            if last and self.skipped_steps.in_a_row:
+                raise FloatingPointError(
+                    f"step {run.step}: the last steps were skipped for NaN or infinity, so the "
+                    f"run ends without its last checkpoint; see {self.skipped_steps.path}"
+                )
+            if not last:
+                self.logger.warning(f"step {run.step} was skipped: no checkpoint of it")
+                return
         run.save()
-
-
-class BadImages:
-    """Counts the unreadable images, lists them in bad_images.txt, stops when they are too many."""
-
-    def __init__(self, run: Run, data: MultiCropFolder, logger: logging.Logger) -> None:
-        rank = distributed.rank()
-        self.path = run.folder / f"bad_images{f'.rank{rank}' if rank else ''}.txt"
-        self.data, self.logger = data, logger
-        self.seen = set(self.path.read_text().splitlines()) if self.path.exists() else set()
-        self.allowed = int(run.cfg.DATA.MAX_BAD_SHARE * len(data))
-
-    def report(self, indices: list[int]) -> None:
-        """Take in the bad images of a batch. Raises DataError above the allowed share."""
-        for name in sorted(set(map(self.data.name, indices)) - self.seen):
-            self.seen.add(name)
-            self.logger.warning(
-                f"{self.data.root / name}: cannot be read, replaced ({len(self.seen)} so far)"
-            )
-            write_text(self.path, "".join(f"{bad}\n" for bad in sorted(self.seen)))
-        if len(self.seen) > self.allowed:
-            raise DataError(
-                f"{self.data.root}: {len(self.seen)} images cannot be read, more than the "
-                f"{self.allowed} that DATA.MAX_BAD_SHARE allows: remove those that {self.path} "
-                "lists, or raise the share"
-            )

@@ -36,8 +36,6 @@ class LARS(torch.optim.Optimizer):
     p ← p − lr·buf. Groups with ``adapt`` False skip the second line.
     """
 
-    _step_supports_amp_scaling = True  # what GradScaler asks: it then leaves ``found_inf`` to us
-
     def __init__(
         self,
         param_groups: Iterable[dict[str, Any]],
@@ -57,13 +55,12 @@ class LARS(torch.optim.Optimizer):
         super().__init__(param_groups, defaults)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, skip: torch.Tensor | None = None) -> None:
         """One update of every parameter that has a gradient; gradients are used up, to save memory.
 
-        Everything stays as it is where a GradScaler found a gradient infinite: decided on the
-        device, so that the host need not wait to know.
+        Parameters and momentum stay as they are where ``skip`` (() bool): decided on the device, so
+        that the host need not wait to know.
         """
-        found_inf = getattr(self, "found_inf", None)
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
@@ -81,15 +78,14 @@ class LARS(torch.optim.Optimizer):
                 if "momentum_buffer" not in self.state[parameter]:
                     self.state[parameter]["momentum_buffer"] = torch.zeros_like(gradient)
             buffers = [self.state[p]["momentum_buffer"] for p in parameters]
-            if found_inf is None:
+            if skip is None:
                 torch._foreach_mul_(buffers, group["momentum"])
                 torch._foreach_add_(buffers, gradients)
                 torch._foreach_add_(parameters, buffers, alpha=-group["lr"])
             else:
-                finite = found_inf == 0
-                torch._foreach_mul_(buffers, torch.where(finite, group["momentum"], 1.0))
-                torch._foreach_add_(buffers, [g.where(finite, 0) for g in gradients])
-                step = torch.where(finite, -group["lr"], 0.0)
+                torch._foreach_mul_(buffers, torch.where(skip, 1.0, group["momentum"]))
+                torch._foreach_add_(buffers, [g.where(~skip, 0) for g in gradients])
+                step = torch.where(skip, 0.0, -group["lr"])
                 torch._foreach_add_(parameters, torch._foreach_mul(buffers, step))
 
 

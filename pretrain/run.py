@@ -1,16 +1,19 @@
 """A run: what it does at which micro-step, and what a checkpoint holds of it."""
 
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
+from torch import nn
 
 from pretrain import checkpoints
+from pretrain.checkpoints import CheckpointError
 from pretrain.clove import CLoVE
 from pretrain.config import NOT_HASHED, get_cfg
-from pretrain.data import MultiCropFolder
+from pretrain.data import MultiCropImages
 from pretrain.data.sampler import epoch_length
 from pretrain.encoder import build_encoder
 from pretrain.optim import LARS, lars_param_groups, warmup_cosine
@@ -77,15 +80,16 @@ class Run:
     """Model, optimizer, position: what a checkpoint holds."""
 
     def __init__(
-        self, cfg: CfgNode, plan: Plan, data: MultiCropFolder, device: torch.device
+        self, cfg: CfgNode, plan: Plan, data: MultiCropImages, device: torch.device
     ) -> None:
         self.cfg, self.plan, self.device = cfg, plan, device
-        self.data_sha256 = data.sha256()
+        self.data_sha256 = data.images.sha256()
         self.folder = REPOSITORY / cfg.OUTPUT_DIR
         self.model = build_model(cfg).to(device)
         solver = cfg.SOLVER
         groups = lars_param_groups(self.model, solver.WEIGHT_DECAY)
         self.optimizer = LARS(groups, 0.0, solver.MOMENTUM, solver.TRUST_COEFFICIENT)
+        self.running = RunningStatistics(self.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "fp16")
         self.step = 0  # optimizer steps done
         self.micro_step = 0  # micro-steps done
@@ -100,6 +104,24 @@ class Run:
         dtype = AUTOCAST[self.cfg.SOLVER.PRECISION]
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
+    def gradients(self) -> list[torch.Tensor]:
+        """Of all parameters that have one, less the scale of fp16. Once a step."""
+        self.scaler.unscale_(self.optimizer)
+        return [p.grad for p in self.model.parameters() if p.grad is not None]
+
+    def update(self, lr: float, skip: torch.Tensor) -> None:
+        """The optimizer's step; where ``skip`` (() bool), weights, momentum and BN stay as before.
+
+        The teacher keeps its step of the moving average: it went towards weights that are good.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        # Where the host knows without waiting, an ordinary step needs no masks
+        self.optimizer.step(skip if skip.is_cuda or skip else None)
+        self.running.keep(skip)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+
     def require_space(self) -> None:
         """Raise CheckpointError unless there is space for the checkpoints that the run will keep.
 
@@ -111,7 +133,8 @@ class Run:
         checkpoints.require_space(self.folder, max(count, 1) * size)
 
     def save(self) -> Path | None:
-        """Write a checkpoint on rank 0."""
+        """Write a checkpoint on rank 0. Raises CheckpointError unless all ranks hold the same."""
+        self.require_same_parameters()
         if distributed.rank() != 0:
             return None
         content = {
@@ -128,6 +151,22 @@ class Run:
             "rng": torch.get_rng_state(),
         }
         return checkpoints.save(self.folder, self.step, content, self.cfg.CHECKPOINT.KEEP)
+
+    def require_same_parameters(self) -> None:
+        """Raise CheckpointError on all ranks when student or teacher differ between them."""
+        if distributed.world_size() == 1:
+            return
+        digest = hashlib.sha256()
+        for parameter in self.model.parameters():
+            digest.update(parameter.detach().contiguous().cpu().numpy())
+        digests = distributed.all_gather(digest.hexdigest())
+        if others := [rank for rank, each in enumerate(digests) if each != digests[0]]:
+            raise CheckpointError(
+                f"{self.folder}: at step {self.step} the parameters on ranks "
+                f"{', '.join(map(str, others))} are not those of rank 0; nothing was saved. "
+                "--resume goes on from the last checkpoint; if it happens again, look at these "
+                "ranks' GPUs"
+            )
 
     def restore(self, content: dict[str, Any], allowed: Collection[str] = ()) -> None:
         """Take up a checkpoint.
@@ -164,11 +203,32 @@ class Run:
                 "began; restore it or choose another OUTPUT_DIR"
             )
         self.model.load_state_dict(content["model"])
+        self.running.remember()
         self.optimizer.load_state_dict(content["optimizer"])
         if content.get("scaler"):  # nothing where the run was not in fp16
             self.scaler.load_state_dict(content["scaler"])
         torch.set_rng_state(content["rng"])
         self.step, self.micro_step = content["step"], content["micro_step"]
+
+
+class RunningStatistics:
+    """BN's running means and variances, so that a skipped step leaves no trace in them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        self.current = [s for norm in norms for s in (norm.running_mean, norm.running_var)]
+        self.before = [torch.empty_like(statistic) for statistic in self.current]
+        self.remember()
+
+    def remember(self) -> None:
+        """Those of now are the last good ones."""
+        torch._foreach_copy_(self.before, self.current)
+
+    def keep(self, skip: torch.Tensor) -> None:
+        """Go back to the last good ones where ``skip`` (() bool), else remember those of now."""
+        for before, current in zip(self.before, self.current, strict=True):
+            current.copy_(torch.where(skip, before, current))
+        self.remember()
 
 
 def build_model(cfg: CfgNode) -> CLoVE:

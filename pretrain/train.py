@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 from collections.abc import Collection
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from torch import nn
 from pretrain import checkpoints
 from pretrain.clove import CLoVE
 from pretrain.compilation import compile_networks
-from pretrain.data import MultiCropFolder, build_data, build_loader
+from pretrain.data import MultiCropImages, build_data, build_loader
 from pretrain.data.device import on_device
 from pretrain.encoder import ARCHITECTURES
-from pretrain.hooks import BadImages, Checkpointer, Clock, Log, Monitor
+from pretrain.faults import BadImages, SkippedSteps
+from pretrain.hooks import Checkpointer, Clock, Log, Monitor
 from pretrain.run import AUTOCAST, Plan, Run
 from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY, ConfigError, flatten
@@ -24,6 +24,7 @@ from pretrain.runtime.files import write_json, write_text
 from pretrain.runtime.interrupt import Interrupted, InterruptFlag
 from pretrain.runtime.logging import setup_logger
 from pretrain.runtime.provenance import provenance
+from pretrain.statistics import Statistics
 
 AT_LEAST_ONE = (
     "CROPS.GLOBAL_SIZE",
@@ -35,61 +36,13 @@ AT_LEAST_ONE = (
     "SOLVER.EPOCHS",
     "SOLVER.BATCH_SIZE_PER_GPU",
     "SOLVER.TOTAL_BATCH_SIZE",
+    "SOLVER.MAX_SKIPPED_STEPS",
     "LOG.PERIOD",
     "CHECKPOINT.PERIOD_EPOCHS",
     "CHECKPOINT.KEEP",
+    "SLURM.NODES",
+    "SLURM.PROCESSES",
 )
-
-
-class Statistics:
-    """Means over a step's micro-batches and all ranks; the host reads them one step later.
-
-    The one all-reduced tensor also carries the ranks' interrupt flags, so that no step waits for
-    the host and all ranks agree on when to stop.
-    """
-
-    def __init__(self) -> None:
-        self._micro_steps: list[torch.Tensor] = []
-        self._names: list[str] = []
-        self._closed: torch.Tensor | None = None
-        self._copied: torch.cuda.Event | None = None
-        self._host: dict[str, float] = {}
-
-    def add(self, outputs: dict[str, torch.Tensor]) -> None:
-        """Take in the model's outputs of one micro-step."""
-        self._names = [*outputs, "interrupted"]
-        self._micro_steps.append(torch.stack([v.detach().float() for v in outputs.values()]))
-
-    def close_step(self, host: dict[str, float], interrupted: bool) -> dict[str, float] | None:
-        """Reduce a step, keep the ``host``'s values beside it; return the step before it."""
-        flag = self._micro_steps[0].new_full((1,), float(interrupted))
-        values = torch.cat([torch.stack(self._micro_steps).mean(dim=0), flag])
-        values = distributed.all_reduce_mean(values)
-        previous = self.latest()
-        if values.is_cuda:
-            # To pinned memory, and read one step later: the host waits for the copy, not the step
-            self._closed = torch.empty_like(values, device="cpu", pin_memory=True)
-            self._closed.copy_(values, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-        else:
-            self._closed = values
-        self._micro_steps, self._host = [], host
-        return previous
-
-    def latest(self) -> dict[str, float] | None:
-        """The step closed last, once it is done. Raises FloatingPointError at NaN."""
-        if self._closed is None:
-            return None
-        if self._copied is not None:
-            self._copied.synchronize()
-        values = self._host | dict(zip(self._names, self._closed.tolist(), strict=True))
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"step {values['step']}: the loss is {values['loss']}; lower SOLVER.BASE_LR or "
-                "look at the data; nothing of this step was saved"
-            )
-        return values
 
 
 def distribute(model: CLoVE, device: torch.device) -> nn.Module:
@@ -114,10 +67,9 @@ def train(cfg: CfgNode, resume: bool = False, allowed: Collection[str] = ()) -> 
     CheckpointError for input that cannot be used.
     """
     check(cfg)
-    device = distributed.setup(cfg.DEVICE)
+    device = distributed.setup(cfg.DEVICE, cfg.TIMEOUT_MINUTES)
     folder = REPOSITORY / cfg.OUTPUT_DIR
-    if checkpoints.list_checkpoints(folder) and not resume:
-        raise ConfigError(f"{folder}: holds a run; add --resume or choose another OUTPUT_DIR")
+    require_resume(folder, resume)
     data = build_data(cfg, device)
     plan = Plan(cfg, len(data), distributed.world_size())
     logger = setup_logger("pretrain", folder, distributed.rank())
@@ -135,18 +87,24 @@ def train(cfg: CfgNode, resume: bool = False, allowed: Collection[str] = ()) -> 
         write_text(folder / "config.yaml", cfg.dump())
         write_json(folder / "provenance.json", provenance())
     logger.info(
-        f"{len(data)} images below {data.root}, {plan.total_steps} steps of "
+        f"{len(data)} images below {data.images.root}, {plan.total_steps} steps of "
         f"{plan.total_batch_size} images, peak lr {plan.lr.max():.4g}, on {device}"
     )
-    with InterruptFlag() as interrupt:
+    with InterruptFlag() as interrupt, distributed.peers_answer():
         loop(run, data, interrupt, logger)
-    distributed.barrier()  # rank 0 has written its last checkpoint
+        distributed.barrier()  # rank 0 has written its last checkpoint
     path = checkpoints.list_checkpoints(folder)[-1]
     logger.info(f"done: {run.step} steps; {path}")
     return path
 
 
-def loop(run: Run, data: MultiCropFolder, interrupt: InterruptFlag, logger: logging.Logger) -> None:
+def require_resume(folder: Path, resume: bool) -> None:
+    """Raise ConfigError rather than overwrite a run."""
+    if checkpoints.list_checkpoints(folder) and not resume:
+        raise ConfigError(f"{folder}: holds a run; add --resume or choose another OUTPUT_DIR")
+
+
+def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logging.Logger) -> None:
     """Micro-steps from the run's position to its end."""
     plan = run.plan
     if run.cfg.SOLVER.COMPILE:
@@ -154,45 +112,46 @@ def loop(run: Run, data: MultiCropFolder, interrupt: InterruptFlag, logger: logg
     model = distribute(run.model, run.device).train()
     clock, statistics = Clock(), Statistics()
     loader = build_loader(run.cfg, data, run.micro_step, run.device)
-    bad_images = BadImages(run, data, logger)
-    checkpointer = Checkpointer(statistics)
+    bad_images = BadImages(run, data.images, logger)
+    skipped_steps = SkippedSteps(run, data.images, logger)
+    checkpointer = Checkpointer(statistics, skipped_steps, logger)
     with Log(run, clock, logger) as log:
-        hooks = [log, checkpointer]
+        hooks = [log, skipped_steps, checkpointer, bad_images]
         if run.cfg.MONITOR.PERIOD:
             hooks.append(Monitor(run, log, clock, data))
         batches = on_device(clock.watch(loader), run.device)
-        for micro_step, (views, bad) in enumerate(batches, start=run.micro_step):
-            bad_images.report(bad)
+        for micro_step, (views, batch) in enumerate(batches, start=run.micro_step):
+            bad_images.add(batch.bad)
             ends_group = plan.ends_group(micro_step)
             momentum = float(plan.teacher_momentum[micro_step]) if ends_group else None
             with accumulate(model, ends_group):
                 with run.autocast():
                     outputs = model(*views, momentum)
                 run.scaler.scale(outputs["loss"] / plan.accumulation).backward()
-            statistics.add(outputs)
+            statistics.add(outputs, batch.images)
             run.micro_step = micro_step + 1
             if not ends_group:
                 continue
             lr = float(plan.lr[micro_step])
-            for group in run.optimizer.param_groups:
-                group["lr"] = lr
-            run.scaler.unscale_(run.optimizer)
-            run.scaler.step(run.optimizer)  # no step where a gradient is infinite
-            run.scaler.update()
-            run.optimizer.zero_grad()
             run.step += 1
             position = {"step": run.step, "epoch": run.epoch}
-            previous = statistics.close_step(
-                {**position, "lr": lr, "teacher_momentum": momentum}, bool(interrupt)
+            skip = statistics.close_step(
+                {**position, "lr": lr, "teacher_momentum": momentum},
+                run.gradients(),
+                bool(interrupt),
+                bad_images.share,
             )
+            run.update(lr, skip)
+            previous = statistics.previous
             for hook in hooks:
                 hook(run, previous)
-            if previous and previous["interrupted"]:
+            if previous and previous.interrupted:
                 log(run, statistics.latest())
+                bad_images.agree()
                 checkpointer.save(run)
                 distributed.barrier()  # nobody leaves before rank 0 has written
-                logger.info(f"interrupted: saved step {run.step}")
-                raise Interrupted
+                logger.info(f"interrupted after step {run.step}")
+                raise Interrupted(f"after step {run.step}", interrupt.received)
         log(run, statistics.latest())
 
 

@@ -17,7 +17,7 @@ from benchmarks.scenes.generate import Request, generate
 from pretrain import checkpoints
 from pretrain.augment import MultiCrop
 from pretrain.config import get_cfg
-from pretrain.data.folder import collate, decode
+from pretrain.data.multicrop import collate, decode
 from pretrain.photometry import normalize
 from pretrain.runtime.config import merge
 
@@ -46,7 +46,7 @@ def on_held_out_views(model, cfg, scenes):
     crops = MultiCrop(cfg.CROPS.GLOBAL_SIZE, num_locals=0)
     images = sorted((scenes / "coco" / "val2017").iterdir())[:48]
     samples = [
-        (crops(decode(path.read_bytes()), random.Random(f"held out {n}")), [])
+        (crops(decode(path.read_bytes()), random.Random(f"held out {n}")), [n])
         for n, path in enumerate(images)
     ]
     batch = collate(samples)

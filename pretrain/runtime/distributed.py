@@ -1,9 +1,11 @@
 """One process or many: torchrun and gloo set-up, flags that all ranks agree on, seeds."""
 
+import contextlib
 import os
 import random
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretrain.runtime.config import ConfigError
 
@@ -34,6 +36,31 @@ def setup(device: str = "auto", timeout_minutes: float = 30.0) -> "torch.device"
             "nccl" if use_cuda else "gloo", timeout=timedelta(minutes=timeout_minutes)
         )
     return chosen
+
+
+class PeerLost(RuntimeError):
+    """Another process has ended, or does not answer."""
+
+
+@contextlib.contextmanager
+def peers_answer() -> Iterator[None]:
+    """Raise PeerLost where another process ends, or does not answer before the time-out.
+
+    NCCL may end this process itself then, with a message of its own.
+    """
+    import torch.distributed as dist
+
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo's errors have no type of their own
+        if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].rpartition("] ")[2]
+        raise PeerLost(
+            f"rank {rank()} of {world_size()} ends, since another one ended or did not answer in "
+            f"time ({reason}); its own messages say why. --resume goes on from the last checkpoint"
+        ) from error
 
 
 def shutdown() -> None:
@@ -73,6 +100,16 @@ def all_reduce_mean(values: "torch.Tensor") -> "torch.Tensor":
     if dist.is_initialized():
         dist.all_reduce(values)
         values /= world_size()
+    return values
+
+
+def all_gather(value: Any) -> list[Any]:
+    """Every rank's ``value``, of any type that pickles, in their order."""
+    import torch.distributed as dist
+
+    values = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(values, value)
     return values
 
 

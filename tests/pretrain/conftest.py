@@ -1,3 +1,5 @@
+import socket
+
 import pytest
 
 from pretrain.clove import CLoVE
@@ -7,3 +9,11 @@ from pretrain.encoder import build_encoder
 @pytest.fixture
 def clove_r50():
     return CLoVE(build_encoder("resnet50"))
+
+
+@pytest.fixture
+def unused_port():
+    """A port of this machine that nothing listened on just now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -79,20 +79,17 @@ def test_lars_masks_a_step_as_if_it_had_not_been():
     parameter = torch.nn.Parameter(torch.randn(3, 4))
     optimizer = LARS([{"params": [parameter]}], lr=0.1)
 
-    def step(gradient, found_inf=None):
+    def step(gradient, skip=None):
         parameter.grad = gradient.clone()
-        if found_inf is not None:
-            optimizer.found_inf = torch.tensor(found_inf)
-        optimizer.step()
-        optimizer.__dict__.pop("found_inf", None)
+        optimizer.step(None if skip is None else torch.tensor(skip))
         return parameter.detach().clone(), optimizer.state[parameter]["momentum_buffer"].clone()
 
     gradients = torch.randn(3, 3, 4)
     before = step(gradients[0])
-    masked = step(torch.full((3, 4), torch.nan), found_inf=1.0)
+    masked = step(torch.full((3, 4), torch.nan), skip=True)
     assert all(torch.equal(a, b) for a, b in zip(before, masked, strict=True))
     parameter_before, buffer_before = before
-    judged = step(gradients[1], found_inf=0.0)
+    judged = step(gradients[1], skip=False)
     parameter.data.copy_(parameter_before)
     optimizer.state[parameter]["momentum_buffer"].copy_(buffer_before)
     ordinary = step(gradients[1])

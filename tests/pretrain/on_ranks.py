@@ -1,0 +1,77 @@
+"""A tiny pretraining in float64 whose BN normalizes over all ranks, as SyncBN does on GPUs.
+
+``[torchrun] -m tests.pretrain.on_ranks IMAGES OUT [drift]``: always 4 images per micro-step, 8 per
+step. Rank 0 leaves the first step's gradients in OUT/gradients.pth. ``drift``: rank 1 changes a
+weight.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
+
+import pretrain.run
+from pretrain.__main__ import main
+from pretrain.optim import LARS
+from pretrain.runtime import distributed
+from tests.pretrain.tiny import CONFIG, words
+
+build_model, step = pretrain.run.build_model, LARS.step
+
+
+class AllReduceBatchNorm(nn.BatchNorm2d):
+    """BN by the statistics of all ranks, gradients included."""
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        count = x.numel() / x.shape[1] * distributed.world_size()
+        mean = self.total(x) / count
+        variance = self.total((x - mean[:, None, None]).square()) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        x = (x - mean[:, None, None]) / (variance[:, None, None] + self.eps).sqrt()
+        return x * self.weight[:, None, None] + self.bias[:, None, None] if self.affine else x
+
+    @staticmethod
+    def total(x):
+        x = x.sum(dim=(0, 2, 3))
+        return all_reduce(x) if dist.is_initialized() else x
+
+
+def build(cfg):
+    model = build_model(cfg)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = AllReduceBatchNorm
+    model.register_forward_pre_hook(
+        lambda _, inputs: (inputs[0].double(), inputs[1].double(), *inputs[2:])
+    )
+    return model.double()
+
+
+def step_and_keep(self, skip=None):
+    out = Path(sys.argv[2])
+    gradients = [p.grad for group in self.param_groups for p in group["params"]]
+    if distributed.rank() == 0 and not (out / "gradients.pth").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        torch.save(gradients, out / "gradients.pth")
+    step(self, skip)
+    if distributed.rank() == 1 and "drift" in sys.argv:
+        self.param_groups[0]["params"][0].data[0, 0, 0, 0] += 1e-6
+
+
+if __name__ == "__main__":
+    pretrain.run.build_model, LARS.step = build, step_and_keep
+    images, out = map(Path, sys.argv[1:3])
+    sizes = {
+        "SOLVER__BATCH_SIZE_PER_GPU": 4 // int(os.environ.get("WORLD_SIZE", 1)),
+        "SOLVER__TOTAL_BATCH_SIZE": 8,
+    }
+    sys.exit(main(["--config-file", CONFIG, *words(images, out, **sizes)]))

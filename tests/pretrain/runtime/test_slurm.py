@@ -1,0 +1,178 @@
+"""Pretraining as a Slurm job: submitit's local executor, and a stand-in for Slurm on PATH."""
+
+import os
+import re
+import signal
+from functools import partial
+
+import pytest
+
+from pretrain import checkpoints
+from pretrain.__main__ import main
+from pretrain.runtime import slurm
+from pretrain.train import train
+from tests import slurm as stand_in
+from tests.pretrain.tiny import (
+    CONFIG,
+    SAME,
+    assert_equal_states,
+    config,
+    finish,
+    last_checkpoint,
+    start,
+    torchrun,
+    wait_until,
+    words,
+    write_images,
+)
+
+LONG = {"SOLVER__EPOCHS": 12}
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "images")
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """The folder of the stand-in commands, which are on PATH."""
+    folder = stand_in.install(tmp_path / "cluster")
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield folder
+    stand_in.stop_all(folder)
+
+
+def submit(arguments, capfd):
+    code = main(["--config-file", CONFIG, "--slurm", *arguments])
+    said = capfd.readouterr()
+    return code, said.out, said.err
+
+
+def asked(processes=1, **changes):
+    return LONG | {"SLURM__PROCESSES": processes, **changes}
+
+
+def lives_of(job):
+    path = job / "lives"
+    return len(path.read_text()) if path.exists() else 0
+
+
+def ended(job):
+    return (job / "state").read_text() not in ("PENDING", "RUNNING")
+
+
+@pytest.mark.fault(
+    "A Slurm job at its time limit, and a preempted one",
+    cause="SIGUSR2, then SIGTERM, to its tasks; a stand-in for Slurm starts it again",
+    lost=SAME,
+)
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_job_is_queued_again_and_ends_as_an_undisturbed_run(
+    images, tmp_path, cluster, capfd, processes
+):
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    code, said, error = submit(words(images, run, **asked(processes)), capfd)
+    assert code == 0, error
+    assert re.fullmatch(r"job 1 is queued; it prints to \S+/run/slurm/1_0_log\.err and .*\n", said)
+    job = cluster / "jobs" / "1"
+    for end in (lambda: stand_in.send(job, signal.SIGUSR2), lambda: stand_in.preempt(job)):
+        known = set(checkpoints.list_checkpoints(run))
+        stand_in.wait_until(lambda k=known: set(checkpoints.list_checkpoints(run)) - k, job)
+        lives = lives_of(job)
+        end()
+        stand_in.wait_until(lambda n=lives: lives_of(job) > n, job)
+    stand_in.wait_until(lambda: ended(job), job)
+    assert (job / "state").read_text() == "COMPLETED"
+    assert lives_of(job) == 3
+    assert (run / "log.txt").read_text().count("resuming at step") == 2
+    finish(start(words(images, straight, **LONG), torchrun(2) if processes == 2 else ()))
+    assert_equal_states(last_checkpoint(straight), last_checkpoint(run))
+
+
+@pytest.mark.slow
+def test_the_local_executor_queues_a_job_again_at_a_real_signal(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    job = slurm.submit(
+        partial(train, config(images, run, **LONG), True),
+        run / "slurm",
+        "tiny",
+        slurm.Resources(),
+        cluster="local",
+    )
+    wait_until(lambda: checkpoints.list_checkpoints(run), job._process)
+    task = int(open(f"/proc/{job.job_id}/task/{job.job_id}/children").read().split()[0])
+    os.kill(task, signal.SIGUSR2)
+    job.result()
+    assert (run / "log.txt").read_text().count("resuming at step") == 1
+    finish(start(words(images, straight, **LONG)))
+    assert_equal_states(last_checkpoint(straight), last_checkpoint(run))
+
+
+def test_the_job_asks_for_what_the_config_says(images, tmp_path, cluster, capfd):
+    changes = asked(
+        2,
+        SLURM__PARTITION="gpu",
+        SLURM__HOURS=1.5,
+        SLURM__OPTIONS="account=vision qos=low",
+        DATA__NUM_WORKERS=3,
+        DEVICE="auto",
+    )
+    code, _, error = submit(words(images, tmp_path / "run", **changes), capfd)
+    assert code == 0, error
+    script = (cluster / "jobs" / "1" / "script").read_text()
+    lines = {line.removeprefix("#SBATCH --") for line in script.splitlines()}
+    assert lines >= {
+        "partition=gpu",
+        "nodes=1",
+        "ntasks-per-node=2",
+        "gpus-per-node=2",
+        "cpus-per-task=4",
+        "time=90",
+        "signal=USR2@180",
+        "requeue",
+        "account=vision",
+        "qos=low",
+        "job-name=run",
+    }
+    code, _, error = submit(words(images, tmp_path / "run", **changes), capfd)
+    assert code == 2
+    assert re.fullmatch(r"error: .*/run: job 1 of this run is queued or runs; scancel 1\n", error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"SLURM__OPTIONS": "account"}, r"SLURM\.OPTIONS: 'account' is not of the form key=value"),
+        ({"SLURM__HOURS": 0.05}, r"SLURM\.HOURS 0\.05 leaves no time to train"),
+        ({"SLURM__PROCESSES": 0}, r"SLURM\.PROCESSES 0 is under 1"),
+        ({"SLURM__PROCESSES": 3}, r"no multiple of 2 images on 3 processes"),
+    ],
+)
+def test_bad_resources_are_refused_before_anything_is_queued(
+    images, tmp_path, cluster, capfd, changes, message
+):
+    code, _, error = submit(words(images, tmp_path / "run", **asked(**changes)), capfd)
+    assert code == 2
+    assert re.fullmatch(rf"error: .*{message}.*\n", error)
+    assert not (cluster / "jobs").exists()
+
+
+def test_without_slurm_it_says_so(images, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, _, error = submit(words(images, tmp_path / "run", **asked()), capfd)
+    assert code == 2
+    assert re.fullmatch(r"error: --slurm: there is no sbatch here; submit from a login .*\n", error)
+
+
+def test_what_sbatch_says_is_shown(images, tmp_path, cluster, capfd):
+    (cluster / "sbatch").write_text(
+        "#!/bin/sh\necho 'sbatch: error: invalid partition' >&2; exit 1\n"
+    )
+    code, _, error = submit(words(images, tmp_path / "run", **asked()), capfd)
+    assert code == 2
+    assert "error: --slurm: sbatch refuses the job: " in error
+    assert "invalid partition" in error

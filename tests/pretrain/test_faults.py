@@ -1,0 +1,207 @@
+"""What a cluster does to a run, and that nothing is lost by it (benchmarks/FAULTS.md)."""
+
+import json
+import re
+import shutil
+import signal
+import time
+
+import pytest
+
+from pretrain import checkpoints
+from pretrain.__main__ import main
+from pretrain.train import train
+from tests.pretrain.tiny import (
+    CONFIG,
+    SAME,
+    assert_equal_states,
+    config,
+    interrupt,
+    last_checkpoint,
+    poison,
+    start,
+    wait_until,
+    words,
+    write_images,
+)
+
+LAST = "nothing before the last checkpoint, which stays"
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "images")
+
+
+@pytest.fixture
+def straight(images, tmp_path):
+    """The last checkpoint of an undisturbed run in this process."""
+    return train(config(images, tmp_path / "straight"))
+
+
+def run_main(arguments, capfd):
+    code = main(["--config-file", CONFIG, *arguments])
+    return code, capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+def test_signal_to_the_process_group_saves_and_exits_with_the_documented_code(
+    images, tmp_path, number
+):
+    run = tmp_path / "run"
+    process = start(words(images, run, SOLVER__EPOCHS=5000, DATA__NUM_WORKERS=2))
+    wait_until(lambda: checkpoints.list_checkpoints(run), process)
+    error = interrupt(process, number)
+    assert "Traceback" not in error
+    assert checkpoints.load(last_checkpoint(run))["step"] > 2
+
+
+@pytest.mark.fault(
+    "The newest checkpoint is truncated",
+    cause="cut after 1000 bytes",
+    lost=f"{SAME}; it goes on from the checkpoint before, with a warning",
+)
+def test_broken_newest_checkpoint_is_passed_over_with_a_warning(images, tmp_path, straight, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(tmp_path / "straight", run)
+    newest = last_checkpoint(run)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    resumed = train(config(images, run), resume=True)
+    error = capfd.readouterr().err
+    assert "step_00000006.pth: cannot be read" in error
+    assert "resuming at step 4" in error
+    assert_equal_states(straight, resumed)
+
+
+@pytest.mark.fault(
+    "Images that cannot be read",
+    cause="a file that is no image among them",
+    lost="the image, in whose place comes another, the same in every run; it is counted and listed",
+)
+def test_unreadable_image_is_replaced_counted_and_listed(images, tmp_path, capfd):
+    (images / "broken.jpg").write_bytes(b"not an image")
+    changes = {"DATA__MAX_BAD_SHARE": 0.2, "SOLVER__EPOCHS": 1}
+    first = train(config(images, tmp_path / "a", **changes))
+    second = train(config(images, tmp_path / "b", **changes, DATA__NUM_WORKERS=1))
+    assert (tmp_path / "a" / "bad_images.txt").read_text() == "broken.jpg\n"
+    error = capfd.readouterr().err
+    assert "broken.jpg: cannot be read, replaced" in error
+    assert "1 images so far could not be read: " in error
+    assert_equal_states(first, second)
+
+
+@pytest.mark.fault(
+    "More images that cannot be read than DATA.MAX_BAD_SHARE allows",
+    cause="one of 8, where none is allowed",
+    lost=LAST,
+)
+def test_too_many_unreadable_images_stop_the_run(images, tmp_path, capfd):
+    (images / "broken.jpg").write_bytes(b"not an image")
+    code, error = run_main(words(images, tmp_path / "run"), capfd)
+    assert code == 2
+    assert re.search(r"error: .*1 images cannot be read.*MAX_BAD_SHARE.*bad_images\.txt", error)
+
+
+@pytest.mark.fault(
+    "NaN or infinity in a loss or gradient",
+    cause="the crops of one micro-batch set to NaN",
+    lost="that update, on all ranks; the images of the micro-batch are listed",
+)
+def test_a_step_with_nan_is_skipped_and_its_images_are_listed(images, tmp_path, capfd, monkeypatch):
+    with monkeypatch.context() as patch:
+        poison(patch, 4)  # the second half of step 3
+        code, error = run_main(words(images, tmp_path / "run"), capfd)
+    assert code == 0
+    assert re.search(r"step 3 skipped \(1 in a row\): the loss is nan", error)
+    assert "skipped (2" not in error
+    listed = (tmp_path / "run" / "skipped_steps.txt").read_text().splitlines()
+    order = config(images, tmp_path / "run")
+    assert len(listed) == order.SOLVER.BATCH_SIZE_PER_GPU
+    assert all(re.fullmatch(r"3\t(nested/)?\d\.png", line) for line in listed)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    skipped = {line["step"]: line["skipped_steps"] for line in map(json.loads, lines)}
+    assert skipped == {1: 0, 2: 0, 3: 1, 4: 0, 5: 0, 6: 0}
+
+
+@pytest.mark.fault(
+    "NaN in SOLVER.MAX_SKIPPED_STEPS steps in a row",
+    cause="a learning rate of 1e38",
+    lost="nothing before the last checkpoint of finite weights, which stays, the only one kept too",
+)
+def test_nan_again_and_again_stops_and_reaches_no_checkpoint(images, tmp_path, capfd):
+    run = tmp_path / "run"
+    changes = {"SOLVER__WARMUP_EPOCHS": 0, "CHECKPOINT__KEEP": 1}
+    assert run_main(words(images, run, **changes, SOLVER__EPOCHS=1), capfd)[0] == 0
+    before = last_checkpoint(run).read_bytes()
+    allow = [f"--allow-changed=SOLVER.{key}" for key in ("EPOCHS", "BASE_LR")]
+    changes |= {"SOLVER__EPOCHS": 20, "SOLVER__BASE_LR": 1e38}
+    code, error = run_main(["--resume", *allow, *words(images, run, **changes)], capfd)
+    assert code == 2
+    assert re.search(
+        r"error: step \d+: 10 steps in a row .*NaN.*loss nan.*BASE_LR.*steps\.txt", error
+    )
+    assert re.search(r"step \d+ was skipped: no checkpoint of it", error)
+    assert last_checkpoint(run).read_bytes() == before
+
+
+@pytest.mark.fault(
+    "A disk too small for the checkpoints to be kept",
+    cause="300 MB said to be free at the start",
+    lost="nothing: nothing was trained yet, and the error says how much is needed",
+)
+def test_a_disk_too_small_is_told_before_anything_is_trained(images, tmp_path, capfd, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=300 * 10**6))
+    assert run_main(words(images, tmp_path / "run", CHECKPOINT__KEEP=1), capfd)[0] == 0
+    code, error = run_main(words(images, tmp_path / "more", CHECKPOINT__KEEP=2), capfd)
+    assert code == 2
+    assert "more: 0.40 GB are needed for checkpoints, 0.30 GB are free: free some, lower" in error
+    assert "step 1/" not in error
+
+
+@pytest.mark.fault(
+    "A disk that fills between two saves", cause="1000 bytes said to be free", lost=SAME
+)
+def test_a_disk_without_space_for_the_next_save_keeps_the_checkpoint_before(
+    images, tmp_path, straight, capfd, monkeypatch
+):
+    run, usage = tmp_path / "run", shutil.disk_usage(tmp_path)
+
+    def nothing_left_after_the_first(_):
+        full = len(list(run.glob("checkpoints/step_*"))) == 1
+        return usage._replace(free=1000 if full else usage.free)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", nothing_left_after_the_first)
+        code, error = run_main(words(images, run), capfd)
+    assert code == 2
+    assert re.search(r"0\.1\d GB are needed for checkpoints", error)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000002.pth"]
+    assert run_main(["--resume", *words(images, run)], capfd)[0] == 0
+    assert_equal_states(straight, last_checkpoint(run))
+
+
+@pytest.mark.fault(
+    "A log folder that cannot be written",
+    cause="OUTPUT_DIR below a file",
+    lost="nothing: nothing was trained yet",
+)
+def test_a_folder_that_cannot_be_made_is_a_clear_end(images, tmp_path, capfd):
+    (tmp_path / "file").write_text("")
+    code, error = run_main(words(images, tmp_path / "file" / "run"), capfd)
+    assert code == 2
+    assert re.fullmatch(r"error: .*Not a directory: '.*/file/run': once it is mended.*\n", error)
+
+
+@pytest.mark.fault("A clock that jumps back", cause="by a day, in mid-run", lost="nothing")
+def test_a_clock_that_jumps_back_changes_nothing(images, tmp_path, straight, monkeypatch):
+    now, calls = time.time, iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: now() - (86_400 if next(calls) > 20 else 0))
+    jumped = train(config(images, tmp_path / "run"))
+    assert next(calls) > 30
+    assert_equal_states(straight, jumped)
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    steps, times = zip(*((line["step"], line["time"]) for line in lines), strict=True)
+    assert steps == (1, 2, 3, 4, 5, 6)
+    assert min(times) < now() - 80_000 < max(times)
+    assert train(config(images, tmp_path / "run"), resume=True) == jumped
