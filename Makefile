@@ -62,8 +62,12 @@ demo-all: demo
 test: $(READY)
 	$(PY) -m pytest -m "not slow"
 
+# In two halves at a time, each on one core; that of transfer is printed last
 test-slow: $(READY)
-	$(PY) -m pytest -m "slow or fault"
+	export OMP_NUM_THREADS=1; log=$$(mktemp); \
+	$(PY) -m pytest -m slow tests/transfer > $$log 2>&1 & transfer=$$!; \
+	$(PY) -m pytest -m "slow or fault" --ignore=tests/transfer || failed=1; \
+	wait $$transfer || failed=1; cat $$log; rm $$log; exit $${failed:-0}
 
 smoke: $(READY)
 	$(PY) -m benchmarks.scenes $(SMOKE)/scenes --images 8 --train 24 --val 6 --size 96

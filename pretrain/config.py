@@ -9,7 +9,7 @@ _C.DEVICE = "auto"  # auto (CUDA where there is a GPU), cuda, cpu
 _C.TIMEOUT_MINUTES = 5.0  # of several processes: without an answer from the others this one ends
 
 _C.DATA = CfgNode()
-_C.DATA.ROOT = "datasets/imagenet/train"  # any folder of images, searched recursively
+_C.DATA.ROOT = "datasets/imagenet/train"  # a folder of images, of any depth, or of tar shards
 _C.DATA.NUM_WORKERS = 8  # loader processes per GPU; they do not change the numbers
 _C.DATA.MAX_BAD_SHARE = 0.01  # of all images; more unreadable ones stop the run
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def distribute(model: CLoVE, device: torch.device) -> nn.Module:
             "SyncBN needs GPUs: on several CPU processes each one normalizes with its own batch"
         )
     ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, ids, broadcast_buffers=False)
+    with warnings.catch_warnings():  # the newest torch has another name for it, others only this
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        return nn.parallel.DistributedDataParallel(model, ids, broadcast_buffers=False)
 
 
 def train(cfg: CfgNode, resume: bool = False, allowed: Collection[str] = ()) -> Path:
@@ -146,13 +149,15 @@ def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logg
             for hook in hooks:
                 hook(run, previous)
             if previous and previous.interrupted:
-                log(run, statistics.latest())
+                for hook in (log, skipped_steps):
+                    hook(run, statistics.latest())
                 bad_images.agree()
                 checkpointer.save(run)
                 distributed.barrier()  # nobody leaves before rank 0 has written
                 logger.info(f"interrupted after step {run.step}")
                 raise Interrupted(f"after step {run.step}", interrupt.received)
-        log(run, statistics.latest())
+        for hook in (log, skipped_steps):
+            hook(run, statistics.latest())
 
 
 def check(cfg: CfgNode) -> None:

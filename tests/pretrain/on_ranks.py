@@ -1,8 +1,8 @@
 """A tiny pretraining in float64 whose BN normalizes over all ranks, as SyncBN does on GPUs.
 
 ``[torchrun] -m tests.pretrain.on_ranks IMAGES OUT [drift]``: always 4 images per micro-step, 8 per
-step. Rank 0 leaves the first step's gradients in OUT/gradients.pth. ``drift``: rank 1 changes a
-weight.
+step. Rank 0 leaves the first step's gradients in OUT/gradients.pth and the number of reductions in
+OUT/reductions. ``drift``: rank 1 changes a weight.
 """
 
 import os
@@ -12,15 +12,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.nn.functional import all_reduce
 
 import pretrain.run
+import pretrain.train
 from pretrain.__main__ import main
 from pretrain.optim import LARS
 from pretrain.runtime import distributed
 from tests.pretrain.tiny import CONFIG, words
 
-build_model, step = pretrain.run.build_model, LARS.step
+build_model, step, distribute = pretrain.run.build_model, LARS.step, pretrain.train.distribute
 
 
 class AllReduceBatchNorm(nn.BatchNorm2d):
@@ -67,8 +69,23 @@ def step_and_keep(self, skip=None):
         self.param_groups[0]["params"][0].data[0, 0, 0, 0] += 1e-6
 
 
+def distribute_and_count(model, device):
+    model = distribute(model, device)
+    if distributed.world_size() > 1:
+        model.register_comm_hook(None, reduce_and_count)
+    return model
+
+
+def reduce_and_count(_, bucket):
+    if bucket.is_last() and distributed.rank() == 0:
+        with open(Path(sys.argv[2], "reductions"), "a") as file:
+            file.write("x")
+    return allreduce_hook(None, bucket)
+
+
 if __name__ == "__main__":
     pretrain.run.build_model, LARS.step = build, step_and_keep
+    pretrain.train.distribute = distribute_and_count
     images, out = map(Path, sys.argv[1:3])
     sizes = {
         "SOLVER__BATCH_SIZE_PER_GPU": 4 // int(os.environ.get("WORLD_SIZE", 1)),

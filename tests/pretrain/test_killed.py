@@ -10,6 +10,7 @@ import time
 import pytest
 
 from pretrain import checkpoints
+from pretrain.runtime.interrupt import EXIT_CODE
 from tests.pretrain.tiny import (
     SAME,
     assert_equal_states,
@@ -25,7 +26,7 @@ from tests.pretrain.tiny import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-LONG = {"SOLVER__EPOCHS": 60}  # 120 steps, which no start of the tests below lives to see
+LONG = {"SOLVER__EPOCHS": 30}  # 60 steps, of which the starts below live to see half
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,22 @@ def rank_environment(rank, port):
 
 
 @pytest.mark.fault(
+    "A signal that reaches one rank only",
+    cause="SIGTERM to one of two; no torchrun",
+    lost="nothing: both end after the same step, with exit code 75 and a checkpoint of it",
+)
+def test_all_ranks_save_and_end_together(images, tmp_path, unused_port):
+    arguments = words(images, tmp_path, SOLVER__EPOCHS=1000)
+    ranks = [start(arguments, **rank_environment(rank, unused_port)) for rank in (0, 1)]
+    wait_until(lambda: checkpoints.list_checkpoints(tmp_path), ranks[0])
+    ranks[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=60)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [EXIT_CODE, EXIT_CODE], errors
+    step = checkpoints.load(last_checkpoint(tmp_path))["step"]
+    assert f"interrupted after step {step}\n" in errors[0]
+
+
+@pytest.mark.fault(
     "A rank dies, or hangs",
     cause="SIGKILL and SIGSTOP to one of two; no torchrun that would end the other",
     lost="nothing before the last checkpoint, which stays; the other rank ends at once, or after "
@@ -167,7 +184,7 @@ def test_the_others_end_soon_after_a_rank(images, tmp_path, unused_port, number)
 )
 def test_torchrun_restarts_all_ranks_from_the_last_checkpoint(images, tmp_path):
     run, straight = tmp_path / "run", tmp_path / "straight"
-    long = {"SOLVER__EPOCHS": 20}
+    long = {"SOLVER__EPOCHS": 8}
     # Else the ranks may find the addresses of the dead: github.com/pytorch/pytorch/issues/135712
     environment = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     restarting = torchrun(2, "--max-restarts=1")

@@ -43,6 +43,8 @@ def test_two_processes_have_the_gradients_and_parameters_of_one(images, tmp_path
     one, two = (checkpoints.load(last_checkpoint(tmp_path / n)) for n in "12")
     assert (one["world_size"], two["world_size"]) == (1, 2)
     assert one["images_seen"] == two["images_seen"] == 24
+    assert two["micro_step"] == 2 * two["step"]
+    assert (tmp_path / "2" / "reductions").read_text() == two["step"] * "x"
     for name, value in one["model"].items():
         torch.testing.assert_close(value, two["model"][name], **close, msg=name)
     momenta = [content["optimizer"]["state"] for content in (one, two)]
