@@ -11,7 +11,7 @@ import torch
 from pretrain import checkpoints
 from tests.pretrain.tiny import last_checkpoint, torchrun, write_images
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -87,14 +87,15 @@ def test_writing_again_gives_the_same_bytes(images, shards, tmp_path):
 
 
 def test_a_run_on_shards_is_the_run_on_the_folder(images, shards, tmp_path):
-    on_folder = train(config(images, tmp_path / "a"))
-    on_shards = train(config(shards, tmp_path / "b"))
+    on_folder = train(config(images, tmp_path / "a", SOLVER__EPOCHS=1))
+    on_shards = train(config(shards, tmp_path / "b", SOLVER__EPOCHS=1))
     assert_equal_states(on_folder, on_shards)
 
 
 def test_a_run_on_shards_resumes_in_mid_epoch(images, shards, tmp_path, monkeypatch):
-    straight = train(config(images, tmp_path / "a", SOLVER__TOTAL_BATCH_SIZE=2))
-    changes = {"SOLVER__TOTAL_BATCH_SIZE": 2, "DATA__NUM_WORKERS": 2}
+    changes = {"SOLVER__TOTAL_BATCH_SIZE": 2, "SOLVER__EPOCHS": 2}
+    straight = train(config(images, tmp_path / "a", **changes))
+    changes["DATA__NUM_WORKERS"] = 2
     with monkeypatch.context() as patch:
         step = torch.optim.Optimizer.zero_grad
         count = iter(range(1000))

@@ -12,7 +12,7 @@ from pretrain.runtime.interrupt import EXIT_CODE
 from tests.pretrain.tiny import SAME, assert_equal_states, finish, last_checkpoint, start
 
 IMAGES = 300
-EPOCHS = 20  # about 25 minutes on one of two cores, and 30 where it is disturbed
+EPOCHS = 12  # about 25 minutes on one of two cores, and 30 where it is disturbed
 DISTURBANCES = (signal.SIGKILL, signal.SIGTERM) * 2 + (signal.SIGKILL,)
 MINUTES = (2, 5)  # least and most between two of them
 
