@@ -207,9 +207,14 @@ class Checkpointer:
     """A checkpoint every CHECKPOINT.PERIOD_EPOCHS epochs and at the end."""
 
     def __init__(
-        self, statistics: Statistics, skipped_steps: SkippedSteps, logger: logging.Logger
+        self,
+        statistics: Statistics,
+        log: Log,
+        skipped_steps: SkippedSteps,
+        logger: logging.Logger,
     ) -> None:
-        self.statistics, self.skipped_steps, self.logger = statistics, skipped_steps, logger
+        self.statistics, self.log, self.skipped_steps = statistics, log, skipped_steps
+        self.logger = logger
 
     def __call__(self, run: Run, _: Step | None) -> None:
         period = run.cfg.CHECKPOINT.PERIOD_EPOCHS * run.plan.length
@@ -219,16 +224,19 @@ class Checkpointer:
     def save(self, run: Run) -> None:
         """Save, unless the update was left out just now: the weights may be what is wrong.
 
-        Only a run's last step may be skipped, alone; else FloatingPointError.
+        What was computed up to here is told before. Only a run's last step may be skipped, alone;
+        else FloatingPointError.
         """
-        last = run.micro_step == run.plan.total
-        if self.skipped_steps.is_fault(run, self.statistics.latest()):
-            if last and self.skipped_steps.in_a_row:
-                raise FloatingPointError(
-                    f"step {run.step}: the last steps were skipped for NaN or infinity, so the "
-                    f"run ends without its last checkpoint; see {self.skipped_steps.path}"
-                )
-            if not last:
-                self.logger.warning(f"step {run.step} was skipped: no checkpoint of it")
-                return
+        step = self.statistics.untold()
+        self.log(run, step)
+        self.skipped_steps(run, step)
+        last, skipped = run.micro_step == run.plan.total, self.skipped_steps.in_a_row
+        if last and skipped > 1:
+            raise FloatingPointError(
+                f"step {run.step}: the last {skipped} steps were skipped for NaN or infinity, so "
+                f"the run ends without its last checkpoint; see {self.skipped_steps.path}"
+            )
+        if skipped and not last:
+            self.logger.warning(f"step {run.step} was skipped: no checkpoint of it")
+            return
         run.save()

@@ -30,8 +30,8 @@ class Statistics:
         self._outputs: list[torch.Tensor] = []
         self._names: list[str] = []
         self._images: list[Sequence[int]] = []
-        self._closed: tuple | None = None
-        self.previous: Step | None = None
+        self._untold: tuple | None = None
+        self.previous: Step | None = None  # read when the last one was closed, if it was untold
 
     def add(self, outputs: dict[str, torch.Tensor], images: Sequence[int]) -> None:
         """Take in the model's outputs of one micro-step, and its images."""
@@ -51,7 +51,7 @@ class Statistics:
         ``bad_images``: this rank's share of their number.
         Returns whether the update must be left out: () bool on the device, the same on all ranks.
         """
-        self.previous = self.latest()
+        self.previous = self.untold()
         outputs = torch.stack(self._outputs)  # (micro-steps, names)
         losses = outputs[:, self._names.index("loss")]
         norms = torch.stack(torch._foreach_norm(gradients))
@@ -70,15 +70,16 @@ class Statistics:
             values.copy_(device, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
-        self._closed = host, values, copied, self._images
+        self._untold = host, values, copied, self._images
         self._outputs, self._images = [], []
         return skipped
 
-    def latest(self) -> Step | None:
-        """The step closed last, once it is done."""
-        if self._closed is None:
+    def untold(self) -> Step | None:
+        """The step closed last, once it is done; None when it has been told before."""
+        if self._untold is None:
             return None
-        host, values, copied, images = self._closed
+        host, values, copied, images = self._untold
+        self._untold = None
         if copied is not None:
             copied.synchronize()
         numbers = values.tolist()

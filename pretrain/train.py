@@ -117,8 +117,8 @@ def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logg
     loader = build_loader(run.cfg, data, run.micro_step, run.device)
     bad_images = BadImages(run, data.images, logger)
     skipped_steps = SkippedSteps(run, data.images, logger)
-    checkpointer = Checkpointer(statistics, skipped_steps, logger)
     with Log(run, clock, logger) as log:
+        checkpointer = Checkpointer(statistics, log, skipped_steps, logger)
         hooks = [log, skipped_steps, checkpointer, bad_images]
         if run.cfg.MONITOR.PERIOD:
             hooks.append(Monitor(run, log, clock, data))
@@ -149,15 +149,11 @@ def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logg
             for hook in hooks:
                 hook(run, previous)
             if previous and previous.interrupted:
-                for hook in (log, skipped_steps):
-                    hook(run, statistics.latest())
                 bad_images.agree()
                 checkpointer.save(run)
                 distributed.barrier()  # nobody leaves before rank 0 has written
                 logger.info(f"interrupted after step {run.step}")
                 raise Interrupted(f"after step {run.step}", interrupt.received)
-        for hook in (log, skipped_steps):
-            hook(run, statistics.latest())
 
 
 def check(cfg: CfgNode) -> None:

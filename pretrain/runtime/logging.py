@@ -12,6 +12,8 @@ from typing import IO, TYPE_CHECKING
 
 from tqdm import tqdm
 
+from pretrain.runtime.files import write_text
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -70,9 +72,8 @@ class MetricWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         path = Path(folder) / "metrics.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= last_step]
-        path.write_text("".join(kept))
+        write_text(path, "".join(kept))
         self._file: IO[str] = open(path, "a", buffering=1)
         self._tensorboard = SummaryWriter(str(folder), purge_step=last_step + 1)
 

@@ -1,5 +1,6 @@
 """Runs that are killed, stopped and starved from outside, and what is left of them."""
 
+import json
 import os
 import random
 import re
@@ -95,6 +96,8 @@ def test_a_run_killed_at_20_moments_ends_as_an_undisturbed_one(images, tmp_path,
     finish(go_on(images, tmp_path))
     assert not list(tmp_path.glob("checkpoints/.*"))
     assert_equal_states(straight, last_checkpoint(tmp_path))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 61))
 
 
 @pytest.mark.fault(
