@@ -144,7 +144,8 @@ class Run:
             while (code := _wait(process, seconds=0.5)) is None:
                 if self.interrupted and not told:
                     # Ctrl-C reached it already; a signal to us alone did not.
-                    self.logger.info("%s: waiting until it is saved", self.interrupted.received)
+                    signals = ", ".join(self.interrupted.received)
+                    self.logger.info("%s: waiting until it is saved", signals)
                     process.terminate()
                     told = True
                 show(next(iter(_last_lines(log, 1)), ""))

@@ -5,6 +5,7 @@
 them: its script, its state, the process ids of its tasks.
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -31,6 +32,13 @@ def jobs(folder: Path) -> Path:
     return folder / "jobs"
 
 
+def put(path: Path, text: str) -> None:
+    """Write all of it at once: others read the file at any moment."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
 def tasks(job: Path) -> list[int]:
     """Process ids of the job's tasks in its present life."""
     path = job / "tasks"
@@ -44,47 +52,50 @@ def send(job: Path, number: int) -> None:
 
 
 def preempt(job: Path) -> None:
-    """SIGTERM; when the job has ended it starts again, since it asked for --requeue."""
+    """SIGTERM, five seconds later SIGKILL; then it starts again, since it asked for --requeue."""
     assert "#SBATCH --requeue\n" in (job / "script").read_text()
     (job / "requeue").touch()
     send(job, signal.SIGTERM)
+    time.sleep(5)
+    send(job, signal.SIGKILL)
 
 
 def sbatch(folder: Path, script: str) -> None:
     job = jobs(folder) / str(1 + len(list(jobs(folder).glob("*"))))
     job.mkdir(parents=True)
     (job / "script").write_text(Path(script).read_text())
-    (job / "state").write_text("PENDING")
-    subprocess.Popen(
+    put(job / "state", "PENDING")
+    controller = subprocess.Popen(
         [sys.executable, folder / "sbatch", "--live", job],
         stdin=subprocess.DEVNULL,
         stdout=open(job / "output", "w"),
         stderr=subprocess.STDOUT,
-        start_new_session=True,
+        start_new_session=True,  # a process group of its own, which stop_all kills
     )
+    put(job / "controller", str(controller.pid))
     print(f"Submitted batch job {job.name}")
 
 
 def live(job: Path) -> None:
     """Run the script, and again as long as the job is queued again."""
-    (job / "controller").write_text(str(os.getpid()))
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", (job / "script").read_text(), re.M))
     nodes, per_node = int(options["nodes"]), int(options["ntasks-per-node"])
     environment = os.environ | {
         "SLURM_JOB_ID": job.name,
         "SLURM_NTASKS": str(nodes * per_node),
         "SLURM_JOB_NUM_NODES": str(nodes),
+        "SLURM_CPUS_PER_TASK": options["cpus-per-task"],
     }
     while True:
         (job / "requeue").unlink(missing_ok=True)
         (job / "tasks").unlink(missing_ok=True)
-        (job / "state").write_text("RUNNING")
+        put(job / "state", "RUNNING")
         with open(job / "lives", "a") as file:
             file.write("x")
         code = subprocess.run(["bash", job / "script"], env=environment, check=False).returncode
         if not (job / "requeue").exists():
             break
-    (job / "state").write_text("COMPLETED" if code == 0 else f"FAILED {code}")
+    put(job / "state", "COMPLETED" if code == 0 else f"FAILED {code}")
 
 
 def srun(folder: Path, *words: str) -> None:
@@ -100,7 +111,7 @@ def srun(folder: Path, *words: str) -> None:
         environment |= {"SLURM_PROCID": str(n), "SLURM_LOCALID": str(n)}
         output, error = (open(files[o].replace("%t", str(n)), "a") for o in ("--output", "--error"))
         running.append(subprocess.Popen(words, env=environment, stdout=output, stderr=error))
-    (job / "tasks").write_text(" ".join(str(process.pid) for process in running))
+    put(job / "tasks", " ".join(str(process.pid) for process in running))
     sys.exit(max(abs(process.wait()) for process in running))
 
 
@@ -124,12 +135,9 @@ def scancel(folder: Path, job_id: str) -> None:
 
 def stop_all(folder: Path) -> None:
     """Kill whatever is left of any job."""
-    for job in jobs(folder).glob("*"):
-        for pid in [*tasks(job), *map(int, (job / "controller").read_text().split())]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    for path in jobs(folder).glob("*/controller"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(path.read_text()), signal.SIGKILL)
 
 
 def wait_until(condition, job: Path, seconds: float = 90) -> None:

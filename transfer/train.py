@@ -88,7 +88,9 @@ class SaveOrLeave(HookBase):
             trainer.checkpointer.save(f"model_{done:07d}")
             comm.synchronize()  # nobody leaves before rank 0 has written
         if leaving:
-            raise Interrupted(f"saved after iteration {done} of {trainer.max_iter}")
+            raise Interrupted(
+                f"saved after iteration {done} of {trainer.max_iter}", trainer.interrupted.received
+            )
 
 
 class PreciseBN(hooks.PreciseBN):
@@ -262,7 +264,9 @@ class Trainer(DefaultTrainer):
     def _leave_between_steps(self, *_: Any) -> None:
         """In PreciseBN and in evaluation nothing new is to be saved: leave at the next batch."""
         if self.interrupted and not self._in_step:
-            raise Interrupted("nothing was lost since the last checkpoint")
+            raise Interrupted(
+                "nothing was lost since the last checkpoint", self.interrupted.received
+            )
 
 
 def _build_step(

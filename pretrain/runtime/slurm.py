@@ -1,9 +1,12 @@
 """Slurm through submitit: jobs that save themselves before a time limit, and go on in a new one."""
 
+import contextlib
+import io
 import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +20,10 @@ if TYPE_CHECKING:
     import submitit
 
 SIGNAL_DELAY = 180  # seconds between the signal and the time limit: for a step and a checkpoint
+LONGEST_GRACE = 300  # seconds that a preempted job is left, on most clusters
 NO_LIMIT = 10**6  # how often a job may go on after its time limit
+# From Slurm 22.05 to 23.02 srun takes one CPU per process, whatever sbatch was told
+CPUS_FOR_SRUN = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,8 @@ class Job:
     """A function as every process of a job runs it, with torchrun's variables set.
 
     Where it raises Interrupted after SIGUSR2, which Slurm sends before a time limit, the job is
-    queued again. After SIGTERM alone it only ends: it was cancelled, or it is preempted, and then
-    Slurm itself queues it again.
+    queued again. After SIGTERM alone it waits to be killed: it was cancelled, or it is preempted,
+    and then Slurm itself queues it again, unless it has ended before.
     """
 
     def __init__(self, function: Callable[[], Any]) -> None:
@@ -58,6 +64,8 @@ class Job:
             # and ends rank 0; before and after the loop it does so at once, and nothing is lost
             if signal.SIGUSR2.name in interrupted.signals:
                 signal.raise_signal(signal.SIGUSR2)
+            elif signal.SIGTERM.name in interrupted.signals:
+                time.sleep(LONGEST_GRACE)
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
         """What submitit runs next time: the same, which resumes."""
@@ -98,12 +106,15 @@ def submit(
         timeout_min=round(60 * resources.hours),
         slurm_partition=resources.partition or None,
         slurm_signal_delay_s=SIGNAL_DELAY,
+        slurm_setup=[CPUS_FOR_SRUN],
         slurm_additional_parameters={**resources.options, "requeue": True},
     )
     try:
-        job = executor.submit(Job(function))
-    except (submitit.core.utils.FailedJobError, RuntimeError) as error:
-        raise ConfigError(f"--slurm: sbatch refuses the job: {error}") from error
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints it, too
+            job = executor.submit(Job(function))
+    except RuntimeError as error:  # of submitit, whatever is wrong
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--slurm: sbatch refuses the job: {reason}") from error
     write_text(Path(folder, "job_id"), f"{job.job_id}\n")
     return job
 
@@ -126,5 +137,6 @@ def parse_options(words: str, source: str) -> dict[str, str]:
         key, equals, value = word.removeprefix("--").partition("=")
         if not (key and equals and value):
             raise ConfigError(f"{source}: {word!r} is not of the form key=value, as in account=x")
-        options[key] = value
+        # submitit's spelling: with another one, its own value would come later and win
+        options[key.replace("-", "_")] = value
     return options

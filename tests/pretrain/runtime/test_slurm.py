@@ -10,6 +10,7 @@ import pytest
 from pretrain import checkpoints
 from pretrain.__main__ import main
 from pretrain.runtime import slurm
+from pretrain.runtime.interrupt import Interrupted
 from pretrain.train import train
 from tests import slurm as stand_in
 from tests.pretrain.tiny import (
@@ -103,9 +104,14 @@ def test_the_local_executor_queues_a_job_again_at_a_real_signal(images, tmp_path
         slurm.Resources(),
         cluster="local",
     )
-    wait_until(lambda: checkpoints.list_checkpoints(run), job._process)
-    task = int(open(f"/proc/{job.job_id}/task/{job.job_id}/children").read().split()[0])
-    os.kill(task, signal.SIGUSR2)
+    try:
+        wait_until(lambda: checkpoints.list_checkpoints(run), job._process)
+        task = int(open(f"/proc/{job.job_id}/task/{job.job_id}/children").read().split()[0])
+        os.kill(task, signal.SIGUSR2)
+        job._process.wait(timeout=180)
+    finally:
+        job.cancel()  # kills the tasks of a controller that still runs
+        job._process.wait(timeout=30)
     job.result()
     assert (run / "log.txt").read_text().count("resuming at step") == 1
     finish(start(words(images, straight, **LONG)))
@@ -138,9 +144,51 @@ def test_the_job_asks_for_what_the_config_says(images, tmp_path, cluster, capfd)
         "qos=low",
         "job-name=run",
     }
+    assert slurm.CPUS_FOR_SRUN in script.splitlines()
     code, _, error = submit(words(images, tmp_path / "run", **changes), capfd)
     assert code == 2
     assert re.fullmatch(r"error: .*/run: job 1 of this run is queued or runs; scancel 1\n", error)
+
+
+def test_an_option_replaces_what_would_be_asked_for_and_any_function_can_be_queued(
+    tmp_path, cluster
+):
+    options = slurm.parse_options("cpus-per-task=2 --mail-user=me", "OPTIONS")
+    resources = slurm.Resources(cpus=9, options=options)
+    slurm.submit(partial(print, "hello"), tmp_path / "files", "any", resources)
+    job = cluster / "jobs" / "1"
+    stand_in.wait_until(lambda: ended(job), job)
+    assert (job / "state").read_text() == "COMPLETED"
+    assert "hello\n" in (tmp_path / "files" / "1_0_log.out").read_text()
+    script = (job / "script").read_text()
+    assert re.findall("--cpus-per-task=.*", script) == ["--cpus-per-task=2"]
+    assert "#SBATCH --mail-user=me\n" in script
+
+
+@pytest.mark.parametrize(
+    ("signals", "queued_again"),
+    [(("SIGTERM",), False), (("SIGUSR2",), True), (("SIGTERM", "SIGUSR2"), True), ((), False)],
+)
+def test_only_the_signal_of_the_time_limit_queues_a_saved_job_again(
+    monkeypatch, signals, queued_again
+):
+    def saved():
+        raise Interrupted("saved", signals)
+
+    names = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT"
+    for name in names.split():  # what a job exports must not outlive the test
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "1")
+    received, waited = [], []
+    monkeypatch.setattr(slurm.time, "sleep", waited.append)
+    before = signal.signal(signal.SIGUSR2, lambda number, _: received.append(number))
+    try:
+        slurm.Job(saved)()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert received == [signal.SIGUSR2] * queued_again
+    assert waited == [slurm.LONGEST_GRACE] * (signals == ("SIGTERM",))
 
 
 @pytest.mark.parametrize(
@@ -168,11 +216,16 @@ def test_without_slurm_it_says_so(images, tmp_path, capfd, monkeypatch):
     assert re.fullmatch(r"error: --slurm: there is no sbatch here; submit from a login .*\n", error)
 
 
-def test_what_sbatch_says_is_shown(images, tmp_path, cluster, capfd):
+def test_what_sbatch_says_is_shown_in_one_line(images, tmp_path, cluster, capfd):
     (cluster / "sbatch").write_text(
-        "#!/bin/sh\necho 'sbatch: error: invalid partition' >&2; exit 1\n"
+        "#!/bin/sh\n"
+        "echo 'sbatch: error: invalid partition: x' >&2\n"
+        "echo 'sbatch: error: Batch job submission failed' >&2\n"
+        "exit 1\n"
     )
     code, _, error = submit(words(images, tmp_path / "run", **asked()), capfd)
     assert code == 2
-    assert "error: --slurm: sbatch refuses the job: " in error
-    assert "invalid partition" in error
+    assert error == (
+        "error: --slurm: sbatch refuses the job: sbatch: error: invalid partition: x "
+        "sbatch: error: Batch job submission failed\n"
+    )
