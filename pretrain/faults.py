@@ -2,11 +2,14 @@
 
 import logging
 import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
 
 from pretrain.data.folder import DataError, Images
 from pretrain.run import Run
 from pretrain.runtime import distributed
-from pretrain.runtime.files import write_text
+from pretrain.runtime.files import write_bytes
 from pretrain.statistics import Step
 
 
@@ -21,7 +24,7 @@ class SkippedSteps:
         self.path = run.folder / _of_rank("skipped_steps.txt")
         self.images, self.logger = images, logger
         self.in_a_row = 0
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = _read_lines(self.path)
         # What came after the checkpoint comes again
         self.lines = [line for line in lines if int(line.split("\t")[0]) <= run.step]
 
@@ -35,7 +38,7 @@ class SkippedSteps:
         self.in_a_row += 1
         number, loss = step.values["step"], step.values["loss"]
         self.lines += [f"{number}\t{self.images.name(index)}" for index in step.images]
-        write_text(self.path, "".join(f"{line}\n" for line in self.lines))
+        _write_lines(self.path, self.lines)
         self.logger.warning(
             f"step {number} skipped ({self.in_a_row} in a row): the loss is {loss:.6g}, a gradient "
             f"is not finite; its images are listed in {self.path}"
@@ -63,7 +66,7 @@ class BadImages:
     def __init__(self, run: Run, images: Images, logger: logging.Logger) -> None:
         self.path = run.folder / "bad_images.txt"
         self.images, self.logger = images, logger
-        listed = set(self.path.read_text().splitlines()) if self.path.exists() else set()
+        listed = set(_read_lines(self.path))
         self.agreed: set[str] = set().union(*distributed.all_gather(listed))
         self.met: set[str] = set()  # by this rank since all agreed
         self.allowed = int(run.cfg.DATA.MAX_BAD_SHARE * len(images))
@@ -94,8 +97,8 @@ class BadImages:
         if count > self.allowed:
             raise DataError(
                 f"{self.images.root}: {count} images cannot be read, more than the {self.allowed} "
-                f"that DATA.MAX_BAD_SHARE allows: remove those that {self.path} lists, or raise "
-                "the share"
+                f"that DATA.MAX_BAD_SHARE allows: mend or remove those that {self.path} lists, or "
+                "raise the share"
             )
 
     def _tell(self, new: set[str]) -> None:
@@ -105,7 +108,16 @@ class BadImages:
         for name in sorted(new):
             self.logger.warning(f"{self.images.root / name}: cannot be read, replaced")
         self.logger.warning(f"{len(known)} images so far could not be read: {self.path}")
-        write_text(self.path, "".join(f"{bad}\n" for bad in sorted(known)))
+        _write_lines(self.path, sorted(known))
+
+
+def _read_lines(path: Path) -> list[str]:
+    """A list of file names, which need not be text; none where there is no file."""
+    return os.fsdecode(path.read_bytes()).splitlines() if path.exists() else []
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_bytes(path, os.fsencode("".join(f"{line}\n" for line in lines)))
 
 
 def _of_rank(name: str) -> str:

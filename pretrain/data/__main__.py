@@ -2,12 +2,15 @@
 
 import argparse
 import collections
-import multiprocessing
 import os
+import signal
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
+from PIL import UnidentifiedImageError
 
 from pretrain.data.folder import DataError, Images
 from pretrain.data.multicrop import read
@@ -16,7 +19,10 @@ from pretrain.runtime.logging import progress_bar, setup_logger
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 all is right, 1 something is not, 2 input that cannot be used."""
+    """Exit codes: 0 all is right, 1 something is not, 2 input that cannot be used, 130 interrupted.
+
+    An interrupted writer leaves nothing.
+    """
     parser = argparse.ArgumentParser(prog="python -m pretrain.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="decode every image of a folder or of shards")
@@ -26,17 +32,29 @@ def main(arguments: list[str] | None = None) -> int:
     shards = commands.add_parser("shards", help="write a folder's images into tar shards")
     shards.add_argument("folder", type=Path)
     shards.add_argument("out", type=Path)
-    shards.add_argument("--megabytes", type=float, default=1000, help="of a shard, about")
+    shards.add_argument("--size-mb", type=float, default=1000, help="of a shard, about, in MB")
     options = parser.parse_args(arguments)
+    if options.command == "check" and options.workers < 1:
+        parser.error(f"--workers {options.workers}: 1 or more processes decode")
+    if options.command == "shards" and not options.size_mb > 0:
+        parser.error(f"--size-mb {options.size_mb:g}: a shard holds more than 0 MB")
     setup_logger("pretrain")
     try:
         if options.command == "check":
             return check_images(options.folder, options.count, options.workers)
-        count = write_shards(options.folder, options.out, 1e6 * options.megabytes)
+        count = write_shards(options.folder, options.out, 1e6 * options.size_mb)
         print(f"{options.out}: {count} shards, {len(Shards(options.out))} images")
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenProcessPool:
+        print(
+            "error: a process that decodes was killed; is the memory enough for --workers?",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -61,9 +79,9 @@ def check_images(folder: Path, count: int | None, workers: int) -> int:
             )
     with (
         progress_bar(len(images), unit="image") as bar,
-        multiprocessing.Pool(workers, _start, (images,)) as pool,
+        ProcessPoolExecutor(workers, initializer=_start, initargs=(images,)) as pool,
     ):
-        for reason in pool.imap(_reason, range(len(images)), chunksize=32):
+        for reason in pool.map(_reason, range(len(images)), chunksize=32):
             bar.update()
             if reason:
                 wrong.append(reason)
@@ -75,15 +93,20 @@ def check_images(folder: Path, count: int | None, workers: int) -> int:
 def _start(images: Images) -> None:
     global _images
     _images = images
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers it, for all
 
 
 def _reason(index: int) -> str | None:
-    """Why an image cannot be used, None if it can."""
+    """A line on why an image cannot be used, None if it can."""
     try:
         read(_images, index)
+        return None
+    except UnidentifiedImageError:  # its own text is the address of a buffer
+        reason = "is no image of a known kind"
     except Exception as error:  # decoders raise errors of any type at damaged files
-        return f"{_images.place(index)}: {error or type(error).__name__}"
-    return None
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    line = f"{_images.place(index)}: {' '.join(reason.split())}"
+    return line.encode(errors="backslashreplace").decode()  # a name may be no text
 
 
 if __name__ == "__main__":

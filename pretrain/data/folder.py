@@ -40,9 +40,13 @@ class Images:
         """The file's content. Raises OSError."""
         raise NotImplementedError
 
-    def is_gone(self) -> bool:
-        """Whether not this image or that is missing, but all of them."""
-        return not self.root.is_dir() or not any(self.root.iterdir())
+    def gone(self, index: int) -> Path | None:
+        """The folder or file whose loss takes more than this image; None while it is there."""
+        try:
+            with os.scandir(self.root) as entries:
+                return None if any(True for _ in entries) else self.root
+        except OSError:  # a dead mount has errors of its own
+            return self.root
 
 
 class Folder(Images):

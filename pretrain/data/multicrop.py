@@ -46,10 +46,10 @@ class MultiCropImages(torch.utils.data.Dataset):
             try:
                 image = read(self.images, index)
             except Exception as error:  # decoders raise errors of any type at damaged files
-                if self.images.is_gone():
+                if (gone := self.images.gone(index)) is not None:
                     raise DataError(
-                        f"{self.images.root}: is gone ({error}); is it still mounted? --resume "
-                        "goes on from the last checkpoint"
+                        f"{gone}: is gone ({error}); is it still mounted? --resume goes on from "
+                        "the last checkpoint"
                     ) from error
                 index = rng.randrange(len(self))  # a neighbour from the sample's own seed
                 continue
@@ -85,6 +85,8 @@ def decode(data: bytes) -> torch.Tensor:
         if image.format == "JPEG" and image.mode in ("RGB", "L") and complete:
             flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
             pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+            if pixels is None:
+                raise ValueError("OpenCV cannot decode this JPEG")
         else:
             pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -4,6 +4,7 @@ webdataset reads shards as a stream. A run here takes any image at any time, whi
 resume in mid-epoch exactly; so shards are written through webdataset, and read by offset.
 """
 
+import errno
 import logging
 import os
 import re
@@ -15,12 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.data.folder import EXTENSIONS, DataError, Folder, Images
+from pretrain.runtime import distributed
 from pretrain.runtime.files import write_atomically
 from pretrain.runtime.logging import progress_bar
 
 FORMAT = 1
 INDEX = "index.npz"  # what is where, written beside the shards; without it they are searched
+ARRAYS = ("shards", "bytes", "names", "shard", "offset", "size")  # in the index
 PATTERN = "shard-%06d.tar"
+COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class Shards(Images):
@@ -29,46 +33,65 @@ class Shards(Images):
     def __init__(self, root: Path) -> None:
         index = load_index(root)
         if index is None:
-            logging.getLogger("pretrain").info(f"{root}: no {INDEX}, searching its shards")
+            _tell(f"{root}: no {INDEX}, searching its shards")
             index = make_index(root)
         super().__init__(root, [])
         self._names = index["names"]
         self.shards = [os.fsdecode(name) for name in index["shards"]]
         self._shard, self._offset, self._size = (index[key] for key in ("shard", "offset", "size"))
 
+    def path(self, index: int) -> Path:
+        """The shard that holds an image."""
+        return self.root / self.shards[self._shard[index]]
+
     def place(self, index: int) -> str:
-        return f"{self.root / self.shards[self._shard[index]]}:{self.name(index)}"
+        return f"{self.path(index)}:{self.name(index)}"
 
     def read_bytes(self, index: int) -> bytes:
         # Opened anew each time: a process may use more shards than it may hold open files
-        with open(self.root / self.shards[self._shard[index]], "rb") as file:
+        with open(self.path(index), "rb") as file:
             data = os.pread(file.fileno(), self._size[index], self._offset[index])
         if len(data) != self._size[index]:
-            raise OSError(f"{self.place(index)}: the shard ends before the image does")
+            raise OSError(errno.EIO, "The shard ends before the image does", self.place(index))
         return data
+
+    def gone(self, index: int) -> Path | None:
+        if (gone := super().gone(index)) is not None:
+            return gone
+        return None if os.path.exists(self.path(index)) else self.path(index)
 
 
 def open_images(root: str | Path) -> Images:
-    """The images of a folder: those in its shards where it has some, else all below it."""
+    """The images of a folder: those in its shards where it has some, else all below it.
+
+    Raises DataError where it has shards and images, or shards that are compressed.
+    """
     root = Path(root)
-    if not root.is_dir() or not list_shards(root):
+    shards = list_shards(root)
+    compressed = [path.name for path in root.glob("*") if path.name.lower().endswith(COMPRESSED)]
+    if not shards and not compressed:
         return Folder(root)
     others = [
         path.name
         for path in root.iterdir()
-        if path.is_dir() or path.name.lower().endswith(EXTENSIONS)
+        if path.name.lower().endswith(EXTENSIONS) or path.is_dir()
     ]
-    if others:
+    if shards and others:
         raise DataError(
-            f"{root}: holds shards ({list_shards(root)[0]}) and folders or images "
-            f"({min(others)}) beside them: name a folder that has one or the other"
+            f"{root}: holds shards ({shards[0]}) and folders or images ({min(others)}) beside "
+            "them: name a folder that has one or the other"
         )
-    return Shards(root)
+    if compressed and not others:
+        raise DataError(
+            f"{root / min(compressed)}: is compressed, and images are read from the midst of a "
+            "shard; decompress it to a .tar"
+        )
+    return Shards(root) if shards else Folder(root)
 
 
 def list_shards(root: Path) -> list[str]:
     """Names of the shards in a folder, sorted."""
-    return sorted(path.name for path in root.glob("*.tar"))
+    return sorted(path.name for path in root.glob("*.tar") if not path.is_dir())
 
 
 def make_index(root: Path) -> dict[str, np.ndarray]:
@@ -82,9 +105,7 @@ def make_index(root: Path) -> dict[str, np.ndarray]:
             else:
                 others += 1
     if others:
-        logging.getLogger("pretrain").info(
-            f"{root}: {others} files in the shards are no images and are left out"
-        )
+        _tell(f"{root}: {others} files in the shards are no images and are left out")
     if not members:
         raise DataError(f"{root}: no image in its {len(shards)} shards")
     names, shard, offset, size = zip(*members, strict=True)
@@ -108,12 +129,16 @@ def load_index(root: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             index = dict(file)
-        newer = int(index["format"]) > FORMAT
-        known = dict(zip(map(os.fsdecode, index["shards"]), index["bytes"].tolist(), strict=True))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        number = int(index["format"])
+    except Exception as error:  # of any type, for damaged zip files and for arrays in them
         raise DataError(f"{path}: is no index of shards ({error}); {anew}") from error
-    if newer:
-        raise DataError(f"{path}: format {index['format']} is newer than this code's {FORMAT}")
+    if number > FORMAT:
+        raise DataError(
+            f"{path}: format {number} is newer than this code's {FORMAT}; update it, or {anew}"
+        )
+    if lacking := [name for name in ARRAYS if name not in index]:
+        raise DataError(f"{path}: is no whole index (lacks {', '.join(lacking)}); {anew}")
+    known = dict(zip(map(os.fsdecode, index["shards"]), index["bytes"].tolist(), strict=True))
     found = {name: (root / name).stat().st_size for name in list_shards(root)}
     for name in sorted(known.keys() | found.keys()):
         if known.get(name) != found.get(name):
@@ -127,7 +152,7 @@ def write_shards(source: str | Path, out: str | Path, max_bytes: float = 1e9) ->
 
     Every image keeps its bytes and its place in the order, so that a run on the shards is the one
     on the folder. Returns the number of shards. Raises DataError for names that webdataset could
-    not tell apart, and where ``out`` exists.
+    not tell apart, and where ``out`` exists; OSError when the disk is full.
     """
     from webdataset import ShardWriter
 
@@ -151,23 +176,30 @@ def write_shards(source: str | Path, out: str | Path, max_bytes: float = 1e9) ->
     writer = ShardWriter(
         pattern, maxcount=len(images), maxsize=max_bytes, verbose=0, encoder=False, mtime=0
     )
-    with progress_bar(len(images), unit="image") as bar, writer:
-        for n, (key, extension) in enumerate(keys):
-            writer.write({"__key__": key, extension: images.read_bytes(n)})
-            bar.update()
-    index = make_index(partial)
-    write_atomically(partial / INDEX, lambda file: np.savez(file, **index))
-    partial.rename(out)
+    try:
+        with progress_bar(len(images), unit="image") as bar, writer:
+            for n, (key, extension) in enumerate(keys):
+                writer.write({"__key__": key, extension: images.read_bytes(n)})
+                bar.update()
+        index = make_index(partial)
+        write_atomically(partial / INDEX, lambda file: np.savez(file, **index))
+        partial.rename(out)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)  # gigabytes that nothing reads
+        if isinstance(error, OSError) and error.filename is None:  # a full disk has no name
+            raise OSError(error.errno, error.strerror, str(out)) from error
+        raise
     return len(index["shards"])
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of the files in an uncompressed tar."""
+    """Name, offset and size of the files in an uncompressed tar; a link's name is empty."""
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if member.isfile():
-                    yield member.name, member.offset_data, member.size
+                if not member.isdir():
+                    name = member.name if member.isfile() else ""
+                    yield name, member.offset_data, member.size
             # tarfile takes a damaged header for the end, which is a block of zeros
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -190,4 +222,12 @@ def _encoded(name: str) -> tuple[str, str]:
 
 
 def _decoded(name: str) -> str:
-    return re.sub("%(2E|25)", lambda match: {"2E": ".", "25": "%"}[match[1]], name)
+    folder, slash, base = name.rpartition("/")
+    decoded = re.sub("%(2E|25)", lambda match: {"2E": ".", "25": "%"}[match[1]], base)
+    return f"{folder}{slash}{decoded}"
+
+
+def _tell(line: str) -> None:
+    """On rank 0, and on standard error too where no log is set up yet: a run's comes later."""
+    if distributed.rank() == 0:
+        logging.getLogger("pretrain").warning(line)

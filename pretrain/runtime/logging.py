@@ -47,7 +47,7 @@ def setup_logger(name: str, folder: str | Path | None = None, rank: int = 0) -> 
     handlers: list[logging.Handler] = [_BesideBar()]
     if folder is not None and rank == 0:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        handlers.append(_LogFile(Path(folder) / "log.txt"))
+        handlers.append(_LogFile(Path(folder) / "log.txt", errors="backslashreplace"))
     for handler in handlers:
         handler.setFormatter(form)
         logger.addHandler(handler)
