@@ -104,8 +104,8 @@ def test_too_many_unreadable_images_stop_the_run(images, tmp_path, capfd):
 
 @pytest.mark.fault(
     "NaN or infinity in a loss or gradient",
-    cause="the crops of one micro-batch set to NaN",
-    lost="that update, on all ranks; the images of the micro-batch are listed",
+    cause="the crops of two micro-batches set to NaN",
+    lost="these two updates, on all ranks; the images of the micro-batches are listed",
 )
 def test_a_step_with_nan_is_skipped_and_its_images_are_listed(images, tmp_path, capfd, monkeypatch):
     with monkeypatch.context() as patch:
@@ -125,7 +125,7 @@ def test_a_step_with_nan_is_skipped_and_its_images_are_listed(images, tmp_path, 
 @pytest.mark.fault(
     "NaN in SOLVER.MAX_SKIPPED_STEPS steps in a row",
     cause="a learning rate of 1e38",
-    lost="nothing before the last checkpoint of finite weights, which stays, the only one kept too",
+    lost="nothing before the last checkpoint of finite weights, which stays even as the only one",
 )
 def test_nan_again_and_again_stops_and_reaches_no_checkpoint(images, tmp_path, capfd):
     run = tmp_path / "run"

@@ -178,7 +178,7 @@ def test_foreign_shards_are_searched_and_what_is_no_image_is_counted(
 
 
 @pytest.mark.fault(
-    "The writer of shards is killed",
+    "The writer of shards fails",
     cause="an error in its midst",
     lost="nothing: no folder of shards is there until all are written",
 )
