@@ -44,7 +44,7 @@ def run_main(arguments, capfd):
     return code, capfd.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])  # SIGUSR2: test_killed.py
 def test_signal_to_the_process_group_saves_and_exits_with_the_documented_code(
     images, tmp_path, number
 ):

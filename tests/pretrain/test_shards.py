@@ -109,6 +109,7 @@ def test_a_run_on_shards_and_its_measures_are_those_on_the_folder(images, shards
     assert capfd.readouterr().out == of_folder
 
 
+@pytest.mark.slow
 def test_a_run_on_shards_resumes_in_mid_epoch(images, shards, tmp_path, monkeypatch):
     changes = {"SOLVER__TOTAL_BATCH_SIZE": 2, "SOLVER__EPOCHS": 2}
     straight = train(config(images, tmp_path / "a", **changes))
