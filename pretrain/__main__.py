@@ -18,9 +18,10 @@ from pretrain.train import check, require_resume, train
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 another process is gone, 2 input or disk that cannot be used,
+    """Train, or queue it; the exit code.
 
-    75 interrupted and saved, 130 interrupted and not saved.
+    0 done or queued, 1 another process is gone, 2 input or disk that cannot be used, 75 interrupted
+    and saved, 130 interrupted and not saved.
     """
     parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
     parser.add_argument("--config-file", required=True, metavar="YAML")
@@ -95,7 +96,7 @@ def submit(cfg: CfgNode, resume: bool, allowed: Collection[str]) -> None:
     job = slurm.submit(partial(train, cfg, True, allowed), folder / "slurm", folder.name, resources)
     print(
         f"job {job.job_id} is queued; it prints to {job.paths.stderr} and logs to "
-        f"{folder / 'log.txt'}; scancel {job.job_id} ends it, saved; the same command with "
+        f"{folder / 'log.txt'}; scancel {job.job_id} ends it; the same command with "
         "--resume goes on"
     )
 

@@ -1,5 +1,6 @@
 """Images as a list of names with their bytes; here from a folder, searched recursively."""
 
+import abc
 import hashlib
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ class DataError(ValueError):
     """Images that cannot be used; the message names the folder or file and the way out."""
 
 
-class Images:
+class Images(abc.ABC):
     """Names in a fixed order. A source of images adds how their bytes are read."""
 
     def __init__(self, root: Path, names: list[str]) -> None:
@@ -32,13 +33,13 @@ class Images:
         """Of all names, in order."""
         return hashlib.sha256(b"\n".join(self._names.tolist())).hexdigest()
 
+    @abc.abstractmethod
     def place(self, index: int) -> str:
         """Where an image is, for people."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read_bytes(self, index: int) -> bytes:
         """The file's content. Raises OSError."""
-        raise NotImplementedError
 
     def gone(self, index: int) -> Path | None:
         """The folder or file whose loss takes more than this image; None while it is there."""

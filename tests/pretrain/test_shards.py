@@ -183,7 +183,7 @@ def test_foreign_shards_are_searched_and_what_is_no_image_is_counted(
     cause="an error in its midst",
     lost="nothing: no folder of shards is there until all are written",
 )
-def test_a_killed_writer_leaves_nothing_that_looks_like_shards(images, tmp_path, monkeypatch):
+def test_a_writer_that_fails_leaves_nothing_that_looks_like_shards(images, tmp_path, monkeypatch):
     read, out = Folder.read_bytes, tmp_path / "shards"
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "read_bytes", lambda self, n: read(self, n) if n < 9 else 1 / 0)
