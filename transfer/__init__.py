@@ -10,3 +10,4 @@ except ModuleNotFoundError as error:
     ) from error
 
 from transfer import roi_heads  # noqa: F401  (registers Res5ROIHeadsExtraNorm)
+from transfer.densepose import roi_heads as _  # noqa: F401  (registers DensePoseROIHeads)

@@ -8,6 +8,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 
 from pretrain.runtime.config import ConfigError, config_hash, flatten, merge, plain
+from transfer.densepose.config import add_densepose_config, check_densepose_config
 
 # Said by command line flags, so that there is one way to say them.
 FLAGS = {"OUTPUT_DIR": "--output", "MODEL.WEIGHTS": "--weights", "SEED": "--seed"}
@@ -24,12 +25,15 @@ NOT_HASHED = (
     "VERSION",
     "TRANSFER.DATASETS",
     "TRANSFER.METRICS",
+    "TRANSFER.SURFACE",
 )
 
 
 def default_config() -> CfgNode:
-    """Detectron2's defaults and ours."""
+    """Detectron2's defaults, DensePose's with the branch off, and ours."""
     cfg = get_cfg()
+    add_densepose_config(cfg)
+    cfg.MODEL.DENSEPOSE_ON = False
     cfg.TRANSFER = CfgNode()
     # Multiplies MODEL.ANCHOR_GENERATOR.SIZES once, when the config is resolved (1 afterwards).
     cfg.TRANSFER.ANCHOR_SCALE = 1.0
@@ -41,6 +45,9 @@ def default_config() -> CfgNode:
     # What SOLVER.AMP.ENABLED computes in, one of AMP_DTYPES: on GPUs in training, as in Detectron2;
     # on a CPU, where only bf16 works, in evaluation, too.
     cfg.TRANSFER.AMP_DTYPE = "fp16"
+    # Folder of the surface files that DensePose is evaluated with (DATA.md). Empty: the folder
+    # `densepose` below DETECTRON2_DATASETS.
+    cfg.TRANSFER.SURFACE = ""
     return cfg
 
 
@@ -67,6 +74,7 @@ def resolve(
     if cfg.TRANSFER.AMP_DTYPE not in AMP_DTYPES:
         dtype, known = cfg.TRANSFER.AMP_DTYPE, ", ".join(AMP_DTYPES)
         raise ConfigError(f"{config}: TRANSFER.AMP_DTYPE {dtype!r} is none of {known}")
+    check_densepose_config(cfg)
     return cfg
 
 

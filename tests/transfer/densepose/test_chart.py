@@ -1,0 +1,162 @@
+"""The head's parameters, by upstream's names, and its config keys."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
+
+from pretrain.runtime.config import ConfigError, flatten, plain
+from tests.transfer.densepose.rois import GOLDEN, random_outputs
+from transfer.config import resolve
+from transfer.densepose.config import add_densepose_config
+from transfer.densepose.roi_heads import DensePoseROIHeads
+
+HEADS = json.loads((GOLDEN / "densepose_head.json").read_text())
+CONFIGS = json.loads((GOLDEN / "densepose_config.json").read_text())
+RECIPES = ("s1x", "s1x_legacy")
+SHAPES = {f"p{level}": ShapeSpec(channels=256, stride=2**level) for level in range(2, 7)}
+HEAD = "MODEL.ROI_DENSEPOSE_HEAD"
+
+# Section 12: what changes for self-supervised weights; --weights says MODEL.WEIGHTS.
+TRANSFER = {
+    "MODEL.WEIGHTS": "",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.NORM": "SyncBN",
+    "MODEL.FPN.NORM": "SyncBN",
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "INPUT.FORMAT": "RGB",
+    "TEST.PRECISE_BN.ENABLED": True,
+}
+
+
+def config(recipe, overrides=()):
+    return resolve(
+        f"configs/transfer/densepose/densepose_rcnn_R_50_FPN_{recipe}.yaml", None, overrides
+    )
+
+
+@pytest.fixture(scope="module")
+def s1x():
+    torch.manual_seed(0)
+    return DensePoseROIHeads(config("s1x"), SHAPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_names_shapes_and_numbers_of_parameters_are_upstreams(recipe):
+    golden = HEADS[recipe]
+    with torch.device("meta"):
+        model = build_model(
+            config(recipe, ["MODEL.DEVICE", "meta", "MODEL.RESNETS.NORM", "FrozenBN"])
+        )
+    shapes = {
+        name: list(value.shape)
+        for name, value in model.state_dict().items()
+        if name.startswith("roi_heads.")
+    }
+    assert shapes == golden["state_dict"] | golden["other_roi_heads_keys"]
+    heads = model.roi_heads
+    parts = {
+        "decoder": heads.decoder,
+        "densepose_head": heads.densepose_head,
+        "densepose_predictor": heads.densepose_predictor,
+        "roi_heads_total": heads,
+        "proposal_generator": model.proposal_generator,
+    }
+    for name, part in parts.items():
+        count = 0 if part is None else sum(value.numel() for value in part.parameters())
+        assert count == golden["parameters"][name], name
+    pooler = heads.densepose_pooler
+    assert list(pooler.output_size) == golden["pooler"]["output_size"]
+    assert [level.spatial_scale for level in pooler.level_poolers] == golden["pooler"]["scales"]
+    for level in pooler.level_poolers:
+        assert level.sampling_ratio == golden["pooler"]["sampling_ratio"]
+        assert level.aligned == golden["pooler"]["aligned"]
+
+
+def test_initial_weights_have_upstreams_spread(s1x):
+    for name, value in s1x.state_dict().items():
+        golden = HEADS["init_std_s1x"].get(f"roi_heads.{name}")
+        if golden and name.endswith("bias"):
+            assert not value.any()
+        elif golden:
+            # both are estimates, each with a standard error of 0.71 / sqrt(n)
+            within = max(0.02, 4 / value.numel() ** 0.5)
+            assert float(value.std()) == pytest.approx(golden["std"], rel=within), name
+
+
+def test_weights_of_an_upstream_file_load(s1x, tmp_path):
+    """As published: arrays by name, pickled; read without running anything in the file."""
+    from transfer.reading import read_checkpoint
+
+    arrays = {name: value.numpy() + 1 for name, value in s1x.state_dict().items()}
+    file = tmp_path / "model_final.pkl"
+    file.write_bytes(pickle.dumps({"model": arrays, "__author__": "upstream"}))
+    model = DensePoseROIHeads(config("s1x"), SHAPES)
+    read = read_checkpoint(file)["model"]
+    model.load_state_dict({name: torch.as_tensor(value) for name, value in read.items()})
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, torch.from_numpy(arrays[name]))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_config_is_upstreams_with_the_changes_of_a_transfer(recipe):
+    golden = plain(flatten(CONFIGS[f"densepose_rcnn_R_50_FPN_{recipe}"]))
+    values = plain(flatten(config(recipe)))
+    shared = golden.keys() & values.keys()
+    assert {name for name in golden if "DENSEPOSE" in name} <= shared
+    differing = {name: values[name] for name in shared if values[name] != golden[name]}
+    assert differing == TRANSFER
+
+
+def test_keys_have_upstreams_defaults():
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    known = plain(flatten(cfg))
+    add_densepose_config(cfg)
+    added = {key: value for key, value in plain(flatten(cfg)).items() if key not in known}
+    base = plain(flatten(CONFIGS["Base-DensePose-RCNN-FPN"]))
+    set_by_base = {f"{HEAD}.NAME": "", f"{HEAD}.POOLER_TYPE": "ROIAlignV2"}
+    assert added == {key: base[key] for key in added} | set_by_base
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([f"{HEAD}.HEATMAP_SIZE", "56"], r"HEATMAP_SIZE is 56.*Add: .*HEATMAP_SIZE 112"),
+        ([f"{HEAD}.POOLER_RESOLUTION", "14"], r"HEATMAP_SIZE is 112.*Add: .*HEATMAP_SIZE 56"),
+        ([f"{HEAD}.DECODER_NUM_CLASSES", "128"], r"DECODER_NUM_CLASSES is 128.*NUM_CLASSES 256"),
+        ([f"{HEAD}.UV_CONFIDENCE.ENABLED", "True"], r"confidence models are not supported"),
+        ([f"{HEAD}.SEGM_CONFIDENCE.ENABLED", "True"], r"confidence models are not supported"),
+        (["INPUT.ROTATION_ANGLES", "[0, 90]"], r"not rotated.*Add: INPUT.ROTATION_ANGLES \[0\]"),
+        ([f"{HEAD}.NAME", "DensePoseDeepLabHead"], r"NAME is 'DensePoseDeepLabHead'"),
+        ([f"{HEAD}.PREDICTOR_NAME", "X"], r"PREDICTOR_NAME is 'X'"),
+        ([f"{HEAD}.NUM_COARSE_SEGM_CHANNELS", "3"], r"CHANNELS is 3.*CHANNELS 2 or .* 15"),
+        (["DENSEPOSE_EVALUATION.STORAGE", "file"], r"STORAGE is 'file'.*STORAGE none"),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "2"], r"NUM_CLASSES is 2.*NUM_CLASSES 1"),
+        (["MODEL.ROI_HEADS.NAME", "StandardROIHeads"], r"Add: MODEL.ROI_HEADS.NAME Dense"),
+        ([f"{HEAD}.CSE.EMBED_SIZE", "16"], r"unknown key MODEL.ROI_DENSEPOSE_HEAD.CSE"),
+    ],
+)
+def test_what_is_out_of_scope_or_does_not_fit_is_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        config("s1x", overrides)
+
+
+@pytest.mark.parametrize("names", [("DensePoseChartPredictor", "DensePoseChartLoss")])
+def test_upstreams_other_names_are_the_same_thing(names):
+    config("s1x", [f"{HEAD}.PREDICTOR_NAME", names[0], f"{HEAD}.LOSS_NAME", names[1]])
+
+
+def test_outputs_are_indexed_like_a_field_of_instances():
+    outputs = random_outputs(0, 4)
+    assert len(outputs) == len(outputs.to("cpu")) == 4
+    for index, rows in ((2, [2]), (slice(1, 3), [1, 2]), (torch.tensor([True, False] * 2), [0, 2])):
+        chosen = outputs[index]
+        assert torch.equal(chosen.u, outputs.u[rows])
+        assert torch.equal(chosen.coarse_segm, outputs.coarse_segm[rows])

@@ -1,0 +1,1 @@
+"""Chart-based DensePose R-CNN, from annotations to GPS AP; spec/densepose.md has the rules."""
