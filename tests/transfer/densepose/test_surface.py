@@ -1,0 +1,251 @@
+"""The surface: nearest vertices, distances, files that do not fit, the converting command."""
+
+import pickle
+
+import numpy as np
+import pytest
+from scipy.io import loadmat, savemat
+
+from tests.transfer.densepose.surfaces import as_surface, load, load_json, write_surface
+from tests.transfer.peers import write_python2
+from transfer.data.layout import DataError
+from transfer.densepose.__main__ import main
+from transfer.densepose.surface import NORMALISERS, Surface
+
+MESH = load("eval_mesh")
+FILES = ("SMPL_subdiv.mat", "SMPL_SUBDIV_TRANSFORM.mat", "Pdist_matrix.npy")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_surface(tmp_path / "densepose", MESH)
+
+
+def test_nearest_vertices_are_upstreams():
+    golden, surface = load("eval_expected"), as_surface(MESH)
+    people = {f"gt{a['id']}_mesh_vertex": a for a in load_json("eval_gt")["annotations"]}
+    compared = people.keys() & golden.keys()
+    assert len(compared) > 20
+    for name in compared:
+        charts, u, v = (np.array(people[name][f"dp_{key}"]) for key in "IUV")
+        np.testing.assert_array_equal(surface.nearest(charts, u, v), golden[name] - 1)
+
+
+def test_nearest_vertices_equal_a_search_of_all():
+    surface, random = as_surface(MESH), np.random.default_rng(0)
+    charts, u, v = random.integers(-1, 27, 300), random.random(300), random.random(300)
+    found = surface.nearest(charts, u, v)
+    for point in range(300):
+        best, vertex = np.inf, -1
+        for k in range(len(surface.charts)):
+            distance = np.hypot(*(surface.uv[k] - (u[point], v[point])))
+            if surface.charts[k] == charts[point] and distance < best:
+                best, vertex = distance, surface.vertices[k]
+        assert found[point] == vertex
+    assert found.dtype == np.int64
+
+
+def test_of_two_nearest_vertices_the_first_is_taken():
+    uv = np.array([[0.5, 0.5], [0, 0.25], [0.5, 0.25], [0.25, 0], [0, 0.25]])
+    surface = Surface(uv, np.array([1, 2, 1, 2, 2]), np.array([3, 4, 0, 2, 1]), np.zeros(10))
+    assert surface.nearest(np.array([2, 1]), np.array([0, 0.5]), np.array([0, 0.375])).tolist() == [
+        4,
+        3,
+    ]
+
+
+def test_packed_distances_are_those_of_the_matrix():
+    surface, vertices = as_surface(MESH), np.arange(-1, 500)
+    found = surface.distances(vertices[:, None], vertices)
+    np.testing.assert_array_equal(found[1:, 1:], MESH["geodesic"])
+    assert np.isinf(found[0]).all()
+    assert np.isinf(found[:, 0]).all()
+    assert found.dtype == np.float64
+
+
+def test_normalisers_are_those_of_the_parts():
+    expected = {1: 0.351, 2: 0.351, 3: 0.107, 4: 0.107, 5: 0.126, 6: 0.126, 23: 0.15, 24: 0.15}
+    for first, value in ((7, 0.237), (11, 0.173), (15, 0.142), (19, 0.128)):
+        expected |= dict.fromkeys(range(first, first + 4), value)
+    assert len(NORMALISERS) == 25
+    assert {chart: NORMALISERS[chart] for chart in range(1, 25)} == expected
+
+
+def test_files_are_read_as_they_are_published(folder):
+    found, expected = Surface.load(folder), as_surface(MESH)
+    for name in ("uv", "charts", "vertices", "packed"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert isinstance(found.packed.base, np.memmap) or isinstance(found.packed, np.memmap)
+
+
+def test_rows_and_a_column_of_distances_are_read_as_well(folder):
+    for file in FILES[:2]:
+        content = loadmat(folder / file)
+        savemat(folder / file, {k: v.T for k, v in content.items() if not k.startswith("__")})
+    np.save(folder / FILES[2], MESH["Pdist_matrix"])
+    found, expected = Surface.load(folder), as_surface(MESH)
+    np.testing.assert_array_equal(found.vertices, expected.vertices)
+    np.testing.assert_array_equal(found.packed, expected.packed)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_missing_file_is_named_with_its_source_and_terms(folder, file):
+    (folder / file).unlink()
+    with pytest.raises(DataError) as caught:
+        Surface.load(folder)
+    stem = file.removesuffix(".npy") + ".pkl" if file.endswith(".npy") else file
+    for said in (
+        str(folder / stem),
+        f"https://dl.fbaipublicfiles.com/densepose/data/{stem}",
+        "licence",
+        "TRANSFER.SURFACE",
+        "DETECTRON2_DATASETS",
+        "python -m benchmarks.scenes DIR",
+    ):
+        assert said in str(caught.value)
+
+
+def test_a_pickle_alone_is_not_read_and_the_command_is_told(folder, capsys):
+    file = folder / "Pdist_matrix.pkl"
+    write_pickle(file)
+    (folder / "Pdist_matrix.npy").unlink()
+    with pytest.raises(DataError) as caught:
+        Surface.load(folder)
+    command = f"python -m transfer.densepose convert-distances --trust {file}"
+    assert command in str(caught.value)
+    assert main(command.split()[3:]) == 0
+    np.testing.assert_array_equal(Surface.load(folder).packed, MESH["Pdist_matrix"].ravel())
+
+
+def change(folder, file, **variables):
+    content = {k: v for k, v in loadmat(folder / file).items() if not k.startswith("__")}
+    content |= variables
+    savemat(folder / file, {k: v for k, v in content.items() if v is not None})
+
+
+def with_value(name, place, value):
+    column = MESH[name].astype(np.float64)[:, None]
+    column[place] = value
+    return column
+
+
+@pytest.mark.parametrize(
+    ("file", "variables", "message"),
+    [
+        (FILES[0], {"U_subdiv": None}, "has no variable U_subdiv"),
+        (FILES[0], {"V_subdiv": np.zeros((30, 20))}, r"V_subdiv has shape \(30, 20\)"),
+        (FILES[0], {"V_subdiv": np.zeros((0, 0))}, r"V_subdiv has shape \(0, 0\)"),
+        (FILES[0], {"U_subdiv": with_value("U_subdiv", 5, np.nan)}, "expected a row or a column"),
+        (FILES[0], {"U_subdiv": "text"}, "U_subdiv has shape .* expected a row or a column"),
+        (FILES[0], {"U_subdiv": MESH["U_subdiv"][1:]}, "have 599, 600 and 600 entries, .* has 600"),
+        (FILES[1], {"index": MESH["index"][1:]}, "have 600, 600 and 600 entries, .* has 599"),
+        (FILES[0], {"Part_ID_subdiv": with_value("Part_ID_subdiv", 3, 25)}, "25 values from 1 to"),
+        (FILES[0], {"Part_ID_subdiv": with_value("Part_ID_subdiv", 3, 2.5)}, "25 values from 1 to"),
+        (FILES[0], {"Part_ID_subdiv": MESH["Part_ID_subdiv"] % 24}, "24 values from 0 to 23"),
+        (FILES[1], {"index": MESH["index"] - 1}, "index has 0; expected 1, 2"),
+        (FILES[1], {"index": with_value("index", 3, 7.5)}, "index has 7.5; expected 1, 2"),
+        (
+            FILES[1],
+            {"index": MESH["index"] + 1},
+            r"expected \(125250,\) and float: .* 501 vertices",
+        ),
+    ],
+)
+def test_a_variable_that_does_not_fit_is_named(folder, file, variables, message):
+    change(folder, file, **variables)
+    with pytest.raises(DataError, match=message) as caught:
+        Surface.load(folder)
+    assert str(folder / file) in str(caught.value)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("content", [b"", b"not what it should be" * 100])
+def test_a_damaged_file_is_named(folder, file, content):
+    (folder / file).write_bytes(content)
+    with pytest.raises(DataError, match="is not a readable") as caught:
+        Surface.load(folder)
+    assert str(folder / file) in str(caught.value)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_half_a_file_is_named(folder, file):
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=file):
+        Surface.load(folder)
+
+
+@pytest.mark.parametrize(
+    "distances",
+    [np.zeros(124749, np.float32), np.zeros((500, 500), np.float32), np.zeros(124750, np.int32)],
+)
+def test_distances_that_do_not_fit_are_named(folder, distances):
+    np.save(folder / FILES[2], distances)
+    with pytest.raises(DataError, match=r"has shape .*; expected \(124750,\) and float: index in"):
+        Surface.load(folder)
+
+
+def write_pickle(file, distances=MESH["Pdist_matrix"]):
+    file.write_bytes(pickle.dumps({"Pdist_matrix": distances}, protocol=2))
+
+
+def test_nothing_is_unpickled_without_trust(tmp_path, capsys):
+    file, ran = tmp_path / "Pdist_matrix.pkl", tmp_path / "ran"
+
+    class Program:
+        def __reduce__(self):
+            return ran.touch, ()
+
+    file.write_bytes(pickle.dumps(Program()))
+    assert main(["convert-distances", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "a pickle is a program" in said
+    assert "--trust" in said
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_pickle_of_python_2_becomes_an_array(tmp_path, capsys):
+    file = tmp_path / "Pdist_matrix.pkl"
+    write_python2({"Pdist_matrix": MESH["Pdist_matrix"].astype(np.float64)}, file)
+    assert main(["convert-distances", "--trust", str(file)]) == 0
+    assert "a pickle is a program" in capsys.readouterr().err
+    found = np.load(tmp_path / "Pdist_matrix.npy")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, MESH["Pdist_matrix"].ravel())
+    assert main(["convert-distances", str(file), str(tmp_path / "new" / "d.npy"), "--trust"]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "new" / "d.npy"), found)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"Pdist": np.zeros((3, 1))}, "expected a dict with an array Pdist_matrix"),
+        ([1, 2], "expected a dict with an array Pdist_matrix"),
+        ({"Pdist_matrix": [1.0, 2.0, 3.0]}, "expected a dict with an array Pdist_matrix"),
+        ({"Pdist_matrix": np.zeros((4, 1))}, r"has shape \(4, 1\) .* expected float"),
+        ({"Pdist_matrix": np.zeros((3, 2))}, r"has shape \(3, 2\) .* expected float"),
+        ({"Pdist_matrix": np.zeros((0, 1))}, r"has shape \(0, 1\) .* expected float"),
+        ({"Pdist_matrix": np.zeros((3, 1), np.int64)}, "type int64; expected float"),
+        ({"Pdist_matrix": np.array([1.0, -1.0, 2.0])}, "is from -1.0 to 2.0; expected finite"),
+        ({"Pdist_matrix": np.array([1.0, np.nan, 2.0])}, "is from nan to nan; expected finite"),
+        ({"Pdist_matrix": np.array([1.0, np.inf, 2.0])}, "is from 1.0 to inf; expected finite"),
+    ],
+)
+def test_a_pickle_of_anything_else_is_an_error(tmp_path, capsys, content, message):
+    file = tmp_path / "Pdist_matrix.pkl"
+    file.write_bytes(pickle.dumps(content))
+    assert main(["convert-distances", "--trust", str(file)]) == 2
+    captured = capsys.readouterr()
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(captured.err)
+    assert str(file) in captured.err
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_missing_or_damaged_pickle_is_an_error(tmp_path, capsys):
+    file = tmp_path / "Pdist_matrix.pkl"
+    assert main(["convert-distances", "--trust", str(file)]) == 2
+    assert "No such file" in capsys.readouterr().err
+    file.write_bytes(b"no pickle")
+    assert main(["convert-distances", "--trust", str(file)]) == 2
+    assert f"{file} is not a readable pickle" in capsys.readouterr().err
