@@ -1,5 +1,7 @@
 """COCO 2017's layout: instances_*.json with polygons, run lengths for crowds, and the images."""
 
+import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -75,6 +77,16 @@ def add(root: Path, split: str, index: int, scene: Scene) -> dict | None:
         for number, instance in enumerate(scene.instances)
     ]
     return {"image": image, "annotations": annotations}
+
+
+def link(root: Path, split: str, index: int, target: Path) -> None:
+    """Put an image that ``add`` has written in a second place, without its bytes if possible."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = root / image_path(split, index)
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
 
 
 def finish(root: Path, entries: dict[str, list[dict]]) -> None:

@@ -20,11 +20,34 @@ _HALF_TURN = np.linspace(np.pi / 2, 3 * np.pi / 2, 6)
 
 
 @dataclass(frozen=True)
+class Bone:
+    """The axis of a part of the body, (x, y) each, and half of the part's width at its ends."""
+
+    part: str  # one of surface.CHARTS
+    start: np.ndarray  # the end that is up when a person stands with hanging arms
+    end: np.ndarray
+    width: float
+    end_width: float
+
+    def locate(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where ``points`` (n, 2) lie: along it, 0 to 1, and across, -1 to 1 within its width.
+
+        Across runs to the right if the bone hangs down, and turns with it.
+        """
+        axis, apart = self.end - self.start, points - self.start
+        along = np.clip(apart @ axis / (axis @ axis), 0, 1)
+        width = self.width + along * (self.end_width - self.width)
+        aside = apart @ np.array([axis[1], -axis[0]]) / np.linalg.norm(axis)
+        return along, aside / width
+
+
+@dataclass(frozen=True)
 class Part:
     """Closed outlines (N, 2); a point that an even number of them surround is outside the part."""
 
     material: int
     outlines: tuple[np.ndarray, ...]
+    bones: tuple[Bone, ...] = ()  # what a part of a person covers; a point is on the nearest one
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,7 @@ class Figure:
     name: str
     parts: list[Part]
     joints: np.ndarray | None = None  # people's: (17, 2), in COCO's order (people.KEYPOINTS)
+    view: float | None = None  # people's: the side that they show, FRONT, RIGHT or BACK of surface
 
 
 def vec(x: float, y: float) -> np.ndarray:

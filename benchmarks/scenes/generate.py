@@ -20,17 +20,18 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from benchmarks.scenes import cityscapes, coco, keypoints, lvis, voc
+from benchmarks.scenes import cityscapes, coco, densepose, keypoints, lvis, voc
 from benchmarks.scenes.scene import SPLITS, make_scene
 from pretrain.runtime.files import write_json
 
-FORMAT = 2
+FORMAT = 3
 # A layout's module has add(root, split, index, scene) -> entry, which writes the files of one image
 # and runs in the workers, and finish(root, entries), which runs once, at the end: entries are lists
 # by labelled split. The first one writes the images that others use.
 LAYOUTS = {
     "coco": coco,
     "keypoints": keypoints,
+    "densepose": densepose,
     "lvis": lvis,
     "cityscapes": cityscapes,
     "voc": voc,

@@ -3,6 +3,8 @@
 Lengths are in heads. Joints are COCO's keypoints, in COCO's order; left and right are the person's.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from benchmarks.scenes.draw import (
@@ -10,6 +12,7 @@ from benchmarks.scenes.draw import (
     BODY,
     DETAIL,
     EXTRA,
+    Bone,
     Figure,
     Part,
     disc,
@@ -19,6 +22,7 @@ from benchmarks.scenes.draw import (
     vec,
 )
 from benchmarks.scenes.shapes import RECIPES
+from benchmarks.scenes.surface import BACK, FRONT, RIGHT
 
 _SIDED = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 KEYPOINTS = ["nose"] + [f"{side}_{joint}" for joint in _SIDED for side in ("left", "right")]
@@ -61,7 +65,7 @@ def standing(rng: np.random.Generator) -> Figure:
         joints[f"{side}_eye"] = head + sign * 0.18 * across + 0.08 * up
         joints[f"{side}_ear"] = head + sign * 0.44 * across
     joints["nose"] = head - 0.08 * up
-    return _figure(rng, "person", joints, head, up, shows_face=from_front)
+    return _figure(rng, "person", joints, head, up, FRONT if from_front else BACK)
 
 
 def riding(rng: np.random.Generator) -> list[Figure]:
@@ -82,10 +86,10 @@ def riding(rng: np.random.Generator) -> list[Figure]:
         joints[f"{side}_elbow"], joints[f"{side}_wrist"] = elbow, wrist
         joints[f"{side}_knee"], joints[f"{side}_ankle"] = knee, ankle
         joints[f"{side}_eye"], joints[f"{side}_ear"] = head + vec(0.28, -0.1), head - vec(0.05, 0)
-    rider = _figure(rng, "rider", joints, head, up, shows_face=False)
-    scaled = [Part(p.material, tuple(o * unit for o in p.outlines)) for p in rider.parts]
+    rider = _figure(rng, "rider", joints, head, up, RIGHT)
+    scaled = [_scaled(part, unit) for part in rider.parts]
     return [
-        Figure("rider", scaled, rider.joints * unit),
+        Figure("rider", scaled, rider.joints * unit, rider.view),
         Figure(mount, RECIPES[mount](rng)),
     ]
 
@@ -96,7 +100,7 @@ def _figure(
     joints: dict[str, np.ndarray],
     head: np.ndarray,
     up: np.ndarray,
-    shows_face: bool,
+    view: float,
 ) -> Figure:
     """The body around the joints: shirt, trousers or shorts or a skirt, skin, hair and shoes."""
     sleeves, trousers, skirt = rng.random(3) < (0.5, 0.6, 0.2)
@@ -108,15 +112,17 @@ def _figure(
         )
         outward = 0.35 * np.sign(ankle[0] - head[0])
         toe = ankle + (vec(0.45, 0.12) if name == "rider" else vec(outward, 0.18))
+        palm = 0.2 * (wrist - elbow) / np.linalg.norm(wrist - elbow)
+        hand = Bone(f"{side}_hand", wrist - palm, wrist + palm, 0.2, 0.2)
         legs += [
-            limb(DETAIL, ankle, toe, 0.4, 0.3),
-            limb(ACCENT if trousers else EXTRA, knee, ankle, 0.55, 0.38),
-            limb(ACCENT, hip, knee, 0.8, 0.58),
+            _limb(DETAIL, f"{side}_foot", ankle, toe, 0.4, 0.3),
+            _limb(ACCENT if trousers else EXTRA, f"{side}_lower_leg", knee, ankle, 0.55, 0.38),
+            _limb(ACCENT, f"{side}_upper_leg", hip, knee, 0.8, 0.58),
         ]
         arms += [
-            limb(BODY, shoulder, elbow, 0.55, 0.45),
-            limb(BODY if sleeves else EXTRA, elbow, wrist, 0.42, 0.32),
-            disc(EXTRA, *wrist, 0.2),
+            _limb(BODY, f"{side}_upper_arm", shoulder, elbow, 0.55, 0.45),
+            _limb(BODY if sleeves else EXTRA, f"{side}_lower_arm", elbow, wrist, 0.42, 0.32),
+            replace(disc(EXTRA, *wrist, 0.2), bones=(hand,)),
         ]
     shoulders = (joints["left_shoulder"] + joints["right_shoulder"]) / 2
     hips = (joints["left_hip"] + joints["right_hip"]) / 2
@@ -127,24 +133,45 @@ def _figure(
             joints[f"{s}_knee"] + 0.5 * (joints[f"{s}_knee"] - hips) * (1, 0)
             for s in ("right", "left")
         ]
-        legs.append(poly(ACCENT, *corners[3], *corners[2], *hem[0], *hem[1]))
-    parts = [
-        *legs,
-        limb(EXTRA, shoulders, head, 0.4),
-        limb(BODY, shoulders - 0.25 * up, hips, 1.0),
-        poly(BODY, *np.concatenate(corners)),
-        *arms,
-        ellipse(DETAIL, *(head + 0.1 * up), 0.5, 0.58),
-    ]
-    if name == "rider":
-        parts += [ellipse(EXTRA, *(head - 0.2 * up + vec(0.14, 0)), 0.4, 0.4)]
-    elif shows_face:
-        parts += [
+        thighs = (legs[2].bones[0], legs[5].bones[0])
+        outline = poly(ACCENT, *corners[3], *corners[2], *hem[0], *hem[1])
+        legs.append(replace(outline, bones=thighs))
+    trunk = [limb(BODY, shoulders - 0.25 * up, hips, 1.0), poly(BODY, *np.concatenate(corners))]
+    skull = [ellipse(DETAIL, *(head + 0.1 * up), 0.5, 0.58)]
+    if view == RIGHT:
+        skull += [ellipse(EXTRA, *(head - 0.2 * up + vec(0.14, 0)), 0.4, 0.4)]
+    elif view == FRONT:
+        skull += [
             ellipse(EXTRA, *(head - 0.12 * up), 0.42, 0.5),
             *[disc(DETAIL, *joints[f"{side}_eye"], 0.08) for side in ("left", "right")],
             ellipse(DETAIL, *(head - 0.36 * up), 0.15, 0.05),
         ]
-    return Figure(name, parts, np.stack([joints[name] for name in KEYPOINTS]))
+    waist, breadth = (0.5, 0.5) if view == RIGHT else (1.6 * HIP, SHOULDER)
+    torso = Bone("torso", shoulders, hips, breadth, waist)
+    crown = Bone("head", head + 0.68 * up, shoulders, 0.5, 0.5)  # the neck belongs to the head
+    parts = [
+        *legs,
+        replace(limb(EXTRA, shoulders, head, 0.4), bones=(crown,)),
+        *[replace(part, bones=(torso,)) for part in trunk],
+        *arms,
+        *[replace(part, bones=(crown,)) for part in skull],
+    ]
+    return Figure(name, parts, np.stack([joints[name] for name in KEYPOINTS]), view)
+
+
+def _limb(material: int, name: str, start, end, width: float, end_width: float) -> Part:
+    """A ``limb`` that knows which part of the body it is."""
+    bone = Bone(name, start, end, width / 2, end_width / 2)
+    return replace(limb(material, start, end, width, end_width), bones=(bone,))
+
+
+def _scaled(part: Part, unit: float) -> Part:
+    """The part in a unit of length of which ``unit`` are a head."""
+    bones = [
+        Bone(b.part, b.start * unit, b.end * unit, b.width * unit, b.end_width * unit)
+        for b in part.bones
+    ]
+    return Part(part.material, tuple(o * unit for o in part.outlines), tuple(bones))
 
 
 def _down(degrees: float) -> np.ndarray:

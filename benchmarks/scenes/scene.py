@@ -26,6 +26,16 @@ CROWD_MIN_MEMBERS = 5
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """How a figure came into the image, for labels that go by its parts."""
+
+    figure: Figure
+    matrix: np.ndarray  # (2, 2): the figure's point p is at matrix @ p + offset, px
+    offset: np.ndarray  # (2,)
+    shown: np.ndarray  # (h, w) uint8: which part a visible pixel shows, from 1; elsewhere 0
+
+
+@dataclass(frozen=True)
 class Instance:
     """One object, or one crowd: all its members together."""
 
@@ -34,6 +44,7 @@ class Instance:
     hidden: float = 0.0  # share of its pixels within the image that others cover
     cut: float = 0.0  # share of its pixels beyond the border
     joints: np.ndarray | None = None  # people's: (17, 2), px, hidden and outside ones included
+    drawn: Drawn | None = None  # people's
     members: tuple["Instance", ...] = ()  # of a crowd
 
     @property
@@ -149,10 +160,15 @@ class _Stage:
             mask = np.zeros(free.shape, dtype=bool)
             mask[in_image] = visible
             hidden, cut = 1 - area / area_inside, 1 - area_inside / area_whole
-            joints = None if figure.joints is None else figure.joints @ matrix.T + offset
-            if joints is not None and np.linalg.det(matrix) < 0:
-                joints = joints[MIRRORED]
-            instances.append(Instance(figure.name, mask, hidden, cut, joints))
+            joints = drawn = None
+            if figure.joints is not None:
+                joints = figure.joints @ matrix.T + offset
+                if np.linalg.det(matrix) < 0:
+                    joints = joints[MIRRORED]
+                shown = np.zeros(free.shape, dtype=np.uint8)
+                shown[in_image] = patch[in_patch] * visible
+                drawn = Drawn(figure, matrix, offset, shown)
+            instances.append(Instance(figure.name, mask, hidden, cut, joints, drawn))
         self.canvas, self.free = canvas, free
         return instances
 

@@ -4,8 +4,6 @@ The training images are VOC 2007's and VOC 2012's trainval by turns, the validat
 2007's test.
 """
 
-import os
-import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -34,8 +32,7 @@ def add(root: Path, split: str, index: int, scene: Scene) -> Entry | None:
         return None
     entry = folder, _, name = _place(split, index)
     picture = root / folder / "JPEGImages" / f"{name}.jpg"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    _link(root / coco.image_path(split, index), picture)
+    coco.link(root, split, index, picture)
     tree = _xml(folder, name, scene)
     ElementTree.indent(tree)
     path = root / folder / "Annotations" / f"{name}.xml"
@@ -62,13 +59,6 @@ def _place(split: str, index: int) -> Entry:
     if (index + index // len(CLASSES)) % 2 == 0:
         return "VOC2007", "trainval", f"{index:06d}"
     return "VOC2012", "trainval", f"2012_{index:06d}"
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
 
 
 def _xml(folder: str, name: str, scene: Scene) -> ElementTree.Element:

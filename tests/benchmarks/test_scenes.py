@@ -84,7 +84,8 @@ def test_same_seed_gives_same_bytes_for_any_number_of_workers(tmp_path):
         generate(tmp_path / name, request, workers)
     first = files(tmp_path / "one")
     pictures, labelled = 5 + 9 + 6, 9 + 6
-    assert len(first) == pictures + labelled * (2 + 5) + 3 * 2 + 3 + 1  # VOC, Cityscapes, JSON
+    layouts = labelled * (2 + 5 + 1)  # VOC, Cityscapes, DensePose
+    assert len(first) == pictures + layouts + (3 * 2 + 4) + 3 + 5 + 1  # JSON, lists, surface
     assert files(tmp_path / "again") == first
     assert files(tmp_path / "two") == first
 
