@@ -9,5 +9,6 @@ except ModuleNotFoundError as error:
         "--no-build-isolation git+https://github.com/facebookresearch/detectron2.git"
     ) from error
 
-from transfer import roi_heads  # noqa: F401  (registers Res5ROIHeadsExtraNorm)
-from transfer.densepose import roi_heads as _  # noqa: F401  (registers DensePoseROIHeads)
+import transfer.data.densepose
+import transfer.densepose.roi_heads
+import transfer.roi_heads  # noqa: F401

@@ -27,6 +27,7 @@ from transfer.evaluation import build_evaluator
 from transfer.reading import load_converted
 from transfer.tasks import TASKS, Task, get_task
 from transfer.train import Trainer, images_per_bn_batch
+from transfer.visualize import visualize
 from transfer.weights import check_agreement, load_backbone
 
 RANDOM = "random"
@@ -103,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--init", metavar="NAME", help="what tables call the weights; default: their method")
     add("--resume", action="store_true", help="go on from the last checkpoint in --output, if any")
     add("--eval-only", action="store_true", help="evaluate the last checkpoint in --output")
+    pictures = "with --eval-only: draw predictions and ground truth of N images into DIR"
+    add("--visualize", nargs=2, metavar=("N", "DIR"), help=pictures)
     add("--list", action="store_true", help="list the tasks and stop")
     add("--check-data", action="store_true", help="look at the data (of all tasks) and stop")
     add("--num-gpus", type=int, default=1, metavar="N", help="processes a machine; default 1")
@@ -170,6 +173,10 @@ def _run(args: argparse.Namespace, interrupted: InterruptFlag) -> int:
         files.write_json(path, record.result(run, task, metrics, trainer.seconds))
         main = record.main_metric(metrics, task)
         log.info("%s %.3f; all in %s", main, metrics[main], path)
+        if args.visualize is not None:
+            count, folder = args.visualize
+            written = visualize(cfg, trainer.model, int(count), Path(folder))
+            log.info("%d pictures in %s", written, folder)
     return 0
 
 
@@ -184,6 +191,21 @@ def _check_flags(args: argparse.Namespace) -> None:
         )
     if args.init is not None and not re.fullmatch(r"[a-z0-9_]+", args.init):
         raise ConfigError(f"--init {args.init}: only lower-case letters, digits and _")
+    if args.visualize is not None:
+        _check_pictures(*args.visualize, args.eval_only)
+
+
+def _check_pictures(count: str, folder: str, eval_only: bool) -> None:
+    if not eval_only:
+        raise ConfigError("--visualize draws what --eval-only evaluates; add --eval-only")
+    if not count.isdecimal() or int(count) < 1:
+        raise ConfigError(f"--visualize {count}: the number of images must be 1 or more")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise ConfigError(
+            f"--visualize: {folder} cannot be a folder ({fault.strerror}); choose another"
+        ) from fault
 
 
 def _chosen(args: argparse.Namespace) -> tuple[str, Task | None, str]:

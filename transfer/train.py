@@ -44,7 +44,7 @@ from pretrain.runtime import files
 from pretrain.runtime.config import ConfigError, flatten
 from pretrain.runtime.interrupt import Interrupted, InterruptFlag
 from transfer.config import AMP_DTYPES
-from transfer.data.stream import PRECISE_BN, STEP, Stream, seed_rng
+from transfer.data.stream import PRECISE_BN, STEP, Stream, evaluation_loader, seed_rng
 from transfer.evaluation import build_evaluator
 
 logger = logging.getLogger(__name__)
@@ -147,6 +147,11 @@ class Trainer(DefaultTrainer):
             dtype = AMP_DTYPES[cfg.TRANSFER.AMP_DTYPE]
             model.forward = torch.autocast("cpu", dtype)(model.forward)
         return model
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
+        """Detectron2's, or DensePose's."""
+        return evaluation_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

@@ -14,14 +14,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pretrain.runtime.config import ConfigError, nearest
 from pretrain.runtime.files import sha256_of
-from transfer.data import cityscapes, coco, lvis, pascal_voc
+from transfer.data import cityscapes, coco, densepose, lvis, pascal_voc
 from transfer.data.layout import DataError, Dataset, data_root
+from transfer.densepose.annotations import POINT_KEYS
 
 CHECKS: dict[str, Callable[[str], Dataset]] = {
     "coco": coco.check,
     "lvis": lvis.check,
     "cityscapes_instance": cityscapes.check,
     "pascal_voc": pascal_voc.check,
+    "densepose": densepose.check,
 }
 
 # Published image counts; DATA.md names the sources.
@@ -30,6 +32,10 @@ OFFICIAL_IMAGES = {
     "coco_2017_val": 5000,
     "keypoints_coco_2017_train": 118287,
     "keypoints_coco_2017_val": 5000,
+    "densepose_coco_2014_train": 26437,
+    "densepose_coco_2014_valminusminival": 5984,
+    "densepose_coco_2014_minival": 1508,
+    "densepose_coco_2014_minival_100": 100,
     "lvis_v1_train": 100170,
     "lvis_v1_val": 19809,
     "cityscapes_fine_instance_seg_train": 2975,
@@ -68,8 +74,8 @@ def check(name: str) -> Dataset:
 def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
     """ConfigError, with the KEY VALUE pairs to add, where ``cfg`` does not suit its ``datasets``.
 
-    All of them must have the same classes, as many as the network; masks and keypoints where the
-    network learns them.
+    All of them must have the same classes, as many as the network; masks, keypoints and DensePose
+    where the network learns them. DataError where the table that mirrors DensePose is missing.
     """
     first = datasets[0]
     for other in datasets[1:]:
@@ -96,6 +102,14 @@ def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
             pairs["MODEL.KEYPOINT_ON"] = False
         elif points != cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS:
             pairs["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = points
+    if cfg.MODEL.DENSEPOSE_ON:
+        for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
+            if not any(dataset.densepose for dataset in datasets if dataset.name in names):
+                raise ConfigError(
+                    f"nobody in {', '.join(names)} has {', '.join(POINT_KEYS)}. "
+                    "Add: MODEL.DENSEPOSE_ON False"
+                )
+        densepose.check_flip(cfg)
     if pairs:
         raise ConfigError(
             f"the config does not suit {first.name}: {len(first.classes)} classes, "

@@ -64,8 +64,12 @@ def read_json(
     image_keys: Sequence[str],
     annotation_keys: Sequence[str],
     category_keys: Sequence[str],
+    twice_allowed: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The mapping in a COCO-like ``file``, whose lists and entries have what is asked for."""
+    """The mapping in a COCO-like ``file``, whose lists and entries have what is asked for.
+
+    twice_allowed: the lists in which two entries may have one id.
+    """
     require_file(name, file)
     required = {"images": image_keys, "annotations": annotation_keys, "categories": category_keys}
     try:
@@ -83,7 +87,7 @@ def read_json(
             if absent:
                 raise error(name, f"{file}: {section}[{number}] has no {', '.join(absent)}")
         twice = first_twice(entry["id"] for entry in entries)
-        if twice is not None:
+        if twice is not None and section not in twice_allowed:
             raise error(name, f"{file}: two {section} have the id {twice}")
     return content
 

@@ -25,7 +25,8 @@ class Dataset:
     place: the file or folder to name it by; annotations: the files that make its fingerprint;
     images, objects: how many; classes: their names in the order of the network's classes;
     masks: whether every object has one, bitmasks: whether one is not polygons, crowds apart;
-    keypoints: their names, or none; keypoints_fault: what keeps a network from learning them.
+    keypoints: their names, or none; keypoints_fault: what keeps a network from learning them;
+    densepose: how many persons have it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Dataset:
     bitmasks: bool = False
     keypoints: tuple[str, ...] = ()
     keypoints_fault: str = ""
+    densepose: int = 0
 
 
 def data_root() -> Path:

@@ -15,11 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper
+from detectron2.data import (
+    DatasetFromList,
+    DatasetMapper,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.build import _train_loader_from_config as detectron2_parts
 from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
+
+from pretrain.runtime.config import ConfigError
+from transfer.data.densepose import keep_for_testing, keep_for_training
+from transfer.densepose.mapper import DensePoseMapper
 
 SAMPLER, SAMPLE, STEP, PRECISE_BN = range(4)  # what is drawn; each has seeds of its own
 
@@ -89,7 +98,7 @@ class Stream:
 
     def __init__(self, cfg: CfgNode) -> None:
         with seeded(cfg.SEED, SAMPLER):  # a sampler takes its seed from numpy's
-            parts = detectron2_parts(cfg)
+            parts = _parts(cfg)
         self._samples = Samples(parts["dataset"], parts["mapper"], cfg.SEED)
         self._sampler, self._shapes = parts["sampler"], None
         if parts["aspect_ratio_grouping"]:
@@ -111,3 +120,30 @@ class Stream:
             generator=torch.Generator(),  # iterating draws from it, not from the training's
             persistent_workers=num_workers > 0,
         )
+
+
+def _parts(cfg: CfgNode) -> dict[str, Any]:
+    """What Detectron2's training loader is made of; with DensePose, its images and its mapper."""
+    if not cfg.MODEL.DENSEPOSE_ON:
+        return detectron2_parts(cfg)
+    sampler = cfg.DATALOADER.SAMPLER_TRAIN
+    if sampler.startswith("Weighted"):  # it has indices of all images, also of those left out
+        raise ConfigError(
+            f"DATALOADER.SAMPLER_TRAIN {sampler}: does not know which images DensePose leaves out. "
+            "Add: DATALOADER.SAMPLER_TRAIN TrainingSampler"
+        )
+    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    mapper = DensePoseMapper(cfg, is_train=True)
+    return detectron2_parts(cfg, mapper, dataset=keep_for_training(records, cfg))
+
+
+def evaluation_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """Detectron2's loader of a test set; with DensePose, its images and its mapper."""
+    if not cfg.MODEL.DENSEPOSE_ON:
+        return build_detection_test_loader(cfg, dataset_name)
+    records = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    return build_detection_test_loader(
+        keep_for_testing(records, cfg),
+        mapper=DensePoseMapper(cfg, is_train=False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )

@@ -11,6 +11,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from transfer.densepose.flip import FlipTable, mirror_parts
+
 POINT_KEYS = ("dp_x", "dp_y", "dp_I", "dp_U", "dp_V")
 MASK_KEY = "dp_masks"
 MASK_SIDE = 256
@@ -57,10 +59,28 @@ class Annotation:
         masks = annotation.get(MASK_KEY)
         return cls(*points, None if masks is None else torch.tensor(decode_masks(masks)).float())
 
+    def flipped(self, table: FlipTable) -> Annotation:
+        """That of the mirrored image; y stays."""
+        i, u, v = table.mirror_points(self.i, self.u, self.v)
+        segm = None if self.segm is None else mirror_parts(self.segm)
+        return Annotation(MASK_SIDE - self.x, self.y, i, u, v, segm)
+
     def to(self, device: Any) -> Annotation:
         """The same on another device."""
         values = (getattr(self, field.name) for field in fields(self))
         return Annotation(*(None if value is None else value.to(device) for value in values))
+
+    def __getstate__(self) -> dict[str, np.ndarray | None]:
+        """By value from a loader's workers: as tensors, each would keep a file descriptor open."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays = {name: None if value is None else value.numpy() for name, value in arrays.items()}
+        if self.segm is not None:
+            arrays["segm"] = arrays["segm"].astype(np.uint8)
+        return arrays
+
+    def __setstate__(self, arrays: dict[str, np.ndarray | None]) -> None:
+        for name, array in arrays.items():
+            setattr(self, name, None if array is None else torch.from_numpy(array).float())
 
 
 class Annotations:

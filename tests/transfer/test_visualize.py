@@ -1,0 +1,337 @@
+"""Pictures of predictions: what the panels show, which images are drawn, the command's flag."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils.visualizer import Visualizer
+from PIL import Image
+from torch import nn
+
+from benchmarks.scenes.generate import Request, generate
+from tests.transfer.tiny import FAST, SCENES, data_sets_at, write_coco
+from transfer.__main__ import main
+from transfer.config import resolve
+from transfer.data.stream import seeded
+from transfer.densepose.chart import ChartOutputs
+from transfer.densepose.inference import labels_and_uv
+from transfer.tasks import TASKS
+from transfer.visualize import (
+    CAPTION_HEIGHT,
+    CHART_COLORS,
+    GAP,
+    ORDERED,
+    PAINTS,
+    PANEL_SIZE,
+    choose,
+    compose,
+    draw,
+    ground_truth,
+    visualize,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PERSON = Metadata(thing_classes=["person"])
+HEIGHT, WIDTH = 400, 600
+BOX = (100.0, 50.0, 340.0, 370.0)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Images that are not enlarged, so that Visualizer's own drawing is what is to be seen."""
+    folder = tmp_path_factory.mktemp("scenes") / "scenes"
+    size = PANEL_SIZE * 3 // 2  # and 2/3 of it at least
+    generate(folder, Request(unlabelled=0, train=1, val=3, longest_side=size, seed=2))
+    with data_sets_at(folder):
+        yield folder
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def panels(picture, rows=1):
+    """The panels of a picture, by row and side."""
+    pictures = np.split(np.asarray(picture), rows)
+    width = (pictures[0].shape[1] - GAP) // 2
+    return [(p[CAPTION_HEIGHT:, :width], p[CAPTION_HEIGHT:, width + GAP :]) for p in pictures]
+
+
+class Recorded(nn.Module):
+    """A model that keeps what it was given and what it gave."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.inputs, self.outputs = model, [], []
+
+    def forward(self, inputs):
+        assert not self.training
+        self.inputs += inputs
+        self.outputs += self.model(inputs)
+        return self.outputs[-1:]
+
+
+def nothing_found(inputs):
+    found = Instances((inputs[0]["height"], inputs[0]["width"]))
+    found.pred_boxes, found.scores = Boxes(torch.zeros(0, 4)), torch.zeros(0)
+    found.pred_classes = torch.zeros(0, dtype=torch.long)
+    return [{"instances": found}]
+
+
+def found(scores, box=BOX):
+    instances = Instances((HEIGHT, WIDTH))
+    instances.pred_boxes = Boxes(torch.tensor([box] * len(scores)).view(-1, 4))
+    instances.scores = torch.tensor(scores)
+    instances.pred_classes = torch.zeros(len(scores), dtype=torch.long)
+    return instances
+
+
+@pytest.mark.parametrize(
+    "task", ["coco_fpn", "keypoints_fpn", "cityscapes_fpn", "voc_c4", "lvis_fpn"]
+)
+def test_the_panels_are_detectron2s_of_ground_truth_and_detections(task, scenes, tmp_path):
+    cfg = resolve(TASKS[task].config, SCENES, [*FAST, "MODEL.DEVICE", "cpu"])
+    torch.manual_seed(0)
+    model = Recorded(build_model(cfg))
+    assert visualize(cfg, model, 3, tmp_path) == 3
+    assert model.training  # as before
+
+    name = cfg.DATASETS.TEST[0]
+    kinds = {"segmentation": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
+    drawn = []
+    for record, output in zip(DatasetCatalog.get(name), model.outputs, strict=True):
+        file = str(record["image_id"]).removesuffix(".png") + ".png"
+        ((left, right),) = panels(Image.open(tmp_path / file))
+        image = read_image(record["file_name"], format="RGB")
+        for annotation in record["annotations"]:
+            for kind, predicted in kinds.items():
+                assert kind in annotation or not predicted
+                if not predicted:
+                    annotation.pop(kind, None)
+        shown = output["instances"]
+        if len(shown):  # from 0.5 on, or else the best
+            shown = shown[shown.scores >= min(0.5, shown.scores.max())]
+        visualizers = [Visualizer(image, MetadataCatalog.get(name)) for _ in range(2)]
+        with seeded(0):
+            expected = visualizers[0].draw_dataset_dict(record).get_image()
+            np.testing.assert_array_equal(left, expected)
+            expected = visualizers[1].draw_instance_predictions(shown).get_image()
+            np.testing.assert_array_equal(right, expected)
+        drawn.append([(side != image).any() for side in (left, right)])
+    assert np.any(drawn, axis=0).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_the_images_are_evenly_spaced(count, scenes, tmp_path):
+    cfg = resolve(TASKS["coco_fpn"].config, SCENES, FAST)
+    written = visualize(cfg, Recorded(nothing_found), count, tmp_path / "new" / "folder")
+    ids = [record["image_id"] for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])]
+    expected = {1: ids[:1], 2: ids[:2], 3: ids, 9: ids}[count]
+    assert written == len(expected)
+    files = {path.name for path in (tmp_path / "new" / "folder").iterdir()}
+    assert files == {f"{number}.png" for number in expected}
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_the_photo_has_its_colours_whatever_the_model_reads(order, scenes, tmp_path):
+    overrides = [*FAST, "INPUT.FORMAT", order]
+    cfg = resolve(TASKS["coco_fpn"].config, SCENES, overrides)
+    model = Recorded(nothing_found)
+    visualize(cfg, model, 1, tmp_path)
+    record = DatasetCatalog.get(cfg.DATASETS.TEST[0])[0]
+    image = read_image(record["file_name"], format="RGB")
+    np.testing.assert_array_equal(panels(Image.open(next(tmp_path.iterdir())))[0][1], image)
+    seen, shown = model.inputs[0]["image"].float().mean((1, 2)), image.mean((0, 1))
+    np.testing.assert_allclose(seen, shown if order == "RGB" else shown[::-1], atol=1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "caption"),
+    [
+        ([0.6, 0.49, 0.5], [0.6, 0.5], "prediction"),
+        ([0.031, 0.2, 0.1], [0.2], "prediction (score 0.2)"),
+        ([], [], "prediction: nothing"),
+    ],
+)
+def test_weak_detections_are_left_out_but_the_best(scores, kept, caption):
+    shown, said = choose(found(scores))
+    assert shown.scores.tolist() == pytest.approx(kept)
+    assert said == caption
+
+
+def test_a_small_image_is_enlarged_and_without_annotations_shown_as_it_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "small.png")
+    cfg = resolve(TASKS["coco_fpn"].config)
+    record = {"file_name": str(tmp_path / "small.png")}
+    nothing = nothing_found([{"height": 32, "width": 64}])[0]["instances"]
+    scale = PANEL_SIZE // 64
+    enlarged = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+    captions = ["ground truth: nothing", "prediction: nothing"]
+    expected = compose([[enlarged, enlarged]], [captions])
+    np.testing.assert_array_equal(draw(cfg, record, nothing, PERSON), expected)
+
+
+def test_annotations_that_lack_a_mask_or_keypoints_are_drawn_with_those_that_do_not(photo):
+    cfg = resolve(TASKS["keypoints_fpn"].config)
+    cfg.MODEL.MASK_ON = True
+    square = [100, 100, 200, 100, 200, 200, 100, 200]
+    common = {"bbox": [100, 100, 100, 100], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    record = {
+        "file_name": str(photo),
+        "annotations": [
+            common,
+            {**common, "segmentation": [square], "keypoints": [150, 150, 2] * 17},
+            {**common, "keypoints": []},
+        ],
+    }
+    ((left, _),) = panels(draw(cfg, record, found([]), PERSON))
+    assert left[150, 150].tolist() == [255, 0, 0]
+    assert "segmentation" not in record["annotations"][0]
+    cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = False
+    assert ground_truth(cfg, record)["annotations"] == [common] * 3
+
+
+# ---------------------------------------------------------------------------------------------
+# DensePose
+
+
+@pytest.fixture
+def densepose():
+    cfg = resolve(TASKS["keypoints_fpn"].config)
+    cfg.MODEL.KEYPOINT_ON, cfg.MODEL.DENSEPOSE_ON = False, True
+    return cfg
+
+
+def charts(count):
+    """Outputs for ``count`` boxes: 24 charts in 6 rows of 4, each with its own U and V."""
+    grid = torch.arange(1, 25).view(6, 4).repeat_interleave(4, 0).repeat_interleave(6, 1)
+    fine = 9.0 * nn.functional.one_hot(grid, 25).permute(2, 0, 1)
+    coarse = torch.stack([torch.zeros(24, 24), torch.ones(24, 24)])
+    coarse[:, :, -6:] = coarse[:, :, -6:].flip(0)  # nobody in the last column
+    u = torch.linspace(-0.1, 1.1, 25)[:, None, None].expand(25, 24, 24)
+    return ChartOutputs(*(each[None].repeat(count, 1, 1, 1) for each in (coarse, fine, u, u**2)))
+
+
+def test_pixels_have_the_colour_of_their_chart_and_of_their_coordinates(densepose, photo):
+    instances = found([0.9])
+    instances.pred_densepose = charts(1)
+    rows = panels(draw(densepose, {"file_name": str(photo)}, instances, PERSON), rows=3)
+    labels, (u, v) = labels_and_uv(instances.pred_densepose[0], instances.pred_boxes.tensor[0])
+    assert set(labels.unique().tolist()) == set(range(25)) - set(range(4, 25, 4))
+    image = np.asarray(Image.open(photo)).astype(float)
+    gray = image.mean(axis=2, keepdims=True).round().repeat(3, axis=2)
+    # Below the label's text and within the box's line.
+    x0, y0, x1, y1 = (int(side) for side in BOX)
+    inside = np.s_[y0 + 30 : y1 - 8, x0 + 8 : x1 - 8]
+    below = np.s_[30:-8, 8:-8]
+    values = [CHART_COLORS[labels], ORDERED(u.numpy())[..., :3], ORDERED(v.numpy())[..., :3]]
+    for (left, right), colors in zip(rows, values, strict=True):
+        np.testing.assert_array_equal(left, gray)  # there is no ground truth
+        person = labels[below].numpy() > 0
+        expected = np.where(person[..., None], (255 * colors[below]).round(), gray[inside])
+        np.testing.assert_array_equal(right[inside], expected)
+        np.testing.assert_array_equal(right[:, x1 + 8 :], gray[:, x1 + 8 :])
+
+
+def test_the_better_of_two_people_lies_on_top(densepose, photo):
+    instances = found([0.9, 0.6])
+    outputs = charts(2)
+    outputs.fine_segm[0] = 0
+    outputs.fine_segm[0, 5] = 1  # all of the better one is chart 5
+    instances.pred_densepose = outputs
+    right = panels(draw(densepose, {"file_name": str(photo)}, instances, PERSON), rows=3)[0][1]
+    assert right[200, 200].tolist() == (255 * CHART_COLORS[5]).round().tolist()
+
+
+def test_annotated_points_have_the_colours_of_the_pixels(densepose, photo):
+    left, top, right, bottom = BOX
+    x, y = np.array([150.5, 200.5, 250.5]), np.array([150.5, 160.5, 170.5])
+    i, u, v = np.array([0, 3, 24]), np.array([0.2, 0.1, 0.9]), np.array([0.2, 0.7, 0.3])
+    person = {
+        "bbox": [left, top, right - left, bottom - top],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": 0,
+        "dp_x": ((x - left) * 256 / (right - left)).tolist(),
+        "dp_y": ((y - top) * 256 / (bottom - top)).tolist(),
+        "dp_I": i.astype(float).tolist(),
+        "dp_U": u.tolist(),
+        "dp_V": v.tolist(),
+    }
+    unannotated = {key: person[key] for key in ("bbox", "bbox_mode", "category_id")}
+    record = {"file_name": str(photo), "annotations": [unannotated, person]}
+    picture = draw(densepose, record, found([]), PERSON)
+    for (shown, plain), paint in zip(panels(picture, rows=3), PAINTS.values(), strict=True):
+        rows, columns = y.astype(int), x.astype(int)
+        assert (shown[rows[0], columns[0]] == plain[rows[0], columns[0]]).all()  # background
+        expected = (255 * paint(i, u, v)).round()[1:]
+        assert np.abs(shown[rows[1:], columns[1:]] - expected).max() <= 1
+
+
+def test_an_image_without_detections_may_lack_the_field(densepose, photo):
+    picture = draw(densepose, {"file_name": str(photo)}, found([]), PERSON)
+    for left, right in panels(picture, rows=3):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_the_colours_of_the_charts_differ():
+    distances = np.abs(CHART_COLORS[:, None] - CHART_COLORS).sum(axis=2)
+    assert distances[~np.eye(25, dtype=bool)].min() > 0.2
+
+
+# ---------------------------------------------------------------------------------------------
+# The command
+
+
+@pytest.fixture
+def own_log_handlers():
+    """Detectron2 keeps its handlers, and with them the captured output of an earlier test."""
+    yield
+    for name in ("fvcore", "detectron2", "transfer"):
+        for handler in list(logging.getLogger(name).handlers):
+            logging.getLogger(name).removeHandler(handler)
+
+
+@pytest.mark.usefixtures("own_log_handlers")
+def test_the_command_draws_after_the_evaluation(tmp_path):
+    write_coco(tmp_path / "data")
+    run, pictures = tmp_path / "run", tmp_path / "pictures"
+    words = ["--task", "coco_fpn", "--weights", "random", "--output", str(run)]
+    words += ["--overlay", SCENES]
+    with data_sets_at(tmp_path / "data"):
+        assert main([*words, *FAST]) == 0
+        assert main([*words, "--eval-only", "--visualize", "2", str(pictures), *FAST]) == 0
+    assert sorted(path.name for path in pictures.iterdir()) == ["1.png", "2.png"]
+    assert json.loads((run / "evaluation.json").read_text())["task"] == "coco_fpn"
+    assert (run / "log.txt").read_text().splitlines()[-1].endswith(f"2 pictures in {pictures}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--visualize", "3", "new"], "add --eval-only"),
+        (["--eval-only", "--visualize", "0", "new"], "--visualize 0: the number of images"),
+        (["--eval-only", "--visualize", "-1", "new"], "--visualize -1: the number of images"),
+        (["--eval-only", "--visualize", "new", "3"], "--visualize new: the number of images"),
+        (["--eval-only", "--visualize", "3", "file"], "file cannot be a folder"),
+        (["--eval-only", "--visualize", "3", "file/new"], "file/new cannot be a folder"),
+    ],
+)
+def test_a_flag_that_cannot_be_followed_stops(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert main(["--task", "coco_fpn", "--weights", "random", "--output", "run", *flags]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: --visualize")
+    assert message in error
+    assert not (tmp_path / "run").exists()

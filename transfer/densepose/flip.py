@@ -1,0 +1,85 @@
+"""DensePose annotations of a mirrored image (spec/densepose.md, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.io import loadmat
+from torch import Tensor
+
+from transfer.data.layout import DataError
+from transfer.densepose.config import CHARTS
+
+TABLE = "UV_symmetry_transforms.mat"
+WAY_OUT = (
+    "The points of a mirrored image get their U, V from this table, which is at "
+    f"https://dl.fbaipublicfiles.com/densepose/data/{TABLE} (DATA.md has its terms). "
+    "To train without mirroring, add: INPUT.RANDOM_FLIP none"
+)
+VARIABLES = ("U_transforms", "V_transforms")
+CELLS = 256  # a table's, along U and along V
+
+# The torso's two charts stay, the others change places in pairs: 3 and 4, 5 and 6, to 23 and 24.
+MIRRORED_CHARTS = torch.tensor([0, 1, 2, *(n + 1 if n % 2 else n - 1 for n in range(3, 25))])
+# Torso and head stay: 2 and 3, 4 and 5, to 12 and 13.
+MIRRORED_PARTS = torch.tensor([0, 1, *(n - 1 if n % 2 else n + 1 for n in range(2, 14)), 14])
+
+
+@dataclass(frozen=True)
+class FlipTable:
+    """Where the points of each chart come to lie on the mirrored one.
+
+    u, v: (24, 256, 256) float32 in [0, 1], by chart - 1, V and U.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    @classmethod
+    def read(cls, file: str | Path) -> FlipTable:
+        """From the published MATLAB file; DataError where it does not exist or does not fit."""
+        if not Path(file).is_file():
+            raise DataError(f"{file} does not exist. {WAY_OUT}")
+        try:
+            content = loadmat(file, variable_names=VARIABLES)
+        except Exception as fault:  # of any kind, where a file is damaged
+            raise DataError(f"{file} is not a readable MATLAB file ({fault}). {WAY_OUT}") from fault
+        return cls(*(_table(file, name, content.get(name)) for name in VARIABLES))
+
+    def mirror_points(self, i: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Chart, U and V in the mirrored image, (K,) float32 each; background stays as it is."""
+        chart, row, column = i.long(), (v * 255).long(), (u * 255).long()
+        mirrored = (
+            torch.where(chart > 0, table[chart - 1, row, column], old)
+            for table, old in ((self.u, u), (self.v, v))
+        )
+        return MIRRORED_CHARTS[chart].to(i.dtype), *mirrored
+
+
+def mirror_parts(segm: Tensor) -> Tensor:
+    """Coarse parts (256, 256), 0 to 14, of the mirrored image; the type stays."""
+    return MIRRORED_PARTS.to(segm.dtype)[segm.long()].flip(1)
+
+
+def _table(file: str | Path, name: str, cells: Any) -> Tensor:
+    """The cells of one variable as (24, 256, 256) float32."""
+    numeric = np.shape(cells) == (1, CHARTS) and all(
+        np.shape(cell) == (CELLS, CELLS) and cell.dtype.kind in "fiu" for cell in cells[0]
+    )
+    if not numeric:
+        raise DataError(
+            f"{file}: {name} is not {CHARTS} cells of {CELLS}x{CELLS} numbers each. {WAY_OUT}"
+        )
+    table = np.stack(cells[0]).astype(np.float32)
+    wrong = np.argwhere(~((table >= 0) & (table <= 1)))
+    if len(wrong):
+        chart, row, column = wrong[0]
+        raise DataError(
+            f"{file}: {name}, chart {chart + 1}, has {table[chart, row, column]:g}, not a number "
+            f"from 0 to 1. {WAY_OUT}"
+        )
+    return torch.from_numpy(table)
