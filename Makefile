@@ -70,7 +70,7 @@ test-slow: $(READY)
 	wait $$transfer || failed=1; cat $$log; rm $$log; exit $${failed:-0}
 
 smoke: $(READY)
-	$(PY) -m benchmarks.scenes $(SMOKE)/scenes --images 8 --train 24 --val 6 --size 96
+	$(PY) -m benchmarks.scenes $(SMOKE)/scenes --images 8 --train 24 --val 10 --size 96
 	$(PY) -m benchmarks run --config-file configs/benchmarks/smoke.yaml --output $(SMOKE)/results
 	$(PY) -m benchmarks collect $(SMOKE)/results
 

@@ -125,9 +125,13 @@ def _row(
     check_keys(row, where, keys, required=("method", "protocol", "values"))
     groups = by_group(metrics)
     values = {}
-    printed = check_keys(row["values"], f"{where}: values", groups, required=groups)
-    for group, numbers in printed.items():
-        names = groups[group]
+    printed = check_keys(row["values"], f"{where}: values", groups)
+    for group, names in groups.items():
+        if group not in printed:
+            raise ConfigError(f"{where}: values: {group} is missing (null: none is printed)")
+        numbers = printed[group]
+        if numbers is None:
+            continue
         fits = isinstance(numbers, list) and 0 < len(numbers) <= len(names)
         if not fits or not all(isinstance(number, float) for number in numbers):
             raise ConfigError(

@@ -20,6 +20,11 @@ class Task:
 
 BOX_AND_MASK = ("bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75")
 
+DENSEPOSE = (
+    *(f"densepose_gps/{name}" for name in ("AP", "AP50", "AP75")),
+    "densepose_gpsm/AP",
+)
+
 LVIS_NAMES = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 
 TASKS: dict[str, Task] = {
@@ -52,6 +57,16 @@ TASKS: dict[str, Task] = {
         config="configs/transfer/coco/keypoint_rcnn_R_50_FPN_1x.yaml",
         metrics=tuple(f"keypoints/{name}" for name in ("AP", "AP50", "AP75", "APm", "APl")),
         main_metric="keypoints/AP",
+    ),
+    "densepose_fpn": Task(
+        config="configs/transfer/densepose/densepose_rcnn_R_50_FPN_s1x.yaml",
+        metrics=DENSEPOSE,
+        main_metric="densepose_gps/AP",
+    ),
+    "densepose_fpn_legacy": Task(
+        config="configs/transfer/densepose/densepose_rcnn_R_50_FPN_s1x_legacy.yaml",
+        metrics=DENSEPOSE,
+        main_metric="densepose_gps/AP",
     ),
     "voc_c4": Task(
         config="configs/transfer/voc/faster_rcnn_R_50_C4_24k.yaml",

@@ -47,6 +47,25 @@ TWO_FC = {
     "MODEL.ROI_MASK_HEAD.NORM": None,
 }
 
+# densepose.md, sections 11 and 12.
+S1X = {
+    **TWO_FC,
+    "MODEL.MASK_ON": None,
+    "MODEL.DENSEPOSE_ON": True,
+    "MODEL.ROI_HEADS.NAME": "DensePoseROIHeads",
+    "MODEL.ROI_HEADS.NUM_CLASSES": 1,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlign",
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
+    "MODEL.ROI_DENSEPOSE_HEAD.NAME": "DensePoseV1ConvXHead",
+    "MODEL.ROI_DENSEPOSE_HEAD.POOLER_TYPE": "ROIAlign",
+    "DATASETS.TRAIN": ["densepose_coco_2014_train", "densepose_coco_2014_valminusminival"],
+    "DATASETS.TEST": ["densepose_coco_2014_minival"],
+    "SOLVER.BASE_LR": 0.01,
+    "SOLVER.WARMUP_FACTOR": 0.1,
+    "SOLVER.STEPS": [100000, 120000],
+    "SOLVER.MAX_ITER": 130000,
+}
+
 # A golden recipe, and what transfer_recipes.md says beside it (None: Detectron2's default).
 EXPECTED = {
     "coco_c4": ("coco_c4_1x", {}),
@@ -94,6 +113,21 @@ EXPECTED = {
             "DATASETS.TEST": ["keypoints_coco_2017_val"],
         },
     ),
+    "densepose_fpn": ("coco_fpn_1x", S1X),
+    "densepose_fpn_legacy": (
+        "coco_fpn_1x",
+        {
+            **S1X,
+            "MODEL.ROI_DENSEPOSE_HEAD.DECODER_ON": False,
+            "MODEL.ROI_DENSEPOSE_HEAD.POOLER_RESOLUTION": 14,
+            "MODEL.ROI_DENSEPOSE_HEAD.HEATMAP_SIZE": 56,
+            "MODEL.ROI_DENSEPOSE_HEAD.NUM_COARSE_SEGM_CHANNELS": 15,
+            "MODEL.ROI_DENSEPOSE_HEAD.INDEX_WEIGHTS": 2.0,
+            "MODEL.ROI_DENSEPOSE_HEAD.PART_WEIGHTS": 0.3,
+            "MODEL.ROI_DENSEPOSE_HEAD.POINT_REGRESSION_WEIGHTS": 0.1,
+            "SOLVER.BASE_LR": 0.002,
+        },
+    ),
     "voc_c4": ("voc_c4_24k", {}),
 }
 
@@ -133,7 +167,7 @@ def test_conventions_of_self_supervised_weights_hold_everywhere(name):
         "TEST.PRECISE_BN.NUM_ITER": 200,
         "TEST.EVAL_PERIOD": 0,
         "SOLVER.WARMUP_ITERS": 100 if name == "voc_c4" else 1000,
-        "SOLVER.WARMUP_FACTOR": 0.001,
+        "SOLVER.WARMUP_FACTOR": 0.1 if name.startswith("densepose") else 0.001,
         "SOLVER.WARMUP_METHOD": "linear",
         "SOLVER.WEIGHT_DECAY": 1e-4,
         "SOLVER.WEIGHT_DECAY_NORM": 0.0,

@@ -12,6 +12,7 @@ from detectron2.modeling.backbone import build_resnet_backbone
 from PIL import Image
 
 from transfer.config import resolve
+from transfer.data import densepose
 from transfer.tasks import TASKS
 
 SIZE = 64
@@ -74,6 +75,7 @@ def data_sets_at(root):
         catalog.clear()
     for register in ("coco", "lvis", "cityscapes", "pascal_voc"):
         getattr(builtin, f"register_all_{register}")(str(root))
+    densepose.register(root)
     try:
         yield
     finally:

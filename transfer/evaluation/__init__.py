@@ -9,6 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 from pretrain.runtime.config import ConfigError
 from transfer.evaluation.cityscapes import CityscapesEvaluator
 from transfer.evaluation.coco import FastCOCOEvaluator, evaluate_coco
+from transfer.evaluation.densepose import densepose_evaluators
 from transfer.evaluation.lvis import FastLVISEvaluator, evaluate_lvis
 from transfer.evaluation.pascal_voc import VOCEvaluator
 
@@ -19,6 +20,7 @@ EVALUATORS: dict[str, Callable[[CfgNode, str], DatasetEvaluator]] = {
     "lvis": FastLVISEvaluator,
     "cityscapes_instance": CityscapesEvaluator,
     "pascal_voc": VOCEvaluator,
+    "densepose": densepose_evaluators,
 }
 
 
