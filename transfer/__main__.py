@@ -28,11 +28,14 @@ from transfer.reading import load_converted
 from transfer.tasks import TASKS, Task, get_task
 from transfer.train import Trainer, images_per_bn_batch
 from transfer.visualize import visualize
-from transfer.weights import check_agreement, load_backbone
+from transfer.weights import check_agreement, load_backbone, load_model, read_model
 
 RANDOM = "random"
+WHOLE_MODEL = "model"  # in the place of a method: heads and all, for --eval-only
 USER_ERROR = 2
 KILLED = 130  # by a second Ctrl-C
+
+Weights = dict[str, torch.Tensor]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,7 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="default 0")
     add("--init", metavar="NAME", help="what tables call the weights; default: their method")
     add("--resume", action="store_true", help="go on from the last checkpoint in --output, if any")
-    add("--eval-only", action="store_true", help="evaluate the last checkpoint in --output")
+    add(
+        "--eval-only",
+        action="store_true",
+        help="evaluate the last checkpoint in --output, or a whole model",
+    )
     pictures = "with --eval-only: draw predictions and ground truth of N images into DIR"
     add("--visualize", nargs=2, metavar=("N", "DIR"), help=pictures)
     add("--list", action="store_true", help="list the tasks and stop")
@@ -151,15 +158,7 @@ def _run(args: argparse.Namespace, interrupted: InterruptFlag) -> int:
 
     seed_all_rng(cfg.SEED + comm.get_rank())
     trainer = Trainer(cfg, interrupted)
-    resumed = (args.resume or args.eval_only) and trainer.resume()
-    if args.eval_only and not resumed:
-        raise ConfigError(f"--eval-only: {args.output} holds no checkpoint")
-    if not resumed and weights is not None:
-        filled = load_backbone(_plain(trainer.model), weights["model"], args.weights)
-        log.info("%s: %d entries loaded", args.weights, len(filled))
-    if not resumed and trainer.checkpointer.has_checkpoint():
-        log.info("starting over; --resume would go on from the checkpoint in %s", args.output)
-
+    _load(trainer, args, run, weights)
     if args.eval_only:
         run["iterations"] = min(trainer.start_iter, trainer.max_iter)
         results = trainer.test(cfg, trainer.model)
@@ -249,8 +248,8 @@ def _check_batch(cfg: CfgNode, processes: int) -> None:
 
 def _describe(
     args: argparse.Namespace, name: str, cfg: CfgNode
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """What metrics.json says about the run before it starts, and the converted weights.
+) -> tuple[dict[str, Any], Weights | None]:
+    """What metrics.json says about the run before it starts, and the weights by their names.
 
     Looks at data and weights, so that whatever is wrong with them is said before anything is built.
     """
@@ -260,11 +259,7 @@ def _describe(
         record.logger.info(data.describe(dataset))
     data.check_config(cfg, [*train, *test])
     build_evaluator(cfg, cfg.DATASETS.TEST[0])  # better now than after the training
-    weights = None
-    if args.weights != RANDOM:
-        weights = load_converted(args.weights)
-        check_agreement(cfg, weights["meta"], args.weights)
-    meta = weights["meta"] if weights else {"method": RANDOM}
+    weights, meta = _read_weights(args, cfg)
     run = {
         "task": name,
         "init": args.init or meta["method"],
@@ -279,6 +274,42 @@ def _describe(
         "images_per_bn_batch": images_per_bn_batch(cfg, comm.get_world_size()),
     }
     return run, weights
+
+
+def _read_weights(args: argparse.Namespace, cfg: CfgNode) -> tuple[Weights | None, dict[str, Any]]:
+    """The weights by their names, and what is known of them; None for random ones."""
+    if args.weights == RANDOM:
+        return None, {"method": RANDOM}
+    if args.eval_only:
+        model = read_model(args.weights)
+        if model is not None:
+            return model, {"method": WHOLE_MODEL}
+    converted = load_converted(args.weights)
+    check_agreement(cfg, converted["meta"], args.weights)
+    return converted["model"], converted["meta"]
+
+
+def _load(
+    trainer: Trainer, args: argparse.Namespace, run: dict[str, Any], weights: Weights | None
+) -> None:
+    """The last checkpoint, where that is asked for, or the weights to begin with."""
+    model = getattr(trainer.model, "module", trainer.model)  # out of DistributedDataParallel
+    if run["method"] == WHOLE_MODEL:
+        load_model(model, weights, args.weights)
+        return
+    if (args.resume or args.eval_only) and trainer.resume():
+        return
+    if args.eval_only:
+        raise ConfigError(
+            f"--eval-only: {args.output} holds no checkpoint, and --weights no whole model"
+        )
+    if weights is not None:
+        filled = load_backbone(model, weights, args.weights)
+        record.logger.info("%s: %d entries loaded", args.weights, len(filled))
+    if trainer.checkpointer.has_checkpoint():
+        record.logger.info(
+            "starting over; --resume would go on from the checkpoint in %s", args.output
+        )
 
 
 def _check_data(args: argparse.Namespace) -> int:
@@ -306,11 +337,6 @@ def _check_data(args: argparse.Namespace) -> int:
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     return USER_ERROR if faults else 0
-
-
-def _plain(model: Any) -> Any:
-    """The model itself, out of DistributedDataParallel."""
-    return getattr(model, "module", model)
 
 
 if __name__ == "__main__":

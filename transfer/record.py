@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from pretrain.runtime import files, provenance
 from pretrain.runtime.config import ConfigError, load_yaml
 from transfer.config import differences
+from transfer.densepose.matching import NO_TRUTH
 from transfer.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ def start(output: Path, cfg: CfgNode, run: dict[str, Any]) -> None:
 def select_metrics(results: dict[str, dict[str, float]], task: Task | None) -> dict[str, float]:
     """``{"bbox/AP50": 12.3}`` out of an evaluator's nested results, per-category values left out.
 
-    A value that could not be computed (no large object: APl is NaN) is left out and logged.
+    A value that could not be computed is left out and logged: without a large object APl is NaN,
+    of DensePose -100.
     ConfigError where that is the one that ranks, and where evaluation gave not one of the task's.
     """
     metrics = {
@@ -64,7 +66,9 @@ def select_metrics(results: dict[str, dict[str, float]], task: Task | None) -> d
         if not name.startswith("AP-")
     }
     absent = [name for name in (task.metrics if task else ()) if name not in metrics]
-    undefined = [name for name, value in metrics.items() if not math.isfinite(value)]
+    undefined = [
+        name for name, value in metrics.items() if not math.isfinite(value) or value == NO_TRUTH
+    ]
     if undefined:
         logger.info("left out, the data set has nothing to compute: %s", ", ".join(undefined))
     metrics = {name: value for name, value in metrics.items() if name not in undefined}

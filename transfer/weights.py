@@ -10,10 +10,14 @@ from torch import nn
 
 from pretrain.runtime.config import ConfigError, flatten, plain
 from transfer.checkpoints import CheckpointError
+from transfer.reading import read_checkpoint
 
 # Detectron2's names of backbone entries; roi_heads.res5.norm is the C4 head's own extra norm.
 BACKBONE = re.compile(r"(?:^|\.)(?:stem|res[2-5])\.(?!norm\.)")
 COUNTER = "num_batches_tracked"  # some sources have none, and FrozenBN wants none
+PARTS = ("backbone.", "proposal_generator.", "roi_heads.")
+# Older files of Detectron2's hold what follows from the config, too.
+FROM_CONFIG = re.compile(r"pixel_(?:mean|std)$|\.anchor_generator\.cell_anchors")
 
 
 def check_agreement(cfg: CfgNode, meta: dict[str, Any], path: str) -> None:
@@ -31,6 +35,40 @@ def check_agreement(cfg: CfgNode, meta: dict[str, Any], path: str) -> None:
             f"{path}: these {meta['method']} weights need other settings than this config "
             f"({', '.join(f'{key} is {have.get(key)}' for key in wrong)}). Add: {pairs}"
         )
+
+
+def read_model(path: str) -> dict[str, torch.Tensor] | None:
+    """The entries of a whole Detectron2 model, such as a published ``model_final_*.pkl``.
+
+    None where ``path`` holds something else. Nothing in the file is executed.
+    """
+    entries = read_checkpoint(path).get("model")
+    if not isinstance(entries, dict):
+        return None
+    if not all(any(name.startswith(part) for name in entries) for part in PARTS):
+        return None
+    return {
+        name: torch.as_tensor(value)
+        for name, value in entries.items()
+        if not FROM_CONFIG.search(name) and COUNTER not in name
+    }
+
+
+def load_model(model: nn.Module, entries: dict[str, torch.Tensor], path: str) -> None:
+    """Load a whole model; CheckpointError where its entries are not those of ``model``."""
+    state = model.state_dict()
+    wanted = {name: value.shape for name, value in state.items() if COUNTER not in name}
+    found = {name: value.shape for name, value in entries.items()}
+    wrong = sorted(
+        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+    )
+    if wrong:
+        shapes = [f"{name}: {found.get(name)}, not {wanted.get(name)}" for name in wrong[:3]]
+        raise CheckpointError(
+            f"{path}: {len(wrong)} entries are not this config's ({'; '.join(shapes)}, …). "
+            "Was it trained with another one? Give its keys as KEY VALUE"
+        )
+    model.load_state_dict(entries, strict=False)
 
 
 def load_backbone(model: nn.Module, weights: dict[str, torch.Tensor], path: str) -> list[str]:

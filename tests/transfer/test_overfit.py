@@ -19,6 +19,8 @@ ITERATIONS = {
     "lvis_fpn": 200,
     "cityscapes_fpn": 300,
     "keypoints_fpn": 400,
+    "densepose_fpn": 400,
+    "densepose_fpn_legacy": 400,
     "voc_c4": 750,
 }  # coco_c4_2x is coco_c4 for longer
 
@@ -41,18 +43,32 @@ FPN = {
 }
 
 
+# Eight convolutions of 512 channels would take most of an hour.
+DENSEPOSE = {
+    "MODEL.ROI_DENSEPOSE_HEAD.NUM_STACKED_CONVS": 4,
+    "MODEL.ROI_DENSEPOSE_HEAD.CONV_HEAD_DIM": 128,
+}
+# The file that a task of people is tested on, and the key that a person has who counts.
+PEOPLE = {
+    "keypoints_fpn": ("person_keypoints_val2017.json", "num_keypoints"),
+    "densepose_fpn": ("densepose_minival2014.json", "dp_x"),
+    "densepose_fpn_legacy": ("densepose_minival2014.json", "dp_x"),
+}
+
+
 def draw(task, folder):
     """The images that ``task`` is to learn by heart, as its test set."""
-    if task != "keypoints_fpn":
+    if task not in PEOPLE:
         images = VOC_IMAGES if task == "voc_c4" else IMAGES
         generate(folder, Request(0, 2, images, longest_side=128, seed=SEED))
         return
     generate(folder, Request(0, 2, DRAWN_FOR_PEOPLE, longest_side=192, seed=SEED), workers=2)
-    file = folder / "coco" / "annotations" / "person_keypoints_val2017.json"
+    name, key = PEOPLE[task]
+    file = folder / "coco" / "annotations" / name
     content = json.loads(file.read_text())
     areas = {}
     for person in content["annotations"]:
-        area = person["area"] if person["num_keypoints"] else 0
+        area = person["area"] if person.get(key) else 0
         areas.setdefault(person["image_id"], []).append(area)
     chosen = sorted(areas, key=lambda image: -min(areas[image]))[:IMAGES]
     content["images"] = [i for i in content["images"] if i["id"] in chosen]
@@ -66,7 +82,8 @@ def draw(task, folder):
 def test_the_main_metric_on_the_training_images_passes_50(task, tmp_path):
     draw(task, tmp_path / "scenes")
     (name,) = resolve(TASKS[task].config).DATASETS.TEST
-    overrides = OVERRIDES | (FPN if task.endswith("_fpn") else {})
+    overrides = OVERRIDES | (FPN if "_fpn" in task else {})
+    overrides |= DENSEPOSE if task.startswith("densepose") else {}
     overrides |= {
         "DATASETS.TRAIN": f"('{name}',)",
         "SOLVER.MAX_ITER": ITERATIONS[task],

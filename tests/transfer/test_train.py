@@ -54,7 +54,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scenes_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes") / "scenes"
-    generate(folder, Request(unlabelled=0, train=24, val=6, longest_side=96))
+    generate(folder, Request(unlabelled=0, train=24, val=10, longest_side=96))
     return folder
 
 
@@ -173,6 +173,9 @@ def test_a_run_interrupted_in_every_stage_goes_on_and_ends(root, tmp_path, monke
     # Evaluating the checkpoint again gives the same numbers, and leaves metrics.json alone.
     assert run(tmp_path, "--eval-only") == 0
     assert read(tmp_path, "evaluation.json")["metrics"] == read(tmp_path)["metrics"]
+    model = str(tmp_path / "model_final.pth")  # a whole model, from wherever it is
+    assert run(tmp_path / "elsewhere", "--eval-only", "--weights", model) == 0
+    assert read(tmp_path / "elsewhere", "evaluation.json")["metrics"] == read(tmp_path)["metrics"]
 
 
 def test_the_same_seed_gives_the_same_run(root, tmp_path):

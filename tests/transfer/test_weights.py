@@ -1,3 +1,6 @@
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -8,7 +11,7 @@ from tests.transfer.tiny import converted
 from transfer.checkpoints import CheckpointError
 from transfer.config import resolve
 from transfer.tasks import TASKS
-from transfer.weights import check_agreement, load_backbone
+from transfer.weights import check_agreement, load_backbone, load_model, read_model
 
 EXTRA_NORM = 5  # entries that a C4 head has beside the backbone's
 
@@ -74,6 +77,27 @@ def test_an_entry_of_another_shape_stops(file):
     other = file["model"] | {"stem.conv1.weight": torch.zeros(64, 3, 3, 3)}
     with pytest.raises(CheckpointError, match=r"stem.conv1.weight is \(64, 3, 3, 3\) in the file"):
         load_backbone(model("coco_fpn"), other, "x.pth")
+
+
+def test_a_published_model_of_arrays_loads_whole(tmp_path):
+    torch.manual_seed(2)
+    source, built = (model("coco_fpn", "MODEL.RESNETS.NORM", "FrozenBN") for _ in range(2))
+    for parameter in source.parameters():
+        torch.nn.init.normal_(parameter)
+    arrays = {name: value.numpy() for name, value in source.state_dict().items()}
+    older = {"pixel_mean": np.zeros(3), "proposal_generator.anchor_generator.cell_anchors.0": 1.0}
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays | older, "__author__": "upstream"}))
+    load_model(built, read_model(str(path)), str(path))
+    assert all(torch.equal(v, source.state_dict()[k]) for k, v in built.state_dict().items())
+
+    with pytest.raises(CheckpointError, match=r"pkl: \d+ entries are not this config's \(.*KEY"):
+        load_model(model("coco_c4"), read_model(str(path)), str(path))
+
+
+def test_converted_weights_are_no_whole_model(file, tmp_path):
+    torch.save(file, tmp_path / "out.pth")
+    assert read_model(str(tmp_path / "out.pth")) is None
 
 
 def test_agreeing_settings_pass(file):

@@ -68,6 +68,7 @@ def register(root: Path) -> None:
             thing_classes=["person"],
             thing_dataset_id_to_contiguous_id={PERSON: 0},
             densepose_transform_src=str(root / "densepose" / TABLE),
+            densepose_surface=str(root / "densepose"),
             evaluator_type="densepose",
         )
 

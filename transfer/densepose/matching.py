@@ -15,6 +15,7 @@ ALL, MEDIUM, LARGE = range(3)
 RECALLS = np.linspace(0, 1, 101)
 RESCUE_IOU = 0.8  # of boxes
 NO_PERSON = -1
+NO_TRUTH = -100.0  # AP where there is nobody to find
 
 
 @dataclass(frozen=True)
@@ -163,4 +164,4 @@ def summarize(images: Sequence[Image], minimum: float) -> OrderedDict[str, dict[
 
 def _percent(values: np.ndarray) -> float:
     known = values[values > -1]
-    return 100 * float(known.mean()) if known.size else -100.0
+    return 100 * float(known.mean()) if known.size else NO_TRUTH

@@ -1,6 +1,7 @@
 """DensePose's metrics, beside COCO's of the same boxes."""
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from transfer.data.layout import data_root
@@ -14,11 +15,13 @@ def densepose_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     Raises DataError where a file of the surface is missing or wrong.
     """
     evaluators = [FastCOCOEvaluator(cfg, dataset_name)]
+    metadata = MetadataCatalog.get(dataset_name)
     if cfg.MODEL.DENSEPOSE_ON:
         evaluators.append(
             DensePoseEvaluator(
                 dataset_name,
-                cfg.TRANSFER.SURFACE or data_root() / "densepose",
+                cfg.TRANSFER.SURFACE
+                or metadata.get("densepose_surface", data_root() / "densepose"),
                 min_iou_threshold=cfg.DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD,
                 distributed=cfg.DENSEPOSE_EVALUATION.DISTRIBUTED_INFERENCE,
             )
