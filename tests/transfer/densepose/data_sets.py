@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
-from tests.transfer.densepose.rois import load
+from tests.transfer.densepose.golden import load
 from tests.transfer.tiny_layouts import write_image, write_json
 from transfer.data.densepose import SPLITS, register
 from transfer.data.layout import data_root

@@ -1,7 +1,6 @@
 """Proposals with annotated persons, from golden files and drawn at random."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,14 +9,8 @@ from detectron2.structures import Boxes, Instances
 from transfer.densepose.annotations import Annotation, Annotations
 from transfer.densepose.chart import ChartOutputs
 
-GOLDEN = Path(__file__).parents[2] / "golden"
 MAPS = ("coarse_segm", "fine_segm", "u", "v")
 SIZE = (200, 300)  # of an image, which nothing depends on
-
-
-def load(name):
-    """The arrays of a golden file, as a dict."""
-    return dict(np.load(GOLDEN / f"densepose_{name}.npz"))
 
 
 def annotation(points, segm=None):

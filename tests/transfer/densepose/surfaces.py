@@ -1,23 +1,9 @@
 """Surface files, from golden meshes, as they are published but with the distances converted."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 from scipy.io import savemat
 
 from transfer.densepose.surface import Surface
-
-GOLDEN = Path(__file__).parents[2] / "golden"
-
-
-def load(name):
-    """The arrays of a golden file, as a dict."""
-    return dict(np.load(GOLDEN / f"densepose_{name}.npz"))
-
-
-def load_json(name):
-    return json.loads((GOLDEN / f"densepose_{name}.json").read_text())
 
 
 def write_surface(folder, mesh, prefix=""):

@@ -1,21 +1,23 @@
 """The head's parameters, by upstream's names, and its config keys."""
 
-import json
 import pickle
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 
 from pretrain.runtime.config import ConfigError, flatten, plain
-from tests.transfer.densepose.rois import GOLDEN, random_outputs
+from tests.transfer.densepose.golden import load_json
+from tests.transfer.densepose.rois import random_outputs
 from transfer.config import resolve
 from transfer.densepose.config import add_densepose_config
 from transfer.densepose.roi_heads import DensePoseROIHeads
+from transfer.reading import read_checkpoint
 
-HEADS = json.loads((GOLDEN / "densepose_head.json").read_text())
-CONFIGS = json.loads((GOLDEN / "densepose_config.json").read_text())
+HEADS = load_json("head")
+CONFIGS = load_json("config")
 RECIPES = ("s1x", "s1x_legacy")
 SHAPES = {f"p{level}": ShapeSpec(channels=256, stride=2**level) for level in range(2, 7)}
 HEAD = "MODEL.ROI_DENSEPOSE_HEAD"
@@ -91,8 +93,6 @@ def test_initial_weights_have_upstreams_spread(s1x):
 
 def test_weights_of_an_upstream_file_load(s1x, tmp_path):
     """As published: arrays by name, pickled; read without running anything in the file."""
-    from transfer.reading import read_checkpoint
-
     arrays = {name: value.numpy() + 1 for name, value in s1x.state_dict().items()}
     file = tmp_path / "model_final.pkl"
     file.write_bytes(pickle.dumps({"model": arrays, "__author__": "upstream"}))
@@ -114,8 +114,6 @@ def test_config_is_upstreams_with_the_changes_of_a_transfer(recipe):
 
 
 def test_keys_have_upstreams_defaults():
-    from detectron2.config import get_cfg
-
     cfg = get_cfg()
     known = plain(flatten(cfg))
     add_densepose_config(cfg)

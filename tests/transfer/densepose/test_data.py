@@ -17,7 +17,7 @@ from tests.transfer.densepose.data_sets import (
     write_data,
     write_table,
 )
-from tests.transfer.densepose.surfaces import load_json
+from tests.transfer.densepose.golden import load_json
 from tests.transfer.tiny_layouts import edit_json, write_json
 from transfer.config import default_config
 from transfer.data import stream

@@ -10,8 +10,9 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from pycocotools import mask as coco_mask
 
+from tests.transfer.densepose.golden import GOLDEN, load, load_json
 from tests.transfer.densepose.rois import MAPS
-from tests.transfer.densepose.surfaces import GOLDEN, load, load_json, write_surface
+from tests.transfer.densepose.surfaces import write_surface
 from transfer.data.layout import DataError
 from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.evaluator import PREDICTIONS, DensePoseEvaluator

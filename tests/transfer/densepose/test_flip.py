@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.transfer.densepose.data_sets import write_table
-from tests.transfer.densepose.rois import annotation, load
+from tests.transfer.densepose.golden import load
+from tests.transfer.densepose.rois import annotation
 from transfer.data.layout import DataError
 from transfer.densepose.flip import MIRRORED_CHARTS, MIRRORED_PARTS, FlipTable
 

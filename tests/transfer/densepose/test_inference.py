@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.transfer.densepose.rois import MAPS, load
+from tests.transfer.densepose.golden import load
+from tests.transfer.densepose.rois import MAPS
 from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.inference import labels_and_uv, pixel_box, quantize
 

@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.transfer.densepose.rois import (
-    MAPS,
-    load,
-    proposals_of,
-    random_outputs,
-    random_proposals,
-)
+from tests.transfer.densepose.golden import load
+from tests.transfer.densepose.rois import MAPS, proposals_of, random_outputs, random_proposals
 from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.losses import (
     Grid,

@@ -15,7 +15,7 @@ from tests.transfer.densepose.data_sets import (
     write_data,
     write_table,
 )
-from tests.transfer.densepose.surfaces import load_json
+from tests.transfer.densepose.golden import load_json
 from transfer.config import default_config
 from transfer.data.densepose import load
 from transfer.data.layout import DataError

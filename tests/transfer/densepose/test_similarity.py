@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from tests.transfer.densepose.surfaces import as_surface, load, load_json
+from tests.transfer.densepose.golden import load, load_json
+from tests.transfer.densepose.surfaces import as_surface
 from transfer.densepose.similarity import box_iou, encode_mask, mask_iou, point_similarity
 
 MESH = load("eval_mesh")

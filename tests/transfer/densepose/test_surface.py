@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from tests.transfer.densepose.surfaces import as_surface, load, load_json, write_surface
+from tests.transfer.densepose.golden import load, load_json
+from tests.transfer.densepose.surfaces import as_surface, write_surface
 from tests.transfer.peers import write_python2
 from transfer.data.layout import DataError
 from transfer.densepose.__main__ import main
