@@ -59,8 +59,9 @@ demo-all: demo
 	$(PY) -m benchmarks run --config-file configs/benchmarks/demo-all.yaml --output $(DEMO)/results
 	$(PY) -m benchmarks collect $(DEMO)/results
 
+# Two files at a time, each on one core
 test: $(READY)
-	$(PY) -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
 # In two halves at a time, each on one core; that of transfer is printed last
 test-slow: $(READY)
