@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
@@ -172,6 +173,7 @@ def _run(args: argparse.Namespace, interrupted: InterruptFlag) -> int:
         files.write_json(path, record.result(run, task, metrics, trainer.seconds))
         main = record.main_metric(metrics, task)
         log.info("%s %.3f; all in %s", main, metrics[main], path)
+        verify_results(cfg, results)  # against TEST.EXPECTED_RESULTS, if any
         if args.visualize is not None:
             count, folder = args.visualize
             written = visualize(cfg, trainer.model, int(count), Path(folder))
@@ -332,7 +334,8 @@ def _check_data(args: argparse.Namespace) -> int:
         try:
             if all(found[name] for name in names):
                 data.check_config(cfg, [found[name] for name in names])
-        except ConfigError as error:
+                build_evaluator(cfg, cfg.DATASETS.TEST[0])
+        except (ConfigError, DataError) as error:
             faults.append(f"{config}: {error}")
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)

@@ -45,8 +45,8 @@ def default_config() -> CfgNode:
     # What SOLVER.AMP.ENABLED computes in, one of AMP_DTYPES: on GPUs in training, as in Detectron2;
     # on a CPU, where only bf16 works, in evaluation, too.
     cfg.TRANSFER.AMP_DTYPE = "fp16"
-    # Folder of the surface files that DensePose is evaluated with (DATA.md). Empty: the folder
-    # `densepose` below DETECTRON2_DATASETS.
+    # Folder of the surface files that DensePose is evaluated with (DATA.md), absolute or below
+    # DETECTRON2_DATASETS. Empty: `densepose` there.
     cfg.TRANSFER.SURFACE = ""
     return cfg
 

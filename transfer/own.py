@@ -14,6 +14,12 @@ from transfer.data.layout import data_root
 from transfer.tasks import Task
 
 PLACES = {"JSON": "json_file", "IMAGES": "image_root"}  # key in the config: name in the metadata
+SWITCHES = {  # what reports the metrics of these groups
+    "segm": "MASK_ON",
+    "keypoints": "KEYPOINT_ON",
+    "densepose_gps": "DENSEPOSE_ON",
+    "densepose_gpsm": "DENSEPOSE_ON",
+}
 COCO_METRICS = {
     "bbox": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
     "segm": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -74,11 +80,13 @@ def register_datasets(cfg: CfgNode, source: str) -> None:
 def check_metrics(cfg: CfgNode, source: str, task: Task | None) -> Task | None:
     """The task with the metrics of ``TRANSFER.METRICS``; ``task`` itself where there are none.
 
-    Raises ConfigError for metrics that an evaluation of COCO's would not give: better now than
-    after the training.
+    Raises ConfigError for metrics that an evaluation of COCO's would not give, and for those of a
+    task that overrides have switched off: better now than after the training.
     """
     metrics = tuple(cfg.TRANSFER.METRICS)
     if not metrics:
+        if task is not None:
+            _check_learnt(cfg, source, task)
         return task
     where = f"{source}: TRANSFER.METRICS"
     if task is not None:
@@ -96,3 +104,13 @@ def check_metrics(cfg: CfgNode, source: str, task: Task | None) -> Task | None:
                     f"it gives {', '.join(known)}"
                 )
     return Task(config=source, metrics=metrics, main_metric=metrics[0])
+
+
+def _check_learnt(cfg: CfgNode, source: str, task: Task) -> None:
+    for metric in task.metrics:
+        switch = SWITCHES.get(metric.partition("/")[0])
+        if switch is not None and not cfg.MODEL[switch]:
+            raise ConfigError(
+                f"MODEL.{switch} False: the task reports {metric}. Without it, give a YAML of your "
+                f"own with _BASE_: {source} as --config-file"
+            )

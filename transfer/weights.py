@@ -17,7 +17,8 @@ BACKBONE = re.compile(r"(?:^|\.)(?:stem|res[2-5])\.(?!norm\.)")
 COUNTER = "num_batches_tracked"  # some sources have none, and FrozenBN wants none
 PARTS = ("backbone.", "proposal_generator.", "roi_heads.")
 # Older files of Detectron2's hold what follows from the config, too.
-FROM_CONFIG = re.compile(r"pixel_(?:mean|std)$|\.anchor_generator\.cell_anchors")
+ANCHORS = re.compile(r"\.anchor_generator\.cell_anchors")
+PIXELS = ("pixel_mean", "pixel_std")
 
 
 def check_agreement(cfg: CfgNode, meta: dict[str, Any], path: str) -> None:
@@ -50,12 +51,27 @@ def read_model(path: str) -> dict[str, torch.Tensor] | None:
     return {
         name: torch.as_tensor(value)
         for name, value in entries.items()
-        if not FROM_CONFIG.search(name) and COUNTER not in name
+        if not ANCHORS.search(name) and COUNTER not in name
     }
 
 
 def load_model(model: nn.Module, entries: dict[str, torch.Tensor], path: str) -> None:
-    """Load a whole model; CheckpointError where its entries are not those of ``model``."""
+    """Load a whole model; CheckpointError where its entries are not those of ``model``.
+
+    Older files say their pixels' mean and std: these must be the model's, too.
+    """
+    pixels = {name: entries.pop(name).flatten().cpu() for name in PIXELS if name in entries}
+    ours = {name: getattr(model, name).flatten().cpu() for name in pixels}
+    other = [name for name, value in pixels.items() if not torch.allclose(value, ours[name])]
+    if other:
+        pairs = " ".join(
+            f"MODEL.{name.upper()} '{[round(number, 3) for number in value.tolist()]}'"
+            for name, value in pixels.items()
+        )
+        raise CheckpointError(
+            f"{path}: trained with another {' and '.join(other)}. Add: {pairs} (Detectron2's own "
+            "models also want INPUT.FORMAT BGR MODEL.RESNETS.STRIDE_IN_1X1 True)"
+        )
     state = model.state_dict()
     wanted = {name: value.shape for name, value in state.items() if COUNTER not in name}
     found = {name: value.shape for name, value in entries.items()}

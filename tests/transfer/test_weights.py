@@ -85,12 +85,16 @@ def test_a_published_model_of_arrays_loads_whole(tmp_path):
     for parameter in source.parameters():
         torch.nn.init.normal_(parameter)
     arrays = {name: value.numpy() for name, value in source.state_dict().items()}
-    older = {"pixel_mean": np.zeros(3), "proposal_generator.anchor_generator.cell_anchors.0": 1.0}
+    older = {"pixel_mean": source.pixel_mean.numpy()}
+    older |= {"proposal_generator.anchor_generator.cell_anchors.0": np.zeros(3)}
     path = tmp_path / "model_final.pkl"
     path.write_bytes(pickle.dumps({"model": arrays | older, "__author__": "upstream"}))
     load_model(built, read_model(str(path)), str(path))
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in built.state_dict().items())
 
+    bgr = read_model(str(path)) | {"pixel_mean": torch.tensor([103.53, 116.28, 123.675])}
+    with pytest.raises(CheckpointError, match=r"Add: MODEL.PIXEL_MEAN '\[103.53, 116.28, 123"):
+        load_model(built, bgr, str(path))
     with pytest.raises(CheckpointError, match=r"pkl: \d+ entries are not this config's \(.*KEY"):
         load_model(model("coco_c4"), read_model(str(path)), str(path))
 

@@ -131,7 +131,7 @@ def keep_for_training(records: list[dict[str, Any]], cfg: CfgNode) -> list[dict[
 
     kept = [record for record in records if any(map(teaches, record["annotations"]))]
     dropped = len(records) - len(kept)
-    logger.info("%d images to train on; left out: %d without DensePose", len(kept), dropped)
+    logger.info("%d images to train on; left out: %d that teach nothing", len(kept), dropped)
     if not kept:
         names = ", ".join(cfg.DATASETS.TRAIN)
         raise DataError(

@@ -37,18 +37,25 @@ Place = tuple[int, int]  # position in the stream over all ranks, index into the
 
 def seed_rng(*key: int) -> None:
     """Seed Python, numpy and torch (CPU and GPU) with a hash of whole numbers from 0 on."""
+    torch.manual_seed(_seed_cpu(*key))
+
+
+def _seed_cpu(*key: int) -> int:
+    """Seed what draws on the CPU; returns torch's seed."""
     words = np.random.SeedSequence(key).generate_state(2, np.uint64)
     random.seed(int(words[0]))
     np.random.seed(int(words[0]) % 2**32)
-    torch.manual_seed(int(words[1]) >> 1)
+    seed = int(words[1]) >> 1
+    torch.default_generator.manual_seed(seed)
+    return seed
 
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Inside, random numbers follow from ``key``; outside, they go on as if nothing was drawn."""
+    """Inside, the CPU's random numbers follow from ``key``; outside, as if nothing was drawn."""
     earlier = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        seed_rng(*key)
+        _seed_cpu(*key)
         try:
             yield
         finally:

@@ -73,7 +73,7 @@ class Annotation:
     def __getstate__(self) -> dict[str, np.ndarray | None]:
         """By value from a loader's workers: as tensors, each would keep a file descriptor open."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        arrays = {name: None if value is None else value.numpy() for name, value in arrays.items()}
+        arrays = {n: None if value is None else value.cpu().numpy() for n, value in arrays.items()}
         if self.segm is not None:
             arrays["segm"] = arrays["segm"].astype(np.uint8)
         return arrays
@@ -97,11 +97,11 @@ class Annotations:
 
     def __getitem__(self, item: int | slice | Tensor) -> Annotation | Annotations | None:
         """The entry at an int; the entries at a slice, a bool mask or a tensor of indices."""
-        if isinstance(item, int):
+        if isinstance(item, (int, np.integer)):
             return self._entries[item]
         if isinstance(item, slice):
             return Annotations(self._entries[item])
-        rows = torch.arange(len(self), device=item.device)[item]
+        rows = torch.arange(len(self))[torch.as_tensor(item).cpu()]
         return Annotations([self._entries[row] for row in rows.tolist()])
 
     def to(self, device: Any) -> Annotations:

@@ -6,9 +6,11 @@ State-dict keys are upstream's, so that its published weights load.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
@@ -35,8 +37,14 @@ class ChartOutputs:
     def __getitem__(self, item: int | slice | Tensor) -> ChartOutputs:
         """The chosen boxes; an int keeps the first axis."""
         if isinstance(item, int):
-            item = [item]
+            item = slice(item, item + 1 or None)
         return ChartOutputs(*(getattr(self, field.name)[item] for field in fields(self)))
+
+    @classmethod
+    def cat(cls, parts: Sequence[ChartOutputs]) -> ChartOutputs:
+        """Those of several images, as ``Instances.cat`` needs."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
     def to(self, device: Any) -> ChartOutputs:
         """The same on another device."""

@@ -54,7 +54,7 @@ def add_densepose_config(cfg: CfgNode) -> None:
     evaluation.TYPE = "iou"
     evaluation.STORAGE = "none"
     evaluation.MIN_IOU_THRESHOLD = 0.5  # 0.2, 0.3 or 0.4 add AP20, AP30, AP40
-    evaluation.DISTRIBUTED_INFERENCE = True
+    evaluation.DISTRIBUTED_INFERENCE = True  # no other value is supported
     evaluation.EVALUATE_MESH_ALIGNMENT = False
     evaluation.MESH_ALIGNMENT_MESH_NAMES = []
 
@@ -70,6 +70,7 @@ def check_densepose_config(cfg: CfgNode) -> None:
     head, name = cfg.MODEL.ROI_DENSEPOSE_HEAD, "MODEL.ROI_DENSEPOSE_HEAD"
     heatmap = head.POOLER_RESOLUTION * 2 * head.UP_SCALE
     required = {
+        "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
         "MODEL.ROI_HEADS.NAME": (ROI_HEADS,),
         "MODEL.ROI_HEADS.NUM_CLASSES": (1,),
         f"{name}.NAME": (HEAD,),
@@ -85,6 +86,7 @@ def check_densepose_config(cfg: CfgNode) -> None:
         "TEST.AUG.ROTATION_ANGLES": ((),),
         "DENSEPOSE_EVALUATION.TYPE": ("iou",),
         "DENSEPOSE_EVALUATION.STORAGE": ("none",),
+        "DENSEPOSE_EVALUATION.DISTRIBUTED_INFERENCE": (True,),
         "DENSEPOSE_EVALUATION.EVALUATE_MESH_ALIGNMENT": (False,),
         "DATASETS.CATEGORY_MAPS": ({},),
         "DATASETS.WHITELISTED_CATEGORIES": ({},),
@@ -92,6 +94,7 @@ def check_densepose_config(cfg: CfgNode) -> None:
     }
     if head.DECODER_ON:
         required[f"{name}.DECODER_NUM_CLASSES"] = (cfg.MODEL.FPN.OUT_CHANNELS,)
+        required[f"{name}.DECODER_COMMON_STRIDE"] = (4,)
     reasons = {
         f"{name}.HEATMAP_SIZE": "it is POOLER_RESOLUTION * 2 * UP_SCALE",
         f"{name}.DECODER_NUM_CLASSES": "the head reads maps as wide as MODEL.FPN.OUT_CHANNELS",
@@ -107,3 +110,9 @@ def check_densepose_config(cfg: CfgNode) -> None:
             reason = reasons.get(key, "nothing else is supported with MODEL.DENSEPOSE_ON")
             choices = " or ".join(f"{key} {choice}" for choice in allowed)
             raise ConfigError(f"{key} is {value!r}: {reason}. Add: {choices}")
+    minimum = cfg.DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD
+    if not 0 <= minimum <= 0.5:
+        raise ConfigError(
+            f"DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD is {minimum}: thresholds go from it to 0.95, "
+            "with 0.5 among them. Add: DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD 0.5"
+        )

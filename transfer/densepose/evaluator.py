@@ -28,7 +28,7 @@ class DensePoseEvaluator(DatasetEvaluator):
     """AP of GPS, GPSm and mask IoU of the 20 best detections of an image, over any processes.
 
     An image's detections are compared with its persons when it was predicted, so that no map is
-    kept: only with ``output_dir``, which gets all of them as ``coco_densepose_predictions.pth``.
+    kept: only with ``output_dir``, which gets these as ``coco_densepose_predictions.pth``.
     Raises DataError for surface files that do not exist or do not fit.
 
     distributed: False, where each process has predicted all images.
@@ -46,7 +46,7 @@ class DensePoseEvaluator(DatasetEvaluator):
         self._output = None if output_dir is None else Path(output_dir, PREDICTIONS)
         self._minimum, self._distributed = min_iou_threshold, distributed
         metadata = MetadataCatalog.get(dataset_name)
-        truth = json.loads(Path(metadata.json_file).read_text())
+        truth = json.loads(Path(metadata.json_file).read_bytes())
         self._sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
         self._people: dict[int, list[similarity.Person]] = defaultdict(list)
         for person in truth["annotations"]:

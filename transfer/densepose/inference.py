@@ -55,7 +55,8 @@ def _resize_channel(maps: Tensor, channel: Tensor) -> Tensor:
 
 def _neighbours(cells: int, pixels: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """For each pixel of an axis the two cells (pixels,) that it lies between, and how far."""
-    place = (torch.arange(pixels, device=device) + 0.5) * cells / pixels - 0.5
+    # The ratio first, as F.interpolate rounds
+    place = (torch.arange(pixels, device=device) + 0.5) * (cells / pixels) - 0.5
     place = place.clamp(min=0)
     first = place.long()
     return first, (first + 1).clamp(max=cells - 1), place - first

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor
 
+from transfer.densepose.annotations import MASK_SIDE
 from transfer.densepose.chart import ChartOutputs
 
-TRAINING_SIDE, MASK_SIDE = 256, 256  # dp_x, dp_y: the box is 256 wide and high; segm: 256 x 256
+TRAINING_SIDE = 256  # of a box in the scale of x and y
 
 
 @dataclass(frozen=True)
@@ -100,23 +101,28 @@ def densepose_losses(
         maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
         for maps in (outputs.coarse_segm, outputs.fine_segm, outputs.u, outputs.v)
     )
-    losses = {name: 0 * maps.sum() for name, maps in zip("UVIS", (u, v, fine, coarse), strict=True)}
     rois = gather_rois(proposals)
     grid = None if rois is None else Grid.of(rois, *fine.shape[-2:])
+    losses = {}
     if grid is not None and (rois.chart[grid.inside] > 0).any():
-        on_body = grid.inside & (rois.chart > 0)
+        on_body = (grid.inside & (rois.chart > 0)).nonzero()[:, 0]
         for name, maps, target in (("U", u, rois.u), ("V", v, rois.v)):
-            sampled = grid.sample(maps, on_body, rois.chart)
+            sampled = grid.sample_channel(maps, on_body, rois.chart)
             error = F.smooth_l1_loss(sampled, target[on_body], reduction="sum")
-            losses[name] = losses[name] + weights.point * error
-        scores = grid.sample(fine, grid.inside)
-        losses["I"] = losses["I"] + weights.part * F.cross_entropy(scores, rois.chart[grid.inside])
+            losses[name] = weights.point * error
+        inside = grid.inside.nonzero()[:, 0]
+        scores = grid.sample(fine, inside)
+        losses["I"] = weights.part * F.cross_entropy(scores, rois.chart[inside])
         if rois.segm is not None:
             target = coarse_target(rois, coarse.shape[-1])
             if coarse.shape[1] == 2:
                 target = target.clamp(max=1)
-            losses["S"] = losses["S"] + weights.index * F.cross_entropy(coarse[rois.roi], target)
-    return {f"loss_densepose_{name}": loss for name, loss in losses.items()}
+            losses["S"] = weights.index * F.cross_entropy(coarse[rois.roi], target)
+    # What has nothing to learn from still gives every parameter a gradient, as DDP needs it
+    for name, maps in zip("UVIS", (u, v, fine, coarse), strict=True):
+        if name not in losses:
+            losses[name] = 0 * maps.sum()
+    return {f"loss_densepose_{name}": losses[name] for name in "UVIS"}
 
 
 @dataclass(frozen=True)
@@ -142,19 +148,21 @@ class Grid:
         rows, y_weight, in_height = _cells(rois.y, truth[:, 1::2], proposal[:, 1::2], height)
         return cls(rois.roi[rois.owner], in_width & in_height, columns, rows, x_weight, y_weight)
 
-    def sample(self, maps: Tensor, chosen: Tensor, channel: Tensor | None = None) -> Tensor:
-        """``maps`` (R, C, H, W) at the chosen points (a (P,) mask): (N, C), or (N,) of a channel.
+    def sample(self, maps: Tensor, chosen: Tensor) -> Tensor:
+        """All channels of ``maps`` (R, C, H, W) at N chosen points (N,) int64: (N, C)."""
+        roi, y, x, weight = self._corners(chosen)
+        return (maps[roi, :, y, x] * weight[..., None]).sum(1)
 
-        channel: (P,) int64, each point's own.
-        """
-        roi, channels = self.roi[chosen], slice(None) if channel is None else channel[chosen]
-        values = 0
-        for row in (0, 1):
-            for column in (0, 1):
-                cells = maps[roi, channels, self.y[chosen, row], self.x[chosen, column]]
-                weight = self.y_weight[chosen, row] * self.x_weight[chosen, column]
-                values = values + cells * (weight if cells.dim() == 1 else weight[:, None])
-        return values
+    def sample_channel(self, maps: Tensor, chosen: Tensor, channel: Tensor) -> Tensor:
+        """As ``sample``, of each point's own ``channel`` (P,) int64 alone: (N,)."""
+        roi, y, x, weight = self._corners(chosen)
+        return (maps[roi, channel[chosen][:, None], y, x] * weight).sum(1)
+
+    def _corners(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """RoI (N, 1), rows and columns (N, 4) of four cells each, and their weights (N, 4)."""
+        y, x = self.y[chosen].repeat_interleave(2, 1), self.x[chosen].repeat(1, 2)
+        y_weight = self.y_weight[chosen].repeat_interleave(2, 1)
+        return self.roi[chosen][:, None], y, x, y_weight * self.x_weight[chosen].repeat(1, 2)
 
 
 def _cells(

@@ -88,11 +88,14 @@ def check_augmentations(cfg: CfgNode) -> None:
 
 
 def read_flip_table(cfg: CfgNode) -> FlipTable | None:
-    """The table of the first training set's ``densepose_transform_src``; None without flips."""
+    """The first ``densepose_transform_src`` of the training sets; None without flips."""
     if cfg.INPUT.RANDOM_FLIP == "none":
         return None
-    name = cfg.DATASETS.TRAIN[0]
-    file = MetadataCatalog.get(name).get("densepose_transform_src")
+    names = cfg.DATASETS.TRAIN
+    tables = [MetadataCatalog.get(name).get("densepose_transform_src") for name in names]
+    file = next((table for table in tables if table is not None), None)
     if file is None:
-        raise DataError(f"{name}: its metadata name no densepose_transform_src. {WAY_OUT}")
+        raise DataError(
+            f"{', '.join(names)}: no densepose_transform_src in their metadata. {WAY_OUT}"
+        )
     return FlipTable.read(file)

@@ -108,6 +108,8 @@ class DensePoseROIHeads(StandardROIHeads):
             maps = [self.decoder(features)]
         else:
             maps = [features[name] for name in self.box_in_features]
+        # ROIAlign rounds boxes to the maps' type: in half types by whole pixels
+        maps = [level.float() for level in maps]
         return self.densepose_predictor(self.densepose_head(self.densepose_pooler(maps, boxes)))
 
 
@@ -120,6 +122,5 @@ def select_annotated(proposals: Instances, iou_threshold: float) -> Instances:
         return proposals[:0]
     overlap = matched_pairwise_iou(proposals.gt_boxes, proposals.proposal_boxes)
     annotated = [entry is not None for entry in proposals.gt_densepose]
-    return proposals[
-        (overlap > iou_threshold) & torch.tensor(annotated, dtype=torch.bool, device=overlap.device)
-    ]
+    annotated = torch.tensor(annotated, dtype=torch.bool, device=overlap.device)
+    return proposals[((overlap > iou_threshold) & annotated).nonzero()[:, 0]]

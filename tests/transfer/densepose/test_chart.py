@@ -12,6 +12,7 @@ from pretrain.runtime.config import ConfigError, flatten, plain
 from tests.transfer.densepose.golden import load_json
 from tests.transfer.densepose.rois import random_outputs
 from transfer.config import resolve
+from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.config import add_densepose_config
 from transfer.densepose.roi_heads import DensePoseROIHeads
 from transfer.reading import read_checkpoint
@@ -81,11 +82,12 @@ def test_names_shapes_and_numbers_of_parameters_are_upstreams(recipe):
 
 
 def test_initial_weights_have_upstreams_spread(s1x):
-    for name, value in s1x.state_dict().items():
-        golden = HEADS["init_std_s1x"].get(f"roi_heads.{name}")
-        if golden and name.endswith("bias"):
+    assert len(HEADS["init_std_s1x"]) == 40
+    for name, golden in HEADS["init_std_s1x"].items():
+        value = s1x.state_dict()[name.removeprefix("roi_heads.")]
+        if name.endswith("bias"):
             assert not value.any()
-        elif golden:
+        else:
             # both are estimates, each with a standard error of 0.71 / sqrt(n)
             within = max(0.02, 4 / value.numel() ** 0.5)
             assert float(value.std()) == pytest.approx(golden["std"], rel=within), name
@@ -138,6 +140,9 @@ def test_keys_have_upstreams_defaults():
         (["DENSEPOSE_EVALUATION.STORAGE", "file"], r"STORAGE is 'file'.*STORAGE none"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "2"], r"NUM_CLASSES is 2.*NUM_CLASSES 1"),
         (["MODEL.ROI_HEADS.NAME", "StandardROIHeads"], r"Add: MODEL.ROI_HEADS.NAME Dense"),
+        (["DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD", "0.97"], r"THRESHOLD is 0.97.*THRESHOLD 0.5"),
+        (["DENSEPOSE_EVALUATION.DISTRIBUTED_INFERENCE", "False"], r"DISTRIBUTED_INFERENCE True"),
+        ([f"{HEAD}.DECODER_COMMON_STRIDE", "8"], r"COMMON_STRIDE is 8.*COMMON_STRIDE 4"),
         ([f"{HEAD}.CSE.EMBED_SIZE", "16"], r"unknown key MODEL.ROI_DENSEPOSE_HEAD.CSE"),
     ],
 )
@@ -158,3 +163,5 @@ def test_outputs_are_indexed_like_a_field_of_instances():
         chosen = outputs[index]
         assert torch.equal(chosen.u, outputs.u[rows])
         assert torch.equal(chosen.coarse_segm, outputs.coarse_segm[rows])
+    assert torch.equal(outputs[-1].u, outputs.u[3:])
+    assert torch.equal(ChartOutputs.cat([outputs[:1], outputs[1:]]).v, outputs.v)
