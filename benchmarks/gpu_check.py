@@ -1,5 +1,6 @@
 """``make gpu-check``: what the tests cannot show without GPUs, as a report to paste."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -116,20 +117,20 @@ def _pretrain(settings: str) -> str:
 
 
 def fine_tuning_iteration() -> str:
-    """Two iterations of coco_fpn on scenes through the ordinary command, in bf16 and in fp16."""
+    """Two iterations on scenes through the ordinary command, in bf16 and in fp16."""
     with tempfile.TemporaryDirectory() as folder:
-        generate(Path(folder, "scenes"), Request(1, 24, 2, 128, seed=0))
+        generate(Path(folder, "scenes"), Request(1, 24, 10, 128, seed=0))
         os.environ["DETECTRON2_DATASETS"] = f"{folder}/scenes"
         from transfer.__main__ import main as fine_tune
 
-        for dtype in ("bf16", "fp16"):
+        for task, dtype in itertools.product(("coco_fpn", "densepose_fpn"), ("bf16", "fp16")):
             code = fine_tune(
-                f"--task coco_fpn --weights random --output {folder}/{dtype} "
+                f"--task {task} --weights random --output {folder}/{task}_{dtype} "
                 f"--overlay configs/transfer/Base-scenes.yaml TRANSFER.AMP_DTYPE {dtype} "
                 "SOLVER.MAX_ITER 2 SOLVER.STEPS (1,) TEST.PRECISE_BN.NUM_ITER 1".split()
             )
-            assert code == 0, f"exit code {code}"
-    return "trained, evaluated, metrics.json written"
+            assert code == 0, f"{task} in {dtype}: exit code {code}"
+    return "coco_fpn and densepose_fpn: trained, evaluated, metrics.json written"
 
 
 def nccl_sync_bn() -> str:

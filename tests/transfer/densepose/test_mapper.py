@@ -173,7 +173,7 @@ def test_the_table_is_asked_for_only_where_an_image_may_be_flipped(cfg, root):
 def test_data_that_name_no_table_are_named(cfg):
     cfg.DATASETS.TRAIN = ("coco_2017_train",)
     assert not hasattr(MetadataCatalog.get("coco_2017_train"), "densepose_transform_src")
-    with pytest.raises(DataError, match=r"coco_2017_train: its metadata name no densepose_trans"):
+    with pytest.raises(DataError, match=r"coco_2017_train: no densepose_transform_src"):
         DensePoseMapper(cfg, is_train=True)
 
 
