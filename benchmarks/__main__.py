@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from pretrain.runtime.config import ConfigError
 
@@ -17,20 +18,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_parser.add_argument(
         "--output", required=True, help="folder of the results, one for each config"
     )
+    run_parser.add_argument(
+        "--executor", choices=("local", "slurm"), default="local", help="where (default: local)"
+    )
+    run_parser.add_argument(
+        "--slots", type=int, default=1, help="local: how many at once, with whole GPUs; default 1"
+    )
+    run_parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan, its GPU-hours and disk, and stop"
+    )
 
-    collect_parser = commands.add_parser("collect", help="write RESULTS.md and results.csv")
-    collect_parser.add_argument("folder", help="what `run` was given as --output")
+    status_parser = commands.add_parser("status", help="what is done, runs, has failed or waits")
+    status_parser.add_argument("folder", type=Path, help="what `run` was given as --output")
+
+    collect_parser = commands.add_parser(
+        "collect", help="write the tables: RESULTS.md and results.csv, .json and .tex"
+    )
+    collect_parser.add_argument(
+        "folder", help="what `run` was given as --output; its matrix.json names the tasks"
+    )
     collect_parser.add_argument(
         "--published", help="YAML of published values (default: the one here)"
     )
     collect_parser.add_argument("--output", help="folder to write to (default: the folder itself)")
+
+    report_parser = commands.add_parser("report", help="write one HTML page of all results")
+    report_parser.add_argument("folder", help="what `run` was given as --output")
+    report_parser.add_argument("--output", help="file to write (default: report.html in it)")
+
+    export_parser = commands.add_parser("export", help="write a backbone with its model card")
+    export_parser.add_argument("folder", help="one init's folder: RESULTS/<init>")
+    export_parser.add_argument("out", help="a new folder")
 
     args = parser.parse_args(arguments)
     try:
         if args.command == "run":
             from benchmarks.run import run
 
-            return run(args.config_file, args.output)
+            return run(
+                args.config_file, args.output, args.executor, args.slots, dry_run=args.dry_run
+            )
+        if args.command == "status":
+            from benchmarks.status import status
+
+            print(status(args.folder))
+            return 0
+        if args.command == "report":
+            from benchmarks.report.page import report
+
+            return report(args.folder, args.output)
+        if args.command == "export":
+            from benchmarks.export import export
+
+            return export(args.folder, args.out)
         from benchmarks.collect import PUBLISHED_YAML, collect
 
         return collect(args.folder, args.published or PUBLISHED_YAML, args.output)

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.published import PublishedRow, by_group, group_of
-from benchmarks.tables import Measured, Row, Table, short
-
-NOTHING = "–"
-METRICS_SIDE_BY_SIDE = 3  # each takes two columns; more do not fit a terminal
+from benchmarks import wording
+from benchmarks.results import CellName
+from benchmarks.tables import Block, Row, Table
+from benchmarks.wording import NOTHING
 
 INTRODUCTION = """# Results
 
@@ -20,11 +19,11 @@ INTRODUCTION = """# Results
 """
 
 
-def page(tables: Sequence[Table], problems: Mapping[Path, str], missing: Sequence[str]) -> str:
+def page(tables: Sequence[Table], problems: Mapping[Path, str], missing: Sequence[CellName]) -> str:
     """RESULTS.md: every table, then what is not in them."""
     parts = [INTRODUCTION, *(_section(table) for table in tables)]
     if missing:
-        lines = (f"`{name}`" for name in missing)
+        lines = (f"`{cell}`" for cell in missing)
         parts.append(f"## Missing cells ({len(missing)})\n\n" + _list(lines))
     if problems:
         lines = (f"`{path}`: {_escape(problem)}" for path, problem in problems.items())
@@ -33,101 +32,58 @@ def page(tables: Sequence[Table], problems: Mapping[Path, str], missing: Sequenc
 
 
 def _section(table: Table) -> str:
-    title = f"## {table.task.title} (`{table.task.name}`)"
-    if not table.data.official:
-        title += f": on {_escape(table.data.name)}, not the official data"
-    notes = _number_notes(table)
-    parts = [title, _caption(table)]
-    for metrics in _side_by_side(table.task.metrics):
-        parts.append("### " + ", ".join(f"`{metric}`" for metric in metrics))
-        published = any(_publishes(row.published, metrics) for row in table.rows)
-        if table.task.rows and not published:
+    title = f"## {table.task.title} (`{table.task.name}`){_escape(wording.whose_data(table))}"
+    notes = wording.numbered(note for row in table.rows for note in wording.row_notes(row))
+    parts = [title, _escape(" ".join(wording.caption(table)))]
+    remarks = [f"**{warning}**" for warning in wording.warnings(table)]
+    remarks += wording.comparability(table)
+    parts += [" ".join(remarks)] if remarks else []
+    for block in table.blocks():
+        parts.append("### " + ", ".join(f"`{metric}`" for metric in block.metrics))
+        if table.task.rows and not block.published:
             parts.append("No published values of these are known.")
-        shown = [row for row in table.rows if row.init or _publishes(row.published, metrics)]
-        rows = [_cells(table, row, metrics, published, notes) for row in shown]
-        parts.append(grid([_columns(table, metrics, published), *rows]))
+        rows = [_cells(table, row, block, notes) for row in block.rows]
+        parts += [grid([_columns(block), *rows])] if rows else []
+    parts += _tests(table)
     legend = [f"{number}. {_escape(note)}" for note, number in notes.items()]
     parts += ["Notes\n\n" + "\n".join(legend)] if legend else []
-    parts += _protocols(table)
+    protocols = wording.protocols(table)
+    parts += ["Protocols\n\n" + _list(protocols).rstrip()] if protocols else []
     return "\n\n".join(parts) + "\n"
 
 
-def _side_by_side(metrics: Sequence[str]) -> list[list[str]]:
-    """The metrics of each table: of one group, and few enough for a terminal."""
-    return [
-        group[start : start + METRICS_SIDE_BY_SIDE]
-        for group in by_group(metrics).values()
-        for start in range(0, len(group), METRICS_SIDE_BY_SIDE)
-    ]
-
-
-def _publishes(published: PublishedRow | None, metrics: Sequence[str]) -> bool:
-    return published is not None and any(metric in published.values for metric in metrics)
-
-
-def _caption(table: Table) -> str:
-    data = table.data
-    once = table.said_once
-    sentences = [
-        f"Data: {data.name}, {data.train_images} training and {data.test_images} test images, "
-        f"fingerprint {short(data.sha256)}.",
-        f"Iterations: {once(lambda result: result.iterations)}.",
-        f"Images per batch: {once(lambda result: result.images_per_batch)}.",
-        f"Hardware: {once(lambda result: result.hardware)}.",
-        f"Config: {once(lambda result: short(result.config_sha256))}.",
-    ]
-    remarks = []
-    if len({result.config_sha256 for result in table.results}) > 1:
-        remarks.append("**The rows were not all run under one config.**")
-    if table.shows_the_road_only:
-        metric = table.task.main_metric
-        remarks.append(f"**Every {metric} is under 1: this run shows the road, not quality.**")
-    if not data.official:
-        remarks.append(
-            "Measured values do not compare with published ones here; no difference is computed."
-        )
-    elif table.task.rows and not any(map(table.compares, table.task.metrics)):
-        remarks.append(
-            f"No difference is computed: no published row is known to be {table.task.protocol}'s."
-        )
-    elif table.task.rows and table.off_schedule:
-        schedule = table.task.schedule
-        remarks.append(
-            f"No difference is computed where the schedule is not protocol {table.task.protocol}'s "
-            f"({schedule.iterations} iterations of {schedule.images_per_batch} images)."
-        )
-    return _escape(" ".join(sentences)) + ("\n\n" + " ".join(remarks) if remarks else "")
-
-
-def _columns(table: Table, metrics: Sequence[str], published: bool) -> list[str]:
-    names = [metric.removeprefix(f"{group_of(metric)}/") for metric in metrics]
-    columns = ["init", "method", "epochs", "n", *(f"{name} measured" for name in names)]
-    if published:
-        columns += [*(f"{name} published" for name in names), "protocol", "source"]
-        if table.compares(metrics[0]):
-            columns.append(f"{names[0]} measured − published")
+def _columns(block: Block) -> list[str]:
+    columns = ["init", "method", "epochs"]
+    if block.measured:
+        columns += ["n", *(f"{name} measured" for name in block.names)]
+    if block.published:
+        columns += [*(f"{name} published" for name in block.names), "protocol", "source"]
+    if block.compared:
+        columns.append(f"{block.names[0]} measured − published")
     return [*columns, "notes"]
 
 
-def _cells(
-    table: Table, row: Row, metrics: Sequence[str], published: bool, notes: Mapping[str, int]
-) -> list[str]:
+def _cells(table: Table, row: Row, block: Block, notes: Mapping[str, int]) -> list[str]:
     """One line: ours, theirs, and where to read on."""
-    cells = [row.init or NOTHING, row.method, _number(row.epochs), _seeds(row)]
-    cells += [_measured(row.measured.get(metric)) for metric in metrics]
-    if published:
-        theirs = row.published
-        cells += [
-            str(theirs.values.get(metric, NOTHING)) if theirs else NOTHING for metric in metrics
-        ]
-        cells.append(theirs.protocols.get(metrics[0], NOTHING) if theirs else NOTHING)
-        cells.append(theirs.source if theirs else NOTHING)
-        if table.compares(metrics[0]):
-            difference = table.difference(row, metrics[0])
-            cells.append(NOTHING if difference is None else f"{difference:+.2f}")
-    own = _notes(row) if published else row.notes
-    cells.append(", ".join(str(notes[note]) for note in own))
-    return cells
+    cells = [row.init or NOTHING, row.method, wording.epochs(row)]
+    if block.measured:
+        cells += [wording.seeds(row), *(wording.measured(row, name) for name in block.metrics)]
+    if block.published:
+        cells += [wording.published(row, name) for name in block.metrics]
+        cells += [wording.protocol(row, block), row.published.source if row.published else NOTHING]
+    if block.compared:
+        cells.append(wording.difference(table, row, block.metrics[0]))
+    own = wording.row_notes(row) if block.published else row.notes
+    return [*cells, ", ".join(str(notes[note]) for note in own)]
+
+
+def _tests(table: Table) -> list[str]:
+    """Whether inits differ by more than their seeds do."""
+    tests = wording.tests(table)
+    if tests is None:
+        return []
+    said, lines = tests
+    return ["### Between inits", said, grid([wording.TEST_COLUMNS, *lines])]
 
 
 def grid(rows: Iterable[Sequence[str]]) -> str:
@@ -139,46 +95,6 @@ def grid(rows: Iterable[Sequence[str]]) -> str:
         [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
     )
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
-
-
-def _protocols(table: Table) -> list[str]:
-    if not table.task.rows:
-        return []
-    used = {letter for row in table.task.rows for letter in row.protocols.values()}
-    used.add(table.task.protocol)
-    lines = [
-        f"{letter}{' (as in configs/transfer)' if letter == table.task.protocol else ''}: {meaning}"
-        for letter, meaning in table.task.protocols.items()
-        if letter in used
-    ]
-    return ["Protocols\n\n" + _list(lines).rstrip()]
-
-
-def _number_notes(table: Table) -> dict[str, int]:
-    notes = dict.fromkeys(note for row in table.rows for note in _notes(row))
-    return {note: number for number, note in enumerate(notes, start=1)}
-
-
-def _notes(row: Row) -> list[str]:
-    remark = row.published.remark if row.published else ""
-    return [*row.notes, *([f"published: {remark}"] if remark else [])]
-
-
-def _measured(value: Measured | None) -> str:
-    if value is None:
-        return NOTHING
-    return f"{value.mean:.2f}" + (f" ± {value.std:.2f}" if value.std is not None else "")
-
-
-def _number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:g}"
-
-
-def _seeds(row: Row) -> str:
-    if row.init is None:
-        return NOTHING
-    wanted = len(row.seeds) + len(row.missing)
-    return f"{len(row.seeds)} of {wanted}" if row.missing else str(len(row.seeds))
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -1,17 +1,60 @@
 """The matrix init x task x seed, as a benchmark's YAML describes it."""
 
+import functools
 import re
+import runpy
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from benchmarks.checks import check_choice, check_epochs, check_keys
 from benchmarks.published import METHODS, load_published
-from pretrain.runtime.config import REPOSITORY, ConfigError, find_config, flatten, load_yaml
+from pretrain.config import NOT_HASHED, get_cfg
+from pretrain.runtime import slurm
+from pretrain.runtime.config import (
+    REPOSITORY,
+    ConfigError,
+    find_config,
+    flatten,
+    is_within,
+    load_yaml,
+    merge,
+)
 from pretrain.runtime.files import list_checkpoints
 
-KEYS = ("datasets", "overlay", "inits", "tasks", "seeds", "overrides", "task_overrides")
-INIT_KEYS = ("method", "checkpoint", "epochs", "overrides")
+KEYS = (
+    *("datasets", "overlay", "inits", "tasks", "seeds", "task_seeds"),
+    *("overrides", "task_overrides", "retries", "slurm"),
+)
+INIT_KEYS = ("method", "checkpoint", "pretrain", "epochs", "overrides")
+SLURM_KEYS = ("partition", "hours", "gpus", "cpus", "options")
+PRETRAIN, CONVERT = "pretrain", "convert"  # stages, and their names in `slurm`
+EVERYTHING = "all"  # in `slurm`: what the others differ from
+
+# Keys of a fine-tuning that do not change its result, as transfer.config.NOT_HASHED
+SAME_RESULT = (
+    *("OUTPUT_DIR", "MODEL.WEIGHTS", "SEED", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"),
+    *("SOLVER.CHECKPOINT_PERIOD", "VIS_PERIOD", "VERSION"),
+    *("TRANSFER.DATASETS", "TRANSFER.METRICS", "TRANSFER.SURFACE"),
+)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A run of ``python -m pretrain`` that gives an init its checkpoint."""
+
+    config: str
+    overrides: dict[str, str]
+    settings: dict[str, str]  # the resolved config, less what does not change its result
+    processes: int  # the most that it can be spread over
+
+    @property
+    def words(self) -> list[str]:
+        """``KEY VALUE ...`` for the command line."""
+        return [word for pair in self.overrides.items() for word in pair]
 
 
 @dataclass(frozen=True)
@@ -20,9 +63,21 @@ class Init:
 
     name: str
     method: str
-    checkpoint: Path | None  # a raw checkpoint file; None for random weights
+    checkpoint: Path | None  # a raw checkpoint file; None for random weights and `pretrain`
+    pretrain: Pretraining | None
     epochs: int | float | None
     overrides: dict[str, str]
+
+    def source(self, output: Path) -> Path | None:
+        """Where the checkpoint is, or will be once it is trained; None for random weights."""
+        return self.checkpoint if self.pretrain is None else output / self.name / PRETRAIN
+
+    @property
+    def stages(self) -> list[str]:
+        """What comes before the cells."""
+        if self.method == "random":
+            return []
+        return [CONVERT] if self.pretrain is None else [PRETRAIN, CONVERT]
 
 
 @dataclass(frozen=True)
@@ -37,11 +92,17 @@ class Cell:
     weights: str  # a converted file, or "random"
     overlay: Path | None
     overrides: dict[str, str]
+    settings: dict[str, str]  # config, overlay and overrides in one; Detectron2's defaults are not
 
     @property
     def name(self) -> str:
         """``clove/coco_fpn/seed0``, as the folder is called below the output."""
         return f"{self.init.name}/{self.task}/seed{self.seed}"
+
+    @property
+    def images_per_batch(self) -> int:
+        """Over all processes."""
+        return int(self.settings.get("SOLVER.IMS_PER_BATCH", 16))  # Detectron2's
 
     @property
     def done(self) -> bool:
@@ -51,46 +112,92 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A benchmark's YAML, checked."""
+    """A benchmark's YAML, checked, but for the files that it names (``missing``)."""
 
     config: str
     inits: tuple[Init, ...]
     tasks: dict[str, Path | None]  # name: YAML, where it is not one of TASKS
-    seeds: tuple[int, ...]
+    seeds: dict[str, tuple[int, ...]]  # by task
     datasets: Path | None
     overlay: Path | None
     overrides: dict[str, str]
     task_overrides: dict[str, dict[str, str]]
+    retries: int  # how often a stage that fails is tried again in one run
+    slurm: dict[str, dict[str, Any]]
 
     def cells(self, output: Path) -> list[Cell]:
         """All cells, a whole seed before the next, so that the first table comes early."""
+        seeds = dict.fromkeys(seed for task in self.tasks for seed in self.seeds[task])
+        of_task = {task: self._settings(task) for task in self.tasks}
         return [
-            Cell(
-                init=init,
-                task=task,
-                config_file=config_file,
-                seed=seed,
-                folder=output / init.name / task / f"seed{seed}",
-                weights="random" if init.checkpoint is None else str(backbone(output, init)),
-                overlay=self.overlay,
-                # The more special wins: what an init needs (say, BGR) holds in every task.
-                overrides=self.overrides | self.task_overrides.get(task, {}) | init.overrides,
-            )
-            for seed in self.seeds
-            for task, config_file in self.tasks.items()
+            self._cell(init, task, seed, output, of_task[task])
+            for seed in seeds
+            for task in self.tasks
+            if seed in self.seeds[task]
             for init in self.inits
         ]
 
+    def _settings(self, task: str) -> dict[str, Any]:
+        settings = flatten(load_yaml(self.tasks[task] or task_config(task)))
+        return settings | (flatten(load_yaml(self.overlay)) if self.overlay else {})
+
+    def _cell(
+        self, init: Init, task: str, seed: int, output: Path, settings: dict[str, Any]
+    ) -> Cell:
+        # The more special wins: what an init needs (say, BGR) holds in every task.
+        overrides = self.overrides | self.task_overrides.get(task, {}) | init.overrides
+        return Cell(
+            init=init,
+            task=task,
+            config_file=self.tasks[task],
+            seed=seed,
+            folder=output / init.name / task / f"seed{seed}",
+            weights=str(backbone(output, init)) if init.stages else "random",
+            overlay=self.overlay,
+            overrides=overrides,
+            settings=_kept(settings | overrides, SAME_RESULT),
+        )
+
+    def missing(self) -> list[str]:
+        """The files that are named and not there."""
+        missing = []
+        if self.datasets is not None and not self.datasets.is_dir():
+            missing.append(
+                f"datasets: {short(self.datasets)} is no folder; "
+                "python -m benchmarks.scenes writes the embedded data set"
+            )
+        for init in self.inits:
+            if init.checkpoint is not None and (fault := _fault(init.checkpoint)):
+                missing.append(f"inits: {init.name}: checkpoint {short(init.checkpoint)} {fault}")
+        return missing
+
+    def resources(self, kind: str) -> slurm.Resources:
+        """What a Slurm job of that stage or task asks for. Raises ConfigError for bad values."""
+        where = f"{self.config}: slurm: {kind}"
+        asked = self.slurm.get(EVERYTHING, {}) | self.slurm.get(kind, {})
+        options = slurm.parse_options(str(asked.pop("options", None) or ""), where)
+        for key, least in (("gpus", 0), ("cpus", 1)):
+            if key in asked and (type(asked[key]) is not int or asked[key] < least):
+                raise ConfigError(f"{where}: {key} {asked[key]!r} is not a number from {least} on")
+        hours = asked.get("hours", slurm.Resources.hours)
+        if type(hours) not in (int, float) or 3600 * hours < 2 * slurm.SIGNAL_DELAY:
+            raise ConfigError(
+                f"{where}: hours {hours!r} is no time to work in: a job saves itself "
+                f"{slurm.SIGNAL_DELAY} s before its end"
+            )
+        return slurm.Resources(**asked, options=options)
+
     def summary(self) -> dict[str, Any]:
-        """What ``collect`` must know to show a cell that is missing, ready for JSON."""
+        """What others must know to show a cell that is missing, ready for JSON."""
         return {
             "format": 1,
             "config": self.config,
             "inits": {
-                init.name: {"method": init.method, "epochs": init.epochs} for init in self.inits
+                init.name: {"method": init.method, "epochs": init.epochs, "stages": init.stages}
+                for init in self.inits
             },
             "tasks": list(self.tasks),
-            "seeds": list(self.seeds),
+            "seeds": {task: list(seeds) for task, seeds in self.seeds.items()},
         }
 
 
@@ -99,54 +206,93 @@ def backbone(output: Path, init: Init) -> Path:
     return output / init.name / "backbone.pth"
 
 
+@functools.cache
+def _tasks_of_transfer() -> dict[str, Any]:
+    """TASKS; to import the package would need Detectron2."""
+    return runpy.run_path(str(REPOSITORY / "transfer" / "tasks.py"))["TASKS"]
+
+
+def task_config(task: str) -> str:
+    """The YAML of one of our tasks."""
+    return _tasks_of_transfer()[task].config
+
+
 def load_matrix(path: str | Path) -> Matrix:
-    """Read and check a benchmark's YAML. Raises ConfigError before anything has run."""
+    """Read and check a benchmark's YAML; whether its files are there, ``missing`` says."""
     where = str(path)
+    _check_double_keys(path)
     tree = check_keys(load_yaml(path), where, KEYS, required=("inits", "tasks"))
     tasks = _tasks(tree["tasks"], f"{where}: tasks")
-    seeds = _unique_list(tree.get("seeds", [0]), f"{where}: seeds")
-    for seed in seeds:
-        if type(seed) is not int or seed < 0:
-            raise ConfigError(f"{where}: seeds: {seed!r} is not a whole number from 0 on")
+    seeds = _seeds(tree.get("seeds", [0]), f"{where}: seeds")
+    task_seeds = check_keys(tree.get("task_seeds") or {}, f"{where}: task_seeds", tasks)
     task_overrides = check_keys(tree.get("task_overrides") or {}, f"{where}: task_overrides", tasks)
     inits = tree["inits"]
     if not isinstance(inits, dict) or not inits:
         raise ConfigError(f"{where}: inits: expected a mapping name: settings, found {inits!r}")
+    retries = tree.get("retries", 1)
+    if type(retries) is not int or retries < 0:
+        raise ConfigError(f"{where}: retries: {retries!r} is not a whole number from 0 on")
+    datasets = tree.get("datasets")
     return Matrix(
         config=where,
         inits=tuple(_init(name, entry, f"{where}: inits") for name, entry in inits.items()),
         tasks=tasks,
-        seeds=tuple(seeds),
-        datasets=_data_root(tree.get("datasets"), where),
+        seeds={
+            task: _seeds(task_seeds[task], f"{where}: task_seeds: {task}")
+            if task in task_seeds
+            else seeds
+            for task in tasks
+        },
+        datasets=None if datasets is None else REPOSITORY / str(datasets),
         overlay=find_config(str(tree["overlay"])) if tree.get("overlay") else None,
         overrides=_overrides(tree.get("overrides"), f"{where}: overrides"),
         task_overrides={
             task: _overrides(entry, f"{where}: task_overrides: {task}")
             for task, entry in task_overrides.items()
         },
+        retries=retries,
+        slurm=_slurm(tree.get("slurm"), f"{where}: slurm", tasks),
     )
 
 
-def find_checkpoint(path: str | Path, where: str) -> Path:
-    """The checkpoint file at ``path``; of a pretraining run folder, its newest one.
+def checkpoint_file(source: Path) -> Path:
+    """The file itself; of a pretraining run's folder, its newest checkpoint, if any."""
+    found = list_checkpoints(source)
+    return found[-1] if found else source
 
-    Relative paths start at the repository.
-    """
-    given = REPOSITORY / path
-    if given.is_file():
-        return given
-    if not given.exists():
-        raise ConfigError(
-            f"{where}: checkpoint {path} does not exist below {REPOSITORY}; "
-            "pretrain first (python -m pretrain), or name another file or run folder"
-        )
-    found = list_checkpoints(given)
-    if not found:
-        raise ConfigError(
-            f"{where}: checkpoint {path} is a folder without checkpoints/step_*.pth; "
-            "pretrain first (python -m pretrain), or name another file or run folder"
-        )
-    return found[-1]
+
+def short(path: Path) -> str:
+    """``path`` from the repository on, where it lies below it."""
+    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """Why there is no checkpoint at that path."""
+    if checkpoint.is_file():
+        return None
+    return "is a folder without checkpoints/step_*.pth" if checkpoint.exists() else "does not exist"
+
+
+def _kept(settings: Mapping[str, Any], ignored: Collection[str]) -> dict[str, str]:
+    """What decides a result, ready for JSON and for a comparison."""
+    return {key: str(value) for key, value in settings.items() if not is_within(key, ignored)}
+
+
+def _check_double_keys(path: str | Path) -> None:
+    """Of a key that is written twice YAML keeps the last: a whole row would be lost unseen."""
+    try:
+        nodes = [yaml.compose(find_config(path).read_text(), yaml.SafeLoader)]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return  # load_yaml says it
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value]
+            for number, name in enumerate(names):
+                if name in names[:number]:
+                    line = node.value[number][0].start_mark.line + 1
+                    raise ConfigError(f"{path}: line {line}: {name} is there twice; rename one")
+            nodes += [value for _, value in node.value]
 
 
 def _tasks(values: Any, where: str) -> dict[str, Path | None]:
@@ -157,6 +303,8 @@ def _tasks(values: Any, where: str) -> dict[str, Path | None]:
         name = Path(value).stem if own else value
         if own and (name in known or name in tasks):
             raise ConfigError(f"{where}: {value}: another task is called {name}; rename the file")
+        if own and name in (PRETRAIN, CONVERT, EVERYTHING):
+            raise ConfigError(f"{where}: {value}: a task cannot be called {name}; rename the file")
         file = find_config(value) if own else None
         if not own:
             check_choice(value, where, "task", known)
@@ -172,18 +320,52 @@ def _init(name: Any, entry: Any, where: str) -> Init:
     where = f"{where}: {name}"
     check_keys(entry, where, INIT_KEYS, required=("method",))
     method = check_choice(entry["method"], where, "method", METHODS)
-    checkpoint = entry.get("checkpoint")
-    if method == "random" and checkpoint is not None:
-        raise ConfigError(f"{where}: random weights have no checkpoint; remove {checkpoint}")
-    if method != "random" and not isinstance(checkpoint, str):
-        raise ConfigError(f"{where}: checkpoint is missing: a file, or a pretraining run's folder")
+    checkpoint, asked = entry.get("checkpoint"), entry.get("pretrain")
+    given = [value for value in (checkpoint, asked) if value is not None]
+    if method == "random" and given:
+        raise ConfigError(f"{where}: random weights have no checkpoint; remove {given[0]}")
+    if len(given) == 2:
+        raise ConfigError(f"{where}: checkpoint or pretrain: one of the two, not both")
+    if asked is not None and method != "clove":
+        raise ConfigError(f"{where}: python -m pretrain trains clove, not {method}")
+    if method != "random" and asked is None and not isinstance(checkpoint, str):
+        raise ConfigError(
+            f"{where}: checkpoint is missing: a file, or a pretraining run's folder; "
+            "or pretrain: {config: ...}"
+        )
+    pretrain, epochs = (None, None) if asked is None else _pretrain(asked, f"{where}: pretrain")
     return Init(
         name=name,
         method=method,
-        checkpoint=None if checkpoint is None else find_checkpoint(checkpoint, where),
-        epochs=check_epochs(entry.get("epochs"), where),
+        checkpoint=None if checkpoint is None else checkpoint_file(REPOSITORY / checkpoint),
+        pretrain=pretrain,
+        epochs=check_epochs(entry.get("epochs", epochs), where),
         overrides=_overrides(entry.get("overrides"), f"{where}: overrides"),
     )
+
+
+def _pretrain(entry: Any, where: str) -> tuple[Pretraining, int]:
+    """The run, and its epochs."""
+    check_keys(entry, where, ("config", "overrides"), required=("config",))
+    overrides = _overrides(entry.get("overrides"), f"{where}: overrides")
+    if "OUTPUT_DIR" in overrides:
+        raise ConfigError(f"{where}: overrides: OUTPUT_DIR is in the folder of the results")
+    cfg = get_cfg()
+    merge(cfg, entry["config"], [word for pair in overrides.items() for word in pair])
+    solver = cfg.SOLVER
+    processes = max(solver.TOTAL_BATCH_SIZE // solver.BATCH_SIZE_PER_GPU, 1)
+    return Pretraining(
+        config=entry["config"],
+        overrides=overrides,
+        settings=_kept(flatten(cfg), NOT_HASHED),
+        processes=1 if cfg.DEVICE == "cpu" else processes,
+    ), solver.EPOCHS
+
+
+def _slurm(tree: Any, where: str, tasks: Collection[str]) -> dict[str, dict[str, Any]]:
+    kinds = (EVERYTHING, PRETRAIN, CONVERT, *tasks)
+    asked = check_keys(tree or {}, where, kinds)
+    return {kind: check_keys(asked[kind], f"{where}: {kind}", SLURM_KEYS) for kind in asked}
 
 
 def _overrides(tree: Any, where: str) -> dict[str, str]:
@@ -195,16 +377,11 @@ def _overrides(tree: Any, where: str) -> dict[str, str]:
     return {key: str(value) for key, value in flatten(tree).items()}
 
 
-def _data_root(path: Any, where: str) -> Path | None:
-    if path is None:
-        return None
-    root = REPOSITORY / str(path)
-    if not root.is_dir():
-        raise ConfigError(
-            f"{where}: datasets: {path} is no folder below {REPOSITORY}; "
-            "python -m benchmarks.scenes writes the embedded data set"
-        )
-    return root
+def _seeds(values: Any, where: str) -> tuple[int, ...]:
+    for seed in _unique_list(values, where):
+        if type(seed) is not int or seed < 0:
+            raise ConfigError(f"{where}: {seed!r} is not a whole number from 0 on")
+    return tuple(values)
 
 
 def _unique_list(values: Any, where: str) -> list:

@@ -1,46 +1,55 @@
-"""What a cell was made from, so that old and new weights or settings never mix in one folder."""
+"""What a stage was made from, so that old and new weights, settings or data never mix.
+
+A finished or begun folder that was made from something else is moved aside, and nothing is deleted.
+"""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.matrix import Cell, Init, backbone
-from pretrain.runtime.config import REPOSITORY, ConfigError
+from benchmarks.matrix import PRETRAIN, Cell, Init, backbone, checkpoint_file, short
 from pretrain.runtime.files import sha256_of, write_json
+
+SHOWN = 3  # changed settings named for one cell
 
 
 def checkpoint_record(output: Path, init: Init) -> dict[str, Any] | None:
-    """What ``source.json`` of ``init`` should say now; None for random weights.
+    """What ``source.json`` of ``init`` should say now; None where there is no checkpoint (yet).
 
     A file whose path, size and time are those of the last conversion is not hashed again.
     """
-    if init.checkpoint is None:
+    source = init.source(output)
+    checkpoint = None if source is None else checkpoint_file(source)
+    if checkpoint is None or not checkpoint.is_file():
         return None
-    stat = init.checkpoint.stat()
+    stat = checkpoint.stat()
     record = {
-        "checkpoint": _short(init.checkpoint),
+        "checkpoint": short(checkpoint),
         "bytes": stat.st_size,
         "modified_ns": stat.st_mtime_ns,
         "method": init.method,
     }
-    last = _read_json(_source_json(output, init))
+    last = read_json(_source_json(output, init))
     unchanged = all(last.get(key) == record[key] for key in ("checkpoint", "bytes", "modified_ns"))
     if not (unchanged and "sha256" in last):
-        last = {"sha256": sha256_of(init.checkpoint)}
+        last = {"sha256": sha256_of(checkpoint)}
     return record | {"sha256": last["sha256"]}
 
 
-def is_converted(output: Path, init: Init, record: dict[str, Any]) -> bool:
+def is_converted(output: Path, init: Init) -> bool:
     """Whether ``backbone.pth`` is there and was made from this very checkpoint."""
-    last = _read_json(_source_json(output, init))
-    same = all(last.get(key) == record[key] for key in ("sha256", "method"))
-    return same and backbone(output, init).is_file()
+    last = read_json(_source_json(output, init))
+    if not last or not backbone(output, init).is_file():
+        return False
+    record = checkpoint_record(output, init)
+    return record is not None and all(last[key] == record[key] for key in ("sha256", "method"))
 
 
-def write_record(output: Path, init: Init, record: dict[str, Any]) -> None:
+def write_record(output: Path, init: Init) -> None:
     """Say what ``backbone.pth`` was made from; to be called after the conversion."""
-    write_json(_source_json(output, init), record)
+    write_json(_source_json(output, init), checkpoint_record(output, init))
 
 
 def forget_record(output: Path, init: Init) -> None:
@@ -48,47 +57,75 @@ def forget_record(output: Path, init: Init) -> None:
     _source_json(output, init).unlink(missing_ok=True)
 
 
-def made_from(cell: Cell, record: dict[str, Any] | None) -> dict[str, Any]:
-    """What decides a cell's result beside its name: the content of its ``cell.json``."""
-    return {
-        "checkpoint": None if record is None else record["sha256"],
-        "method": cell.init.method,
-        "config_file": None if cell.config_file is None else _short(cell.config_file),
-        "overlay": None if cell.overlay is None else _short(cell.overlay),
-        "overrides": cell.overrides,
-    }
+def request_json(output: Path, init: Init) -> Path:
+    """What a pretraining run was asked for, and whether it has done it."""
+    return output / init.name / PRETRAIN / "request.json"
 
 
-def write_made_from(cell: Cell, record: dict[str, Any] | None) -> None:
+def made_from(cell: Cell, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What decides a cell's result beside its name and data: the content of its ``cell.json``."""
+    made = {"method": cell.init.method, "settings": cell.settings}
+    if cell.init.pretrain is not None:
+        made["pretrain"] = cell.init.pretrain.settings
+    if record is not None or not cell.init.stages:
+        made["checkpoint"] = None if record is None else record["sha256"]
+    return made
+
+
+def write_made_from(output: Path, cell: Cell) -> None:
     """Mark the folder of a cell that is about to run."""
-    write_json(cell.folder / "cell.json", made_from(cell, record))
+    write_json(cell.folder / "cell.json", made_from(cell, checkpoint_record(output, cell.init)))
 
 
-def refuse_stale_cells(cells: Sequence[Cell], records: dict[str, dict[str, Any] | None]) -> None:
-    """Stop when a cell, finished or begun, was made from something else than it would be now."""
+def data_of(cell: Cell) -> str | None:
+    """The sha256 of the annotations that a finished or begun cell was run on."""
+    finished = read_json(cell.folder / "metrics.json")
+    begun = read_json(cell.folder / "provenance.json").get("run") or {}
+    return (finished or begun).get("data", {}).get("sha256")
+
+
+def stale_cells(
+    cells: Iterable[Cell], records: Mapping[str, dict | None], data: Mapping[str, str]
+) -> list[tuple[Cell, str]]:
+    """The cells that were made from something else than they would be now, and from what.
+
+    records: ``checkpoint_record`` by init. data: sha256 of the annotations by task, where known.
+    """
     stale = []
     for cell in cells:
-        path = cell.folder / "cell.json"
-        if not path.is_file():
+        if not (cell.folder / "cell.json").is_file():
             continue
-        now, before = made_from(cell, records[cell.init.name]), _read_json(path)
-        changed = [key for key in now if before.get(key) != now[key]]
+        now = made_from(cell, records[cell.init.name])
+        changed = _changes(now, read_json(cell.folder / "cell.json"))
+        before = data_of(cell)
+        if cell.task in data and before not in (None, data[cell.task]):
+            changed.append("another data set")
         if changed:
-            stale.append(f"  {cell.folder}: another {', another '.join(changed)}")
-    if stale:
-        raise ConfigError(
-            "these cells were made from something else than the config names now:\n"
-            + "\n".join(stale)
-            + "\nNothing was run or deleted. Move these folders away to run them anew, "
-            "or choose another --output."
-        )
+            stale.append((cell, ", ".join(changed)))
+    return stale
 
 
-def _source_json(output: Path, init: Init) -> Path:
-    return output / init.name / "source.json"
+def stale_pretraining(output: Path, init: Init) -> str | None:
+    """What is different about the pretraining that lies there; None where nothing is."""
+    before = read_json(request_json(output, init)).get("settings")
+    if init.pretrain is None or before is None:
+        return None
+    return ", ".join(_changes({"settings": init.pretrain.settings}, {"settings": before})) or None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def move_aside(folder: Path) -> Path:
+    """Rename a folder to the first free ``<folder>.stale-<n>``, and its result, which tables look
+    for."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.stale-{number}")).exists():
+        number += 1
+    os.rename(folder, aside)
+    if (aside / "metrics.json").exists():
+        os.rename(aside / "metrics.json", aside / "metrics.json.stale")
+    return aside
+
+
+def read_json(path: Path) -> dict[str, Any]:
     """The object in ``path``; an empty one, which equals nothing, where there is none."""
     try:
         value = json.loads(path.read_text())
@@ -97,6 +134,28 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _short(path: Path) -> str:
-    """``path`` from the repository on, where it lies below it."""
-    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
+def _changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """In words. A key that only one of them has was not recorded, or is not known yet."""
+    changes = []
+    for key in now.keys() & before.keys():
+        if now[key] == before[key]:
+            continue
+        if not isinstance(now[key], dict):
+            changes.append(f"another {key}")
+            continue
+        keys = sorted(
+            name
+            for name in now[key].keys() | before[key].keys()
+            if now[key].get(name) != before[key].get(name)
+        )
+        changes += [
+            f"{name} {now[key].get(name)} (before: {before[key].get(name)})"
+            for name in keys[:SHOWN]
+        ]
+        if len(keys) > SHOWN:
+            changes.append(f"{len(keys) - SHOWN} more")
+    return sorted(changes)
+
+
+def _source_json(output: Path, init: Init) -> Path:
+    return output / init.name / "source.json"

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.published import METHODS, PublishedRow, Schedule, TaskInfo
+from benchmarks.published import METHODS, PublishedRow, Schedule, TaskInfo, by_group, group_of
 from benchmarks.results import Data, Result
 
 # One published row each, whatever the number of epochs.
 WITHOUT_EPOCHS = ("random", "supervised")
+
+METRICS_SIDE_BY_SIDE = 3  # each takes two columns; more do not fit a terminal or a page
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """All that is known of one task on one data set."""
+    """All that is known of one task on one data set; data is None where no cell is finished."""
 
     task: TaskInfo
-    data: Data
+    data: Data | None
     results: tuple[Result, ...]
     rows: tuple[Row, ...]
 
     @property
+    def official(self) -> bool:
+        """Whether measured values compare with published ones at all."""
+        return self.data is not None and self.data.official
+
+    @property
     def shows_the_road_only(self) -> bool:
         """A network that has learnt next to nothing orders no methods."""
-        return all(result.metrics[result.main_metric] < 1 for result in self.results)
+        best = max((result.metrics[result.main_metric] for result in self.results), default=1)
+        return best < 1
 
     @property
     def off_schedule(self) -> bool:
@@ -69,17 +77,59 @@ class Table:
         """Whether a value of ``metric`` was published under the protocol that is run here."""
         rows = (row for row in self.task.rows if metric in row.values)
         own = any(row.protocols[metric] == self.task.protocol for row in rows)
-        return self.data.official and own
+        return self.official and own
 
     def difference(self, row: Row, metric: str) -> float | None:
         """Measured less published: on official data, and within one protocol, only."""
         published = row.published.values if row.published else {}
-        if not (self.data.official and metric in row.measured and metric in published):
+        if not (self.official and metric in row.measured and metric in published):
             return None
         same_protocol = row.published.protocols[metric] == self.task.protocol
         if not (same_protocol and row.schedule == self.task.schedule):
             return None
         return row.measured[metric].mean - published[metric]
+
+    def blocks(self) -> list["Block"]:
+        """The metrics by what they measure, and few enough for a terminal."""
+        return [
+            _block(self, tuple(group[start : start + METRICS_SIDE_BY_SIDE]))
+            for group in by_group(self.task.metrics).values()
+            for start in range(0, len(group), METRICS_SIDE_BY_SIDE)
+        ]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The part of a table that is shown in one piece: some metrics, and the rows that may have one.
+
+    measured, published: which of the two kinds of columns it has; compared: whether, behind them,
+    there is the difference of its first metric.
+    """
+
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    measured: bool
+    published: bool
+    compared: bool
+
+    @property
+    def names(self) -> list[str]:
+        """The metrics without what they share: ``AP50`` for ``bbox/AP50``."""
+        return [metric.removeprefix(f"{group_of(metric)}/") for metric in self.metrics]
+
+
+def _block(table: Table, metrics: tuple[str, ...]) -> Block:
+    def publishes(row: Row) -> bool:
+        return row.published is not None and any(name in row.published.values for name in metrics)
+
+    published = any(map(publishes, table.rows))
+    return Block(
+        metrics=metrics,
+        rows=tuple(row for row in table.rows if row.init or publishes(row)),
+        measured=any(row.init for row in table.rows),
+        published=published,
+        compared=published and table.compares(metrics[0]),
+    )
 
 
 def build_tables(
@@ -87,16 +137,22 @@ def build_tables(
 ) -> list[Table]:
     """Tables in the order of ``tasks``, then of other tasks' names; one per data fingerprint.
 
-    matrix: what ``run`` was asked for, so that a cell that is missing is seen; None if unknown.
+    matrix: what ``run`` was asked for, so that a cell that is missing is seen, and a task of which
+    all are; None if unknown.
     """
-    by_table: dict[tuple[str, Data], list[Result]] = {}
+    by_table: dict[tuple[str, Data | None], list[Result]] = {}
     for result in results:
         by_table.setdefault((result.task, result.data), []).append(result)
+    begun = {task for task, _ in by_table}
+    for task in matrix["tasks"] if matrix is not None else []:
+        if task in tasks and task not in begun:
+            by_table[task, None] = []
     order = {name: number for number, name in enumerate(tasks)}
 
-    def position(key: tuple[str, Data]) -> tuple:
+    def position(key: tuple[str, Data | None]) -> tuple:
         task, data = key
-        return (order.get(task, len(order)), task, not data.official, data.name, data.sha256)
+        place = (not data.official, data.name, data.sha256) if data else ()
+        return (order.get(task, len(order)), task, place)
 
     tables = []
     for task, data in sorted(by_table, key=position):
@@ -115,13 +171,14 @@ def _task_from(results: list[Result]) -> TaskInfo:
 
 
 def _table(
-    task: TaskInfo, data: Data, results: list[Result], matrix: Mapping[str, Any] | None
+    task: TaskInfo, data: Data | None, results: list[Result], matrix: Mapping[str, Any] | None
 ) -> Table:
     wanted = matrix["inits"] if matrix is not None and task.name in matrix["tasks"] else {}
     rows: list[Row] = []
     for init in sorted({result.init for result in results} | set(wanted)):
         own = [result for result in results if result.init == init]
-        seeds = matrix["seeds"] if init in wanted else sorted({result.seed for result in results})
+        found = sorted({result.seed for result in results})
+        seeds = matrix["seeds"][task.name] if init in wanted else found
         rows += _rows_of_init(init, own, seeds, wanted.get(init, {}), task)
     shown = [row.published for row in rows]
     rows += [

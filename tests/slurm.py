@@ -2,7 +2,7 @@
 """A Slurm of one node and one user, for tests: sbatch, srun, squeue, scontrol, scancel in a folder.
 
 ``install`` writes the commands; put their folder first on PATH. A job is the folder jobs/ID beside
-them: its script, its state, the process ids of its tasks.
+them: its script, its state, the process ids of its tasks. That of an array's is jobs/ID_INDEX.
 """
 
 import contextlib
@@ -60,10 +60,24 @@ def preempt(job: Path) -> None:
     send(job, signal.SIGKILL)
 
 
+def options_of(script: str) -> dict[str, str]:
+    return dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.M))
+
+
 def sbatch(folder: Path, script: str) -> None:
-    job = jobs(folder) / str(1 + len(list(jobs(folder).glob("*"))))
+    text = Path(script).read_text()
+    known = {path.name.partition("_")[0] for path in jobs(folder).glob("*")}
+    name = str(1 + len(known))
+    array = re.match(r"0-(\d+)%", options_of(text).get("array", ""))
+    names = [f"{name}_{index}" for index in range(int(array[1]) + 1)] if array else [name]
+    for each in names:
+        start(folder, jobs(folder) / each, text)
+    print(f"Submitted batch job {name}")
+
+
+def start(folder: Path, job: Path, script: str) -> None:
     job.mkdir(parents=True)
-    (job / "script").write_text(Path(script).read_text())
+    (job / "script").write_text(script)
     put(job / "state", "PENDING")
     controller = subprocess.Popen(
         [sys.executable, folder / "sbatch", "--live", job],
@@ -73,12 +87,27 @@ def sbatch(folder: Path, script: str) -> None:
         start_new_session=True,  # a process group of its own, which stop_all kills
     )
     put(job / "controller", str(controller.pid))
-    print(f"Submitted batch job {job.name}")
+
+
+def state(job: Path) -> str:
+    return (job / "state").read_text()
+
+
+def meets_dependency(job: Path, options: dict[str, str]) -> bool:
+    """Wait for the job that this one needs; False where that can never succeed."""
+    needed = options.get("dependency", "").removeprefix("afterok:")
+    while needed and state(job.with_name(needed)) in ("PENDING", "RUNNING"):
+        time.sleep(0.05)
+    return not needed or state(job.with_name(needed)) == "COMPLETED"
 
 
 def live(job: Path) -> None:
     """Run the script, and again as long as the job is queued again."""
-    options = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", (job / "script").read_text(), re.M))
+    options = options_of((job / "script").read_text())
+    if not meets_dependency(job, options):
+        assert options["kill-on-invalid-dep"] == "yes"
+        put(job / "state", "CANCELLED")
+        return
     nodes, per_node = int(options["nodes"]), int(options["ntasks-per-node"])
     environment = os.environ | {
         "SLURM_JOB_ID": job.name,
@@ -86,6 +115,9 @@ def live(job: Path) -> None:
         "SLURM_JOB_NUM_NODES": str(nodes),
         "SLURM_CPUS_PER_TASK": options["cpus-per-task"],
     }
+    array, _, index = job.name.partition("_")
+    if index:
+        environment |= {"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": index}
     while True:
         (job / "requeue").unlink(missing_ok=True)
         (job / "tasks").unlink(missing_ok=True)
@@ -104,7 +136,7 @@ def srun(folder: Path, *words: str) -> None:
     while words[0].startswith("--"):
         option = words.pop(0)
         if option in ("--output", "--error"):
-            files[option] = words.pop(0).replace("%j", job.name)
+            files[option] = words.pop(0).replace("%j", job.name).replace("%A_%a", job.name)
     running = []
     for n in range(int(os.environ["SLURM_NTASKS"])):
         environment = os.environ | {"SLURM_NODEID": "0"}
@@ -116,12 +148,16 @@ def srun(folder: Path, *words: str) -> None:
 
 
 def squeue(folder: Path, *words: str) -> None:
+    if "--user" in words:
+        for path in sorted(jobs(folder).glob("*")):
+            if state(path) in ("PENDING", "RUNNING"):
+                print(path.name)
+        return
     job = jobs(folder) / words[words.index("--job") + 1]
-    state = (job / "state").read_text() if job.exists() else None
-    if state is None:
+    if not job.exists():
         sys.exit("slurm_load_jobs error: Invalid job id specified")
-    if state in ("PENDING", "RUNNING"):
-        print(state)
+    if state(job) in ("PENDING", "RUNNING"):
+        print(state(job))
 
 
 def scontrol(folder: Path, action: str, job_id: str) -> None:

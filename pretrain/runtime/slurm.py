@@ -1,15 +1,17 @@
 """Slurm through submitit: jobs that save themselves before a time limit, and go on in a new one."""
 
 import contextlib
+import getpass
 import io
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pretrain.runtime.config import ConfigError
@@ -40,23 +42,21 @@ class Resources:
 
 
 class Job:
-    """A function as every process of a job runs it, with torchrun's variables set.
+    """A function as every process of a job runs it.
+
+    distributed: with torchrun's variables set, by which the processes of a job meet.
 
     Where it raises Interrupted after SIGUSR2, which Slurm sends before a time limit, the job is
     queued again. After SIGTERM alone it waits to be killed: it was cancelled, or it is preempted,
     and then Slurm itself queues it again, unless it has ended before.
     """
 
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[[], Any], distributed: bool = True) -> None:
+        self.function, self.distributed = function, distributed
 
     def __call__(self) -> None:
-        import submitit
-        from submitit.helpers import TorchDistributedEnvironment
-
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        if submitit.JobEnvironment().num_nodes == 1:
-            os.environ["MASTER_ADDR"] = "127.0.0.1"  # a host's name need not resolve
+        if self.distributed:
+            self._export()
         try:
             self.function()
         except Interrupted as interrupted:
@@ -67,11 +67,30 @@ class Job:
             elif signal.SIGTERM.name in interrupted.signals:
                 time.sleep(LONGEST_GRACE)
 
+    @staticmethod
+    def _export() -> None:
+        import submitit
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        if submitit.JobEnvironment().num_nodes == 1:
+            os.environ["MASTER_ADDR"] = "127.0.0.1"  # a host's name need not resolve
+
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
         """What submitit runs next time: the same, which resumes."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def require_commands(flag: str = "--slurm") -> None:
+    """Raise ConfigError, naming what asked for Slurm, where there is none."""
+    for command in ("sbatch", "srun", "scontrol"):
+        if shutil.which(command) is None:
+            raise ConfigError(
+                f"{flag}: there is no {command} here; submit from a login node of a cluster with "
+                f"Slurm, or leave {flag} out"
+            )
 
 
 def submit(
@@ -86,14 +105,44 @@ def submit(
     cluster: slurm, or local for processes of this machine. Raises ConfigError where there is no
     Slurm, or where it refuses the job.
     """
+    if cluster == "slurm":
+        require_commands()
+    executor = _executor(folder, name, resources, cluster)
+    with _one_line("--slurm"):
+        job = executor.submit(Job(function))
+    write_text(Path(folder, "job_id"), f"{job.job_id}\n")
+    return job
+
+
+def submit_array(
+    functions: Sequence[Callable[[], Any]],
+    folder: str | Path,
+    name: str,
+    resources: Resources,
+    after: str | None = None,
+    flag: str = "--slurm",
+) -> list[str]:
+    """Queue ``functions``, each for a process that meets no others, as one array; its jobs' ids.
+
+    after: the id of a job that must succeed before; when it fails, they leave the queue.
+    flag: what to call the cause of a ConfigError.
+    """
+    more = {} if after is None else {"dependency": f"afterok:{after}", "kill_on_invalid_dep": "yes"}
+    executor = _executor(folder, name, resources, "slurm", more)
+    with _one_line(flag), executor.batch():
+        jobs = [executor.submit(Job(function, distributed=False)) for function in functions]
+    return [job.job_id for job in jobs]
+
+
+def _executor(
+    folder: str | Path,
+    name: str,
+    resources: Resources,
+    cluster: str,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> "submitit.AutoExecutor":
     import submitit
 
-    for command in ("sbatch", "srun", "scontrol") if cluster == "slurm" else ():
-        if shutil.which(command) is None:
-            raise ConfigError(
-                f"--slurm: there is no {command} here; submit from a login node of a cluster with "
-                "Slurm, or leave --slurm out"
-            )
     executor = submitit.AutoExecutor(
         folder, cluster=cluster, **{f"{cluster}_max_num_timeout": NO_LIMIT}
     )
@@ -107,16 +156,20 @@ def submit(
         slurm_partition=resources.partition or None,
         slurm_signal_delay_s=SIGNAL_DELAY,
         slurm_setup=[CPUS_FOR_SRUN],
-        slurm_additional_parameters={**resources.options, "requeue": True},
+        slurm_additional_parameters={**resources.options, **more, "requeue": True},
     )
+    return executor
+
+
+@contextlib.contextmanager
+def _one_line(flag: str) -> Iterator[None]:
+    """What sbatch says against a job, as a ConfigError."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints it, too
-            job = executor.submit(Job(function))
+            yield
     except RuntimeError as error:  # of submitit, whatever is wrong
         reason = " ".join(str(error).split())
-        raise ConfigError(f"--slurm: sbatch refuses the job: {reason}") from error
-    write_text(Path(folder, "job_id"), f"{job.job_id}\n")
-    return job
+        raise ConfigError(f"{flag}: sbatch refuses the job: {reason}") from error
 
 
 def queued(folder: str | Path) -> str | None:
@@ -128,6 +181,14 @@ def queued(folder: str | Path) -> str | None:
     command = ["squeue", "--noheader", "--job", job_id, "--format", "%T"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     return job_id if said.returncode == 0 and said.stdout.strip() else None
+
+
+def queued_ids() -> set[str]:
+    """The ids of all jobs of this user that wait or run, an array's one by one."""
+    if shutil.which("squeue") is None:
+        return set()
+    command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=False).stdout.split())
 
 
 def parse_options(words: str, source: str) -> dict[str, str]:

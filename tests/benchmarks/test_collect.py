@@ -1,9 +1,6 @@
 """Tables of finished cells: what is averaged, what is kept apart, what is said."""
 
-import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,32 +8,8 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.collect import collect
 from benchmarks.published import load_published
-from pretrain.runtime.config import REPOSITORY
-from tests.benchmarks.cells import OFFICIAL, SCENES, VALUES, metrics_json, write_cell, write_clove
-
-
-def page_of(folder) -> str:
-    return (folder / "RESULTS.md").read_text()
-
-
-def table_rows(page: str, heading: str = "### `bbox/AP`") -> list[dict[str, str]]:
-    """The lines of the first table below ``heading``, by the names of their columns."""
-    lines = page[page.index(heading) :].splitlines()
-    lines = [line for line in lines if line.startswith(("|", "###"))][1:]
-    end = next((number for number, line in enumerate(lines) if line.startswith("#")), len(lines))
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:end]]
-    return [dict(zip(cells[0], line, strict=True)) for line in cells[2:]]
-
-
-def csv_lines(folder) -> list[dict[str, str]]:
-    with open(folder / "results.csv") as file:
-        return list(csv.DictReader(file))
-
-
-def row_of(page: str, init: str, heading: str = "### `bbox/AP`", **cells: str) -> dict[str, str]:
-    wanted = ({"init": init} | cells).items()
-    (row,) = [row for row in table_rows(page, heading) if wanted <= row.items()]
-    return row
+from tests.benchmarks.cells import OFFICIAL, SCENES, VALUES, write_cell, write_clove
+from tests.benchmarks.pages import RANDOM, csv_lines, page_of, row_of, table_rows, write_matrix
 
 
 def test_mean_and_sample_std_over_seeds_equal_numpys(tmp_path):
@@ -260,25 +233,51 @@ def test_seeds_of_random_weights_are_averaged_whatever_their_weights(tmp_path):
 
 def test_missing_cells_are_shown_as_missing(tmp_path):
     write_clove(tmp_path, 0)
-    matrix = {
-        "format": 1,
-        "config": "x.yaml",
-        "inits": {
-            "clove": {"method": "clove", "epochs": 200},
-            "pixpro": {"method": "pixpro", "epochs": 400},
-        },
-        "tasks": ["coco_fpn"],
-        "seeds": [0, 1],
+    inits = {
+        "clove": {"method": "clove", "epochs": 200},
+        "pixpro": {"method": "pixpro", "epochs": 400},
     }
-    (tmp_path / "matrix.json").write_text(json.dumps(matrix))
+    write_matrix(tmp_path, ["coco_fpn"], inits, [0, 1])
     assert collect(tmp_path) == 0
     page = page_of(tmp_path)
     assert row_of(page, "clove")["n"] == "1 of 2"
     assert row_of(page, "pixpro")["n"] == "0 of 2"
-    assert row_of(page, "pixpro")["AP measured"] == "–"
+    assert row_of(page, "pixpro")["AP measured"] == "missing"
     assert "## Missing cells (3)" in page
     assert "- `clove/coco_fpn/seed1`" in page
     assert "the weights say 400 epochs, the benchmark's YAML 200" in page
+    missing = [line for line in csv_lines(tmp_path) if line["kind"] == "missing"]
+    assert [(line["init"], line["task"], line["seed"]) for line in missing] == [
+        ("clove", "coco_fpn", "1"),
+        ("pixpro", "coco_fpn", "0"),
+        ("pixpro", "coco_fpn", "1"),
+    ]
+
+
+def test_a_task_that_was_asked_for_has_its_table_before_any_cell_is_finished(tmp_path):
+    write_clove(tmp_path)
+    write_matrix(tmp_path, ["coco_fpn", "voc_c4", "my_task"], {"a": RANDOM}, [0])
+    assert collect(tmp_path) == 0
+    page = page_of(tmp_path)
+    section = page[page.index("## PASCAL VOC") :]
+    assert "No cell of this task is finished: nothing was measured." in section
+    assert "not the official data" not in section
+    row = row_of(section, "a")
+    assert (row["n"], row["AP measured"], row["AP published"]) == ("0 of 1", "missing", "33.8")
+    assert page.count("(`coco_fpn`)") == 1
+    assert "- `a/my_task/seed0`" in page  # nobody knows its metrics yet
+
+
+def test_without_an_init_only_published_values_have_columns(tmp_path):
+    write_matrix(tmp_path, list(load_published()), {}, [])
+    assert main(["collect", str(tmp_path)]) == 0
+    page = page_of(tmp_path)
+    assert "AP published |" in page
+    assert "measured |" not in page
+    assert {line["kind"] for line in csv_lines(tmp_path)} == {"published"}
+    for table in json.loads((tmp_path / "results.json").read_text())["tables"]:
+        assert table["data"] is None
+        assert not any(row["measured"] for row in table["rows"])
 
 
 def test_without_a_matrix_a_seed_that_others_have_is_missing(tmp_path):
@@ -288,62 +287,6 @@ def test_without_a_matrix_a_seed_that_others_have_is_missing(tmp_path):
     collect(tmp_path)
     assert row_of(page_of(tmp_path), "clove")["n"] == "1 of 2"
     assert "missing: seed 1" in page_of(tmp_path)
-
-
-def test_csv_has_every_value_and_marks_whose_it_is(tmp_path):
-    write_clove(tmp_path)
-    write_cell(tmp_path, metrics=VALUES | {"bbox/APs": 1.25})
-    collect(tmp_path)
-    lines = csv_lines(tmp_path)
-    measured = [line for line in lines if line["kind"] == "measured"]
-    assert len(measured) == 2 * len(VALUES) + 1
-    assert {line["data"] for line in measured} == {"scenes"}
-    published = [line for line in lines if line["kind"] == "published"]
-    assert len(published) == 54 + 4  # the paper's, and AP of two baselines from PixPro's README
-    assert all(line["protocol"] and line["source"] and not line["init"] for line in published)
-    assert len(lines) == len(measured) + len(published)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"format": 1,', "not readable as JSON"),
-        ("[]", "expected a mapping"),
-        (metrics_json() | {"format": 2}, "field format: expected 1, found 2"),
-        (metrics_json() | {"seed": True}, "field seed: expected a whole number"),
-        (metrics_json() | {"data": {"name": "scenes"}}, "field data.train_images is missing"),
-        (metrics_json() | {"method": "mocco"}, "unknown mocco (did you mean moco?)"),
-        (metrics_json() | {"metrics": {"segm/AP": 1.0}}, "field metrics.bbox/AP is missing"),
-        (metrics_json() | {"metrics": VALUES | {"segm/AP": None}}, "field metrics.segm/AP: expect"),
-        (metrics_json() | {"metrics": VALUES | {"segm/AP": float("nan")}}, "found nan"),
-        (metrics_json() | {"main_metric": "AP"}, "field metrics.AP is missing"),
-        (metrics_json("elsewhere"), "belongs to elsewhere/coco_fpn/seed0/metrics.json"),
-    ],
-)
-def test_a_file_that_is_no_result_is_named_and_stops_no_other(tmp_path, capsys, content, message):
-    write_clove(tmp_path)
-    path = write_cell(tmp_path)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    assert collect(tmp_path) == 1
-    page = page_of(tmp_path)
-    assert row_of(page, "clove")["AP measured"] == "12.50"
-    assert not [row for row in table_rows(page) if row["init"] == "random"]
-    assert "`random/coco_fpn/seed0/metrics.json`" in page[page.index("## Not collected (1)") :]
-    error = capsys.readouterr().err
-    assert str(path) in error
-    assert message in error
-
-
-def test_a_metrics_file_out_of_place_is_named(tmp_path, capsys):
-    write_cell(tmp_path / "nested")
-    assert collect(tmp_path) == 1
-    assert "<init>/<task>/seed<k>/metrics.json" in capsys.readouterr().err
-
-
-def test_an_empty_folder_is_an_error(tmp_path, capsys):
-    assert main(["collect", str(tmp_path)]) == 2
-    assert "no metrics.json below it" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
 
 
 def test_output_and_published_file_are_the_users(tmp_path, capsys):
@@ -357,23 +300,3 @@ def test_output_and_published_file_are_the_users(tmp_path, capsys):
     assert row_of(page, "random", "### `segm/AP`")["AP measured"] == "11.00"
     assert "published |" not in page
     assert not (tmp_path / "results" / "RESULTS.md").exists()
-
-
-def test_collecting_twice_writes_the_same_bytes(tmp_path):
-    write_clove(tmp_path)
-    collect(tmp_path)
-    first = [(tmp_path / name).read_bytes() for name in ("RESULTS.md", "results.csv")]
-    collect(tmp_path)
-    assert first == [(tmp_path / name).read_bytes() for name in ("RESULTS.md", "results.csv")]
-
-
-def test_collect_imports_neither_torch_nor_detectron2_nor_transfer(tmp_path):
-    write_cell(tmp_path)
-    code = (
-        "import sys; from benchmarks.__main__ import main; "
-        f"code = main(['collect', {str(tmp_path)!r}]); "
-        "heavy = {'torch', 'detectron2', 'transfer'} & set(sys.modules); "
-        "sys.exit(f'imported {heavy}' if heavy else code)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()

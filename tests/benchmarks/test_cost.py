@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cost import (
@@ -22,6 +23,7 @@ from pretrain.clove import CLoVE
 from pretrain.encoder import build_encoder
 
 PRETRAINING = load_cost()["pretraining"]
+FINE_TUNING = load_cost()["fine_tuning"]
 
 
 def model_and_views(batch, device="cpu"):
@@ -103,6 +105,28 @@ def test_a_steps_flops_and_memory_are_the_models():
     assert memory["fixed"] == pytest.approx(counted, rel=0.02)
     of_image = {"saved_for_backward": of_two - of_one, "views": of(views[:2])}
     assert memory["per_image"] == pytest.approx(of_image, rel=0.02)
+
+
+def test_the_size_of_a_backbone_is_that_of_a_torchvision_resnet():
+    state = torchvision.models.resnet50().state_dict()
+    names = [name for name in state if not name.startswith("fc.")]
+    assert FINE_TUNING["backbone_bytes"] == sum(state[name].nbytes for name in names)
+
+
+@pytest.mark.slow
+def test_the_checkpoints_of_all_tasks_are_their_models():
+    from detectron2.modeling import build_model
+
+    from transfer.config import resolve
+    from transfer.tasks import TASKS
+
+    assert list(FINE_TUNING["tasks"]) == list(TASKS)
+    for name, task in TASKS.items():
+        cfg = resolve(task.config, overrides=["MODEL.DEVICE", "cpu"])
+        model = build_model(cfg)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        size = sum(tensor.nbytes for tensor in (*model.state_dict().values(), *trained))
+        assert FINE_TUNING["tasks"][name]["checkpoint_bytes"] == size, name
 
 
 def test_hours_cores_and_memory_follow():

@@ -1,0 +1,120 @@
+"""Submits the stages of a matrix to Slurm, as jobs that wait for each other and save themselves.
+
+Each init's pretraining and conversion are jobs; its cells are arrays, one for each task, that start
+once the conversion has succeeded. Nothing needs to stay on the login node.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from benchmarks.matrix import Matrix
+from benchmarks.sources import read_json
+from benchmarks.stages import CANNOT, Attempt, Stage, logger, take_lock
+from pretrain.runtime import slurm
+from pretrain.runtime.config import ConfigError
+from pretrain.runtime.files import write_json
+from pretrain.runtime.interrupt import Interrupted, InterruptFlag
+from pretrain.runtime.logging import setup_logger
+
+FLAG = "--executor slurm"
+PERIOD = 0.5  # seconds between two looks
+
+
+class StageFailed(Exception):
+    """Makes a job fail, so that those that need it do not start."""
+
+
+def check(matrix: Matrix, stages: Sequence[Stage]) -> dict[str, slurm.Resources]:
+    """What the jobs ask for, by kind. ConfigError where that is wrong, or there is no Slurm."""
+    if not matrix.slurm:
+        raise ConfigError(f"{matrix.config}: slurm is missing: what {FLAG} asks for, by stage")
+    slurm.require_commands(FLAG)
+    return {stage.kind: matrix.resources(stage.kind) for stage in stages}
+
+
+def submit(matrix: Matrix, stages: Sequence[Stage], output: Path) -> None:
+    """Queue what is neither done nor queued. Raises ConfigError where Slurm refuses it."""
+    resources = check(matrix, stages)
+    queued = slurm.queued_ids()
+    todo = [stage for stage in stages if not stage.done]
+    jobs = {}
+    for stage in todo:
+        job = read_json(_job_file(stage))
+        if job.get("id") in queued:
+            if job["command"] != stage.command:
+                raise ConfigError(
+                    f"{stage.name}: job {job['id']} has another command than the config names "
+                    f"now; scancel {job['id']}"
+                )
+            jobs[stage.name] = job["id"]
+    if jobs:
+        logger.info("%d stages are queued or run already", len(jobs))
+    folder = output / "slurm.jobs"  # not the name of an init
+    arrays: dict[tuple, list[Stage]] = {}
+    for stage in todo:
+        if stage.name not in jobs:
+            arrays.setdefault((stage.init.name, stage.needs, stage.kind), []).append(stage)
+    for (init, needs, kind), array in arrays.items():
+        ids = slurm.submit_array(
+            [partial(perform, stage, resources[kind].gpus, matrix.retries) for stage in array],
+            folder,
+            f"{init}-{kind}",
+            resources[kind],
+            after=jobs.get(needs),
+            flag=FLAG,
+        )
+        for stage, job_id in zip(array, ids, strict=True):
+            write_json(_job_file(stage), {"id": job_id, "command": stage.command})
+            jobs[stage.name] = job_id
+        logger.info("%s/%s: job %s, %d to run", init, kind, ids[0].partition("_")[0], len(ids))
+    logger.info(
+        "jobs print to %s; python -m benchmarks status %s shows them; scancel ends them; the same "
+        "command queues again what is not done",
+        folder,
+        output,
+    )
+
+
+def perform(stage: Stage, gpus: int, retries: int) -> None:
+    """A stage as a job. Raises Interrupted once it is saved, and StageFailed."""
+    setup_logger("benchmarks")
+    with InterruptFlag() as interrupted:
+        for attempt in range(retries + 1):
+            code, reason = _attempt(stage, gpus, interrupted)
+            if reason is None:
+                return
+            logger.error("%s: %s, log in %s", stage.name, reason, stage.log)
+            if code == CANNOT or attempt == retries:
+                raise StageFailed(f"{stage.name}: {reason}, log in {stage.log}")
+
+
+def _attempt(stage: Stage, gpus: int, interrupted: InterruptFlag) -> tuple[int, str | None]:
+    """The exit code, and what went wrong."""
+    while (lock := take_lock(stage)) is None:  # a job before this one may be about to end
+        time.sleep(PERIOD)
+        if interrupted:
+            raise Interrupted("while another process worked on it", interrupted.received)
+    if stage.done:
+        lock.close()
+        return 0, None
+    running = Attempt(stage, gpus, os.environ, lock)
+    told = False
+    try:
+        while (code := running.poll()) is None:
+            if interrupted and not told:
+                running.process.terminate()
+                told = True
+            time.sleep(PERIOD)
+    finally:
+        running.kill()
+    if code and interrupted:
+        lock.close()
+        raise Interrupted("saved", interrupted.received)
+    return code, running.end(code)
+
+
+def _job_file(stage: Stage) -> Path:
+    return stage.lock.with_suffix(".job")

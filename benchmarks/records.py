@@ -1,0 +1,122 @@
+"""Results for programs: results.csv with a line per value, results.json with the tables."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.published import TaskInfo
+from benchmarks.results import CellName, Result
+from benchmarks.significance import compare_inits
+from benchmarks.tables import Row, Table
+
+COLUMNS = (
+    *("kind", "task", "init", "method", "epochs", "metric", "seed", "value"),
+    *("data", "data_sha256", "weights_sha256", "config_sha256"),
+    *("iterations", "images_per_batch", "seconds", "hardware", "git_commit"),
+    *("protocol", "source", "remark"),
+)
+
+
+def as_csv(tables: Iterable[Table], missing: Iterable[CellName]) -> str:
+    """One line per value, nothing averaged; ``kind`` says whose it is, or that it is missing."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    results = [result for table in tables for result in table.results]
+    for result in sorted(results, key=lambda result: (result.task, result.init, result.seed)):
+        writer.writerows(_measured_lines(result))
+    writer.writerows({"kind": "missing"} | cell._asdict() for cell in missing)
+    for task in {table.task.name: table.task for table in tables}.values():
+        writer.writerows(_published_lines(task))
+    return text.getvalue()
+
+
+def _measured_lines(result: Result) -> list[dict[str, Any]]:
+    line = {
+        "kind": "measured",
+        "task": result.task,
+        "init": result.init,
+        "method": result.method,
+        "epochs": result.pretrain_epochs,
+        "seed": result.seed,
+        "data": result.data.name,
+        "data_sha256": result.data.sha256,
+        "weights_sha256": result.weights_sha256,
+        "config_sha256": result.config_sha256,
+        "iterations": result.iterations,
+        "images_per_batch": result.images_per_batch,
+        "seconds": result.seconds,
+        "hardware": result.hardware,
+        "git_commit": result.git_commit,
+    }
+    return [line | {"metric": name, "value": value} for name, value in result.metrics.items()]
+
+
+def _published_lines(task: TaskInfo) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": "published",
+            "task": task.name,
+            "method": row.method,
+            "epochs": row.epochs,
+            "metric": metric,
+            "value": value,
+            "data": "official",
+            "protocol": row.protocols[metric],
+            "source": row.source,
+            "remark": row.remark,
+        }
+        for row in task.rows
+        for metric, value in row.values.items()
+    ]
+
+
+def as_json(
+    tables: Iterable[Table], problems: Mapping[Path, str], missing: Sequence[CellName]
+) -> dict[str, Any]:
+    """All that RESULTS.md shows, unrounded; measured and published values under keys of their own.
+
+    ``data`` is null where no cell is finished; std is null for one seed, a test for no spread.
+    """
+    return {
+        "format": 1,
+        "tables": [_table(table) for table in tables],
+        "missing": [cell._asdict() for cell in missing],
+        "not_collected": {str(path): problem for path, problem in problems.items()},
+    }
+
+
+def _table(table: Table) -> dict[str, Any]:
+    task = table.task
+    return {
+        "task": task.name,
+        "title": task.title,
+        "metrics": task.metrics,
+        "main_metric": task.main_metric,
+        "protocol": task.protocol,
+        "protocols": task.protocols,
+        "data": asdict(table.data) if table.data else None,
+        "rows": [_row(table, row) for row in table.rows],
+        "comparisons": [asdict(comparison) for comparison in compare_inits(table)],
+    }
+
+
+def _row(table: Table, row: Row) -> dict[str, Any]:
+    differences = {metric: table.difference(row, metric) for metric in table.task.metrics}
+    return {
+        "init": row.init,
+        "method": row.method,
+        "epochs": row.epochs,
+        "n": len(row.seeds),
+        "seeds": row.seeds,
+        "missing_seeds": row.missing,
+        "measured": {metric: asdict(value) for metric, value in row.measured.items()},
+        "published": asdict(row.published) if row.published else None,
+        "measured_less_published": {
+            metric: value for metric, value in differences.items() if value is not None
+        },
+        "notes": row.notes,
+    }

@@ -1,0 +1,143 @@
+"""The matrix as Slurm jobs: a stand-in for Slurm on PATH, and one for what the stages run."""
+
+import json
+import signal
+
+import pytest
+import yaml
+
+from benchmarks.__main__ import main
+from tests import slurm as stand_in
+from tests.benchmarks.bench import RANDOM, with_checkpoint
+
+SLURM = {"all": {"partition": "gpu", "gpus": 0, "cpus": 2, "hours": 1.5, "options": "account=x"}}
+
+
+def with_slurm(bench, **tree):
+    bench.write(**yaml.safe_load(bench.config.read_text()) | {"slurm": SLURM} | tree)
+
+
+def submit(bench) -> int:
+    return bench.run("--executor", "slurm")
+
+
+def wait_for_all(cluster):
+    """Until no job waits or runs; their states."""
+    folder = stand_in.jobs(cluster)
+    paths = sorted(folder.glob("*"))
+    for job in paths:
+        ended = ("PENDING", "RUNNING")
+        stand_in.wait_until(lambda j=job, e=ended: stand_in.state(j) not in e, job)
+    return {job.name: stand_in.state(job) for job in paths}
+
+
+def script(cluster, job):
+    return (stand_in.jobs(cluster) / job / "script").read_text()
+
+
+@pytest.mark.slow
+def test_jobs_wait_for_each_other_and_fill_the_matrix(bench, cluster):
+    with_checkpoint(bench)
+    with_slurm(bench, seeds=[0, 1], slurm=SLURM | {"coco_fpn": {"hours": 3, "gpus": 2}})
+    assert submit(bench) == 0
+    assert set(wait_for_all(cluster).values()) == {"COMPLETED"}
+    for init in ("clove", "random"):
+        for task in ("coco_c4", "coco_fpn"):
+            for seed in (0, 1):
+                cell = f"{init}/{task}/seed{seed}"
+                assert (bench.output / cell / "metrics.json").exists()
+                assert bench.calls(cell) == (2 if task == "coco_fpn" else 1)  # by torchrun
+    assert (bench.output / "clove" / "backbone.pth").read_text() == "converted weights"
+    convert, c4, fpn = script(cluster, "1"), script(cluster, "2_0"), script(cluster, "4_1")
+    assert "--dependency" not in convert
+    assert "--array" not in convert
+    for text, lines in {
+        convert: ("job-name=clove-convert", "cpus-per-task=2", "account=x", "partition=gpu"),
+        c4: ("job-name=clove-coco_c4", "dependency=afterok:1", "time=90", "signal=USR2@180"),
+        fpn: ("time=180", "gpus-per-node=2", "kill-on-invalid-dep=yes", "requeue"),
+    }.items():
+        for line in lines:
+            assert f"#SBATCH --{line}\n" in text
+    submitted = len(list(stand_in.jobs(cluster).glob("*")))
+    assert submit(bench) == 0  # nothing is left to do
+    assert len(list(stand_in.jobs(cluster).glob("*"))) == submitted
+
+
+@pytest.mark.slow
+def test_a_cell_at_its_time_limit_is_saved_queued_again_and_goes_on(bench, cluster, capfd):
+    bench.write(inits={"a": RANDOM}, tasks=["coco_c4"], slurm=SLURM)
+    bench.order(a="wait")
+    assert submit(bench) == 0
+    job, cell = stand_in.jobs(cluster) / "1", bench.output / "a" / "coco_c4" / "seed0"
+    stand_in.wait_until((cell / "started").exists, job)
+    capfd.readouterr()
+    assert main(["status", str(bench.output)]) == 0
+    assert "1 running" in capfd.readouterr().out
+    assert submit(bench) == 0  # it is in the queue: nothing is queued twice
+    assert [path.name for path in stand_in.jobs(cluster).glob("*")] == ["1"]
+    bench.write(inits={"a": RANDOM}, tasks=["coco_c4"], slurm=SLURM, overrides={"SOLVER.STEPS": 1})
+    assert submit(bench) == 2
+    assert "coco_c4/seed0: SOLVER.STEPS 1 (before: (60000, 80000)), and it runs; stop it" in (
+        capfd.readouterr().err
+    )
+    stand_in.send(job, signal.SIGUSR2)
+    assert wait_for_all(cluster) == {"1": "COMPLETED"}
+    assert (cell / "saved").exists()
+    assert (cell / "metrics.json").exists()
+    assert bench.calls("a/coco_c4/seed0") == 2
+    assert (job / "lives").read_text() == "xx"
+
+
+@pytest.mark.slow
+def test_a_failed_conversion_lets_its_cells_leave_the_queue_and_no_others(bench, cluster, capfd):
+    with_checkpoint(bench, "bad")
+    with_slurm(bench, retries=1)
+    assert submit(bench) == 0
+    states = wait_for_all(cluster)
+    assert states.pop("1").startswith("FAILED")
+    assert states == {"2": "CANCELLED", "3": "COMPLETED", "4": "CANCELLED", "5": "COMPLETED"}
+    log = (bench.output / "clove" / "convert.log").read_text()
+    assert log.count("$ ") == 2  # tried again
+    failed = json.loads((bench.output / "clove" / "convert.failed").read_text())
+    assert failed["exit_code"] == 1
+    with_checkpoint(bench, "good")
+    with_slurm(bench)
+    assert submit(bench) == 0
+    assert set(list(wait_for_all(cluster).values())[5:]) == {"COMPLETED"}
+
+
+def test_without_slurm_it_says_so_before_anything_runs(bench, capsys, monkeypatch, tmp_path):
+    with_slurm(bench)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert submit(bench) == 2
+    error = capsys.readouterr().err
+    assert "error: --executor slurm: there is no sbatch here; submit from a login node" in error
+    assert not bench.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("slurm", "message"),
+    [
+        (None, "slurm is missing: what --executor slurm asks for"),
+        ({"all": {"hours": 0.05}}, "hours 0.05 is no time to work in"),
+        ({"coco_c4": {"gpus": "8"}}, "slurm: coco_c4: gpus '8' is not a number from 0 on"),
+        ({"all": {"options": "account"}}, "'account' is not of the form key=value"),
+    ],
+)
+def test_bad_resources_are_refused_before_anything_is_queued(
+    bench, cluster, capsys, slurm, message
+):
+    bench.write(inits={"a": RANDOM}, slurm=slurm)
+    assert submit(bench) == 2
+    assert message in capsys.readouterr().err
+    assert not bench.output.exists()
+
+
+def test_what_sbatch_says_is_shown_in_one_line(bench, cluster, capsys):
+    with_slurm(bench)
+    (cluster / "sbatch").write_text(
+        "#!/bin/sh\necho 'sbatch: error: no such account' >&2\nexit 1\n"
+    )
+    assert submit(bench) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "error: --executor slurm: sbatch refuses the job: sbatch: error: no such account"

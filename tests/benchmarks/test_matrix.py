@@ -1,0 +1,156 @@
+"""A benchmark's YAML: what is checked before anything runs, and the commands that come of it."""
+
+import pytest
+import yaml
+
+from benchmarks import stages
+from benchmarks.matrix import load_matrix
+from pretrain.runtime.config import REPOSITORY, load_yaml
+from tests.benchmarks.bench import RANDOM, with_checkpoint
+
+TASK_YAML = "configs/transfer/coco/mask_rcnn_R_50_C4_1x.yaml"
+
+
+def test_commands_carry_what_the_yaml_says(bench, monkeypatch):
+    monkeypatch.undo()
+    with_checkpoint(bench)
+    tree = yaml.safe_load(bench.config.read_text())
+    tree["inits"]["clove"]["overrides"] = {"INPUT.FORMAT": "BGR", "SOLVER.BASE_LR": 0.5}
+    tree["overlay"] = "configs/benchmarks/demo.yaml"  # any file will do
+    overrides = {"SOLVER": {"MAX_ITER": 3, "STEPS": "(2,)"}}
+    task_overrides = {"coco_fpn": {"SOLVER.BASE_LR": 0.1, "SOLVER.MAX_ITER": 4}}
+    bench.write(**tree, seeds=[7], overrides=overrides, task_overrides=task_overrides)
+    matrix = load_matrix(bench.config)
+    cells = {cell.name: cell for cell in matrix.cells(bench.output)}
+    cell = cells["clove/coco_fpn/seed7"]
+    weights = str(bench.output / "clove" / "backbone.pth")
+    command = " ".join(stages.fine_tune_command(cell)[1:])
+    assert command == (
+        f"-m transfer --task coco_fpn --weights {weights} --output {cell.folder} --seed 7 "
+        f"--init clove --overlay {REPOSITORY / 'configs/benchmarks/demo.yaml'} --resume "
+        "SOLVER.MAX_ITER 4 SOLVER.STEPS (2,) SOLVER.BASE_LR 0.5 INPUT.FORMAT BGR"
+    )
+    random = stages.fine_tune_command(cells["random/coco_c4/seed7"])
+    assert random[random.index("--weights") + 1] == "random"
+    convert = stages.convert_command(matrix.inits[0], bench.output)
+    assert convert[1:] == [
+        *("-m", "transfer.convert", str(bench.folder / "clove.pth"), weights),
+        *("--method", "clove"),
+    ]
+
+
+def test_a_yaml_of_ones_own_is_a_task_called_as_its_file(bench, monkeypatch):
+    monkeypatch.undo()
+    own = bench.folder / "cells.yaml"
+    own.write_text("_BASE_: configs/transfer/coco/mask_rcnn_R_50_FPN_1x.yaml\n")
+    bench.write(
+        inits={"random": RANDOM},
+        tasks=["coco_c4", str(own)],
+        task_overrides={"cells": {"SOLVER.MAX_ITER": 3}},
+    )
+    matrix = load_matrix(bench.config)
+    cell = matrix.cells(bench.output)[1]
+    assert cell.name == "random/cells/seed0"
+    assert f"-m transfer --config-file {own} --weights" in " ".join(stages.fine_tune_command(cell))
+    assert cell.overrides == {"SOLVER.MAX_ITER": "3"}
+    assert matrix.summary()["tasks"] == ["coco_c4", "cells"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": [0]}, "unknown key seed (did you mean seeds?)"),
+        ({"inits": {"a": RANDOM | {"epoch": 3}}}, "unknown key epoch (did you mean epochs?)"),
+        ({"inits": {"A-b": RANDOM}}, "'A-b' is not a name of lower-case letters"),
+        ({"inits": {}}, "expected a mapping name: settings"),
+        ({"inits": {"a": {"method": "colve"}}}, "did you mean clove?); choose from clove, random"),
+        ({"inits": {"a": {}}}, "method is missing"),
+        ({"inits": {"a": {"method": "clove"}}}, "checkpoint is missing"),
+        ({"inits": {"a": RANDOM | {"checkpoint": "x.pth"}}}, "random weights have no checkpoint"),
+        ({"inits": {"a": {"method": "clove", "checkpoint": "no/x"}}}, "no/x does not exist"),
+        ({"inits": {"a": {"method": "clove", "checkpoint": "."}}}, "without checkpoints/step_*"),
+        ({"inits": {"a": RANDOM | {"epochs": -1}}}, "epochs is -1"),
+        ({"tasks": ["coco_fnp"]}, "did you mean coco_fpn?); choose from coco_c4, "),
+        ({"tasks": ["coco_c4", "coco_c4"]}, "coco_c4 is listed twice"),
+        ({"tasks": []}, "expected a list of at least one"),
+        ({"tasks": ["x/coco_c4.yaml"]}, "another task is called coco_c4; rename the file"),
+        ({"tasks": ["x/cells.yaml"]}, "x/cells.yaml: no such config file"),
+        ({"tasks": [TASK_YAML]}, "mask_rcnn_R_50_C4_1x.yaml is one of ours; give the task's name"),
+        ({"seeds": [0, "1"]}, "'1' is not a whole number"),
+        ({"task_overrides": {"coco_c": {}}}, "unknown key coco_c (did you mean coco_c4?)"),
+        ({"overrides": ["A", 1]}, "expected a mapping KEY: VALUE"),
+        ({"overlay": "configs/nowhere.yaml"}, "configs/nowhere.yaml: no such config file"),
+        ({"datasets": "no/data"}, "python -m benchmarks.scenes writes"),
+        ({"tasks": ["x/pretrain.yaml"]}, "a task cannot be called pretrain; rename the file"),
+        ({"task_seeds": {"coco_fpn": [1, 1]}}, "task_seeds: coco_fpn: 1 is listed twice"),
+        ({"task_seeds": {"voc_c4": [1]}}, "task_seeds: unknown key voc_c4"),
+        ({"retries": -1}, "retries: -1 is not a whole number"),
+        ({"slurm": {"coco": {}}}, "slurm: unknown key coco (did you mean coco_c4?)"),
+        ({"slurm": {"all": {"gpu": 1}}}, "unknown key gpu (did you mean gpus?)"),
+        ({"inits": {"a": RANDOM | {"pretrain": {}}}}, "random weights have no checkpoint"),
+        ({"inits": {"a": {"method": "moco", "pretrain": {}}}}, "trains clove, not moco"),
+        ({"inits": {"a": {"method": "clove", "pretrain": {}}}}, "config is missing"),
+        (
+            {"inits": {"a": {"method": "clove", "checkpoint": "x", "pretrain": {}}}},
+            "checkpoint or pretrain: one of the two",
+        ),
+        (
+            {"inits": {"a": {"method": "clove", "pretrain": {"config": "configs/x.yaml"}}}},
+            "configs/x.yaml: no such config file",
+        ),
+    ],
+)
+def test_a_bad_config_is_an_error_before_anything_runs(bench, capsys, change, message):
+    bench.write(**{"inits": {"random": RANDOM}} | change)
+    assert bench.run() == 2
+    assert message in capsys.readouterr().err
+    assert not bench.output.exists()
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-all", "smoke"])
+def test_shipped_configs_are_valid(name):
+    matrix = load_matrix(f"configs/benchmarks/{name}.yaml")
+    assert matrix.overlay == REPOSITORY / "configs" / "transfer" / "Base-scenes.yaml"
+    assert "random" in [init.name for init in matrix.inits]
+
+
+def test_the_long_demo_leaves_out_only_the_legacy_and_what_is_another_task_on_scenes():
+    from transfer.config import differences, resolve
+    from transfer.tasks import TASKS
+
+    tasks = load_yaml("configs/benchmarks/demo-all.yaml")["tasks"]
+    assert tasks == [n for n in TASKS if n not in ("coco_c4_2x", "densepose_fpn_legacy")]
+    overlay = "configs/transfer/Base-scenes.yaml"
+    once, twice = (resolve(TASKS[name].config, overlay) for name in ("coco_c4", "coco_c4_2x"))
+    assert differences(once, twice) == {}
+
+
+def test_the_paper_is_whole():
+    matrix = load_matrix("configs/benchmarks/paper.yaml")
+    assert list(matrix.tasks) == load_yaml("configs/benchmarks/demo-all.yaml")["tasks"]
+    assert {task: len(seeds) for task, seeds in matrix.seeds.items()} == {
+        task: 5 if task == "voc_c4" else 3 for task in matrix.tasks
+    }
+    assert [init.epochs for init in matrix.inits if init.method == "clove"] == [50, 200, 400]
+    assert {"random", "supervised"} < {init.method for init in matrix.inits}
+    assert matrix.resources("voc_c4").gpus == 8
+
+
+def test_a_name_that_is_there_twice_is_an_error(bench, capsys):
+    bench.config.write_text(
+        "tasks: [coco_c4]\ninits:\n  a: {method: random}\n  b: {method: random}\n"
+        "  a: {method: random, epochs: 3}\n"
+    )
+    assert bench.run() == 2
+    assert "bench.yaml: line 5: a is there twice; rename one" in capsys.readouterr().err
+
+
+def test_every_missing_file_is_named_before_anything_runs(bench, capsys):
+    inits = {name: {"method": "clove", "checkpoint": f"no/{name}.pth"} for name in ("a", "b")}
+    bench.write(inits=inits, datasets="no/data")
+    assert bench.run() == 2
+    error = capsys.readouterr().err
+    for name in ("a", "b"):
+        assert f"inits: {name}: checkpoint no/{name}.pth does not exist" in error
+    assert "datasets: no/data is no folder" in error
+    assert not bench.output.exists()

@@ -1,0 +1,120 @@
+"""``--dry-run`` and ``status``: what they say, and that nothing starts."""
+
+import shutil
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.cost import load_cost
+from benchmarks.matrix import load_matrix
+from benchmarks.plan import fine_tuning_hours, pretraining_hours
+from benchmarks.stages import all_stages, take_lock
+from tests.benchmarks.bench import RANDOM, with_checkpoint
+
+ONE = {"inits": {"a": RANDOM}, "tasks": ["coco_c4"]}
+
+
+def stages(bench, **tree):
+    bench.write(**tree)
+    return all_stages(load_matrix(bench.config), bench.output)
+
+
+def pretraining(bench, config, **overrides):
+    pretrain = {"config": f"configs/pretrain/{config}.yaml", "overrides": overrides}
+    inits = {"ours": {"method": "clove", "pretrain": pretrain}}
+    return load_cost(), stages(bench, inits=inits)[0].init
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(bench, capsys):
+    pretrain = {"config": "configs/pretrain/clove_R_50_in1k_200ep.yaml"}
+    inits = {"ours": {"method": "clove", "pretrain": pretrain}, "a": RANDOM}
+    own = bench.folder / "cells.yaml"
+    own.write_text("_BASE_: configs/transfer/coco/mask_rcnn_R_50_FPN_1x.yaml\n")
+    bench.write(inits=inits, tasks=["coco_c4", str(own)], seeds=[0], task_seeds={"cells": [0, 1]})
+    assert bench.run("--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "2 inits, 2 tasks, 6 cells, 0 of them done" in said
+    assert "| ours/pretrain | to do | 31 to 93  | 1.6 |" in said
+    assert "| coco_c4 | 2     | 2      | 234       | 0.6     |" in said
+    assert "| cells   | 4     | 4      | unknown   | unknown |" in said
+    assert "and those of 4 cells that are not known" in said
+    assert not bench.output.exists()
+
+
+def test_the_plan_of_the_paper_needs_none_of_its_files(bench, capsys):
+    words = ["--config-file", "configs/benchmarks/paper.yaml", "--output", str(bench.output)]
+    assert main(["run", *words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "276 cells" in said
+    assert "checkpoint runs/checkpoints/resnet50-0676ba61.pth " in said
+    assert "unknown" not in said
+    assert main(["run", *words]) == 2
+    assert "nothing was run; missing:" in capsys.readouterr().err
+
+
+def test_what_is_done_is_not_planned_and_what_is_stale_is(bench, capsys):
+    assert bench.run() == 0
+    bench.write(inits={"random": RANDOM}, task_overrides={"coco_fpn": {"SOLVER.MAX_ITER": 5}})
+    capsys.readouterr()
+    assert bench.run("--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "2 cells, 2 of them done" in said
+    assert "coco_fpn/seed0: SOLVER.MAX_ITER 5 (before: 90000): it would be moved aside" in said
+    assert bench.calls("random/coco_fpn/seed0") == 1
+
+
+def test_hours_are_the_zoos_where_it_ran_such_images_and_batches(bench):
+    def hours(**tree):
+        return fine_tuning_hours(stages(bench, **ONE | tree)[0], load_cost())
+
+    assert hours() == pytest.approx(0.584 * 90_000 * 8 / 3600)
+    assert hours(overrides={"SOLVER.MAX_ITER": 9000}) == pytest.approx(hours() / 10)
+    assert hours(overrides={"SOLVER.IMS_PER_BATCH": 8}) is None
+    assert hours(overlay="configs/transfer/Base-scenes.yaml") is None
+
+
+def test_hours_of_a_pretraining_are_counted_for_its_views_only(bench):
+    fast, slow = pretraining_hours(*reversed(pretraining(bench, "clove_R_50_in1k_200ep")))
+    assert slow == pytest.approx(3 * fast)
+    of_400, _ = pretraining_hours(*reversed(pretraining(bench, "clove_R_50_in1k_400ep")))
+    assert of_400 == pytest.approx(2 * fast)
+    smaller = pretraining(bench, "clove_R_50_in1k_200ep", **{"CROPS.GLOBAL_SIZE": 192})
+    assert pretraining_hours(*reversed(smaller)) is None
+
+
+def test_a_disk_that_is_too_small_stops_before_anything_runs(bench, capsys, monkeypatch):
+    usage = shutil.disk_usage(bench.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_200_000_000))
+    bench.write(inits={"a": RANDOM}, seeds=[0, 1])
+    assert bench.run() == 2
+    error = capsys.readouterr().err
+    assert "the plan needs 1.7 GB, 1.2 GB are free: free some, or choose another" in error
+    assert not (bench.output / "a").exists()
+    bench.write(**ONE)
+    assert bench.run() == 0
+
+
+def test_status_shows_every_cell(bench, capsys):
+    with_checkpoint(bench, "bad")
+    assert bench.run() == 1
+    tree = {"inits": {"a": RANDOM, "b": RANDOM}, "tasks": ["coco_c4", "voc_c4"]}
+    bench.write(**tree, task_seeds={"voc_c4": [0, 1]})
+    bench.order(b="fail")
+    assert bench.run() == 1
+    for file in (bench.output / "a/voc_c4/seed1").iterdir():
+        file.unlink()
+    capsys.readouterr()
+    running = [stage for stage in stages(bench, **tree) if stage.name == "a/coco_c4/seed0"]
+    (bench.output / "a/coco_c4/seed0/metrics.json").unlink()
+    with take_lock(running[0]):
+        assert main(["status", str(bench.output)]) == 0
+    said = capsys.readouterr().out
+    assert "| init | pretrain | convert | coco_c4 | voc_c4 |" in said
+    assert "| a    |          |         | r       | dw     |" in said
+    assert "| b    |          |         | f       | ff     |" in said
+    assert "Cells: 1 done, 1 running, 3 failed, 1 waiting" in said
+
+
+def test_status_of_no_results_says_so(tmp_path, capsys):
+    assert main(["status", str(tmp_path)]) == 2
+    assert "no matrix.json of python -m benchmarks run" in capsys.readouterr().err
