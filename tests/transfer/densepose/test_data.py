@@ -138,7 +138,7 @@ def test_training_keeps_images_with_somebody_annotated_and_counts_the_others(roo
     with caplog.at_level(logging.INFO, "transfer"):
         assert ids(keep_for_training(load(TRAIN), cfg)) == [1, 3]
         assert ids(keep_for_testing(load(TRAIN), cfg)) == [1, 2, 3, 4]
-    assert "2 images to train on; left out: 3 without DensePose" in caplog.text
+    assert "2 images to train on; left out: 3 that teach nothing" in caplog.text
     assert "4 images to test on; left out: 1 without anybody" in caplog.text
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     assert ids(keep_for_training(load(TRAIN), cfg)) == [1, 3]
