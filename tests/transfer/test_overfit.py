@@ -31,6 +31,7 @@ OVERRIDES = {
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
     "TEST.DETECTIONS_PER_IMAGE": 30,
     "SOLVER.BASE_LR": 0.02,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": False,
 }
 # Heads without norms bear large steps only where gradients are clipped.
 FPN = {
@@ -38,7 +39,6 @@ FPN = {
     "SOLVER.IMS_PER_BATCH": 4,
     "SOLVER.BASE_LR": 0.05,
     "SOLVER.CLIP_GRADIENTS.ENABLED": True,
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "norm",
 }
 
 

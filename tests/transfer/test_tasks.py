@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 RECIPES = json.loads((GOLDEN / "transfer_recipes.json").read_text())["recipes"]
 SCENES = "configs/transfer/Base-scenes.yaml"
 
-# What a scenes run may change: sizes, anchors, boxes, batch, schedule, PreciseBN, autocast.
+# What a scenes run may change: sizes, anchors, boxes, batch, schedule, PreciseBN, autocast, clips.
 SCENES_KEYS = {
     "INPUT.MIN_SIZE_TRAIN",
     "INPUT.MAX_SIZE_TRAIN",
@@ -33,6 +33,8 @@ SCENES_KEYS = {
     "SOLVER.STEPS",
     "SOLVER.MAX_ITER",
     "SOLVER.WARMUP_ITERS",
+    "SOLVER.CLIP_GRADIENTS.ENABLED",
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
     "TEST.PRECISE_BN.NUM_ITER",
     "SOLVER.AMP.ENABLED",
     "TRANSFER.AMP_DTYPE",
