@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import NOTHING, grid
+from benchmarks.markdown import grid
 from benchmarks.published import load_published
 from benchmarks.results import Result, ResultError, read_result
-from benchmarks.tables import Measured, Row, Table, build_tables
+from benchmarks.tables import Row, Table, build_tables
+from benchmarks.wording import mean_and_std
 from pretrain.runtime.config import REPOSITORY, ConfigError, load_yaml
 from pretrain.runtime.files import write_bytes
 
@@ -251,15 +252,9 @@ def _schedule(row: Row) -> str:
 
 def _values(table: Table, row: Row) -> list[tuple[str, str, str]]:
     return [
-        (f"`{metric}`", _mean(row.measured.get(metric)), str(len(row.seeds)))
+        (f"`{metric}`", mean_and_std(row.measured.get(metric)), str(len(row.seeds)))
         for metric in table.task.metrics
     ]
-
-
-def _mean(value: Measured | None) -> str:
-    if value is None:
-        return NOTHING
-    return f"{value.mean:.2f}" + (f" ± {value.std:.2f}" if value.std is not None else "")
 
 
 def _licence(meta: Mapping[str, Any], own: bool) -> str:

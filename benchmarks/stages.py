@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def fine_tune_command(cell: Cell) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(ABC):
     """One command of the matrix."""
 
     name: str
@@ -87,14 +88,15 @@ class Stage:
         return self.log.with_suffix(".failed")
 
     @property
+    @abstractmethod
     def done(self) -> bool:
         """Whether nothing is to be done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self) -> None:
         """Before the command."""
 
-    def conclude(self) -> None:
+    def conclude(self) -> None:  # noqa: B027  (a cell's command leaves all that there is to say)
         """After the command has ended with 0."""
 
 

@@ -1,10 +1,13 @@
-"""For all tests: no connection may leave this machine; the slow ones write FAULTS.md."""
+"""For all tests: no network, a stand-in for Slurm; the slow ones write FAULTS.md."""
 
 import ipaddress
+import os
 import socket
 from pathlib import Path
 
 import pytest
+
+from tests import slurm as stand_in
 
 FAULTS = Path(__file__).parents[1] / "benchmarks" / "FAULTS.md"
 ITEMS = pytest.StashKey[list[pytest.Item]]()
@@ -26,6 +29,16 @@ def _no_network():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_locally)
         yield
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """The folder of the stand-ins for Slurm's commands, which are on PATH."""
+    folder = stand_in.install(tmp_path / "cluster")
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield folder
+    stand_in.stop_all(folder)
 
 
 @pytest.hookimpl(tryfirst=True)

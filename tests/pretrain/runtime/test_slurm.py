@@ -35,16 +35,6 @@ def images(tmp_path):
     return write_images(tmp_path / "images")
 
 
-@pytest.fixture
-def cluster(tmp_path, monkeypatch):
-    """The folder of the stand-in commands, which are on PATH."""
-    folder = stand_in.install(tmp_path / "cluster")
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield folder
-    stand_in.stop_all(folder)
-
-
 def submit(arguments, capfd):
     code = main(["--config-file", CONFIG, "--slurm", *arguments])
     said = capfd.readouterr()
