@@ -32,6 +32,8 @@ from benchmarks.sources import (
 from pretrain.runtime.config import REPOSITORY
 from pretrain.runtime.files import list_checkpoints, write_json
 
+PICTURES = 2  # of a cell, for the report
+DATA_ROOT = "DETECTRON2_DATASETS"
 CANNOT = 2  # the exit code for input that cannot be used: trying again would not help
 # Slurm sends SIGUSR2 to all processes of a job; torchrun would die of it before its own are saved
 WITHOUT_USR2 = """trap '' USR2; exec "$0" "$@\""""
@@ -59,7 +61,7 @@ def fine_tune_command(cell: Cell) -> list[str]:
     command += ["--output", str(cell.folder), "--seed", str(cell.seed), "--init", cell.init.name]
     if cell.overlay is not None:
         command += ["--overlay", str(cell.overlay)]
-    command += ["--resume"]
+    command += ["--resume", "--visualize", str(PICTURES), str(cell.folder / "pictures")]
     return command + [word for pair in cell.overrides.items() for word in pair]
 
 
@@ -220,10 +222,13 @@ class Attempt:
         stage.failed.unlink(missing_ok=True)
         command = _spread(stage.command, stage.processes, gpus)
         if stage.datasets is not None:
-            environment = {**environment, "DETECTRON2_DATASETS": str(stage.datasets)}
+            environment = {**environment, DATA_ROOT: str(stage.datasets)}
+        said = shlex.join(command)
+        if DATA_ROOT in environment:
+            said = f"{DATA_ROOT}={shlex.quote(environment[DATA_ROOT])} {said}"
         stage.log.parent.mkdir(parents=True, exist_ok=True)
         with open(stage.log, "a") as stream:
-            print(f"$ {shlex.join(command)}", file=stream, flush=True)
+            print(f"$ {said}", file=stream, flush=True)
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

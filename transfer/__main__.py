@@ -25,6 +25,7 @@ from transfer.checkpoints import CheckpointError
 from transfer.config import config_sha256, resolve
 from transfer.data.layout import DataError
 from transfer.evaluation import build_evaluator
+from transfer.frozen import recompute_frozen_bn
 from transfer.reading import load_converted
 from transfer.tasks import TASKS, Task, get_task
 from transfer.train import Trainer, images_per_bn_batch
@@ -112,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="evaluate the last checkpoint in --output, or a whole model",
     )
-    pictures = "with --eval-only: draw predictions and ground truth of N images into DIR"
+    pictures = "after the evaluation: draw predictions and ground truth of N images into DIR"
     add("--visualize", nargs=2, metavar=("N", "DIR"), help=pictures)
     add("--list", action="store_true", help="list the tasks and stop")
     add("--check-data", action="store_true", help="look at the data (of all tasks) and stop")
@@ -169,15 +170,15 @@ def _run(args: argparse.Namespace, interrupted: InterruptFlag) -> int:
         metrics = record.select_metrics(results, task)
         if cfg.TRANSFER.METRICS:
             metrics = {name: metrics[name] for name in cfg.TRANSFER.METRICS if name in metrics}
+        if args.visualize is not None:
+            count, folder = args.visualize
+            written = visualize(cfg, trainer.model, int(count), Path(folder))
+            log.info("%d pictures in %s", written, folder)
         path = args.output / "evaluation.json" if args.eval_only else done
         files.write_json(path, record.result(run, task, metrics, trainer.seconds))
         main = record.main_metric(metrics, task)
         log.info("%s %.3f; all in %s", main, metrics[main], path)
         verify_results(cfg, results)  # against TEST.EXPECTED_RESULTS, if any
-        if args.visualize is not None:
-            count, folder = args.visualize
-            written = visualize(cfg, trainer.model, int(count), Path(folder))
-            log.info("%d pictures in %s", written, folder)
     return 0
 
 
@@ -193,12 +194,10 @@ def _check_flags(args: argparse.Namespace) -> None:
     if args.init is not None and not re.fullmatch(r"[a-z0-9_]+", args.init):
         raise ConfigError(f"--init {args.init}: only lower-case letters, digits and _")
     if args.visualize is not None:
-        _check_pictures(*args.visualize, args.eval_only)
+        _check_pictures(*args.visualize)
 
 
-def _check_pictures(count: str, folder: str, eval_only: bool) -> None:
-    if not eval_only:
-        raise ConfigError("--visualize draws what --eval-only evaluates; add --eval-only")
+def _check_pictures(count: str, folder: str) -> None:
     if not count.isdecimal() or int(count) < 1:
         raise ConfigError(f"--visualize {count}: the number of images must be 1 or more")
     try:
@@ -308,6 +307,9 @@ def _load(
     if weights is not None:
         filled = load_backbone(model, weights, args.weights)
         record.logger.info("%s: %d entries loaded", args.weights, len(filled))
+    if count := trainer.cfg.TRANSFER.FROZEN_BN_BATCHES:
+        layers = recompute_frozen_bn(model, trainer.stream.loader(num_workers=0), count)
+        record.logger.info("statistics of %d frozen BN from %d batches", layers, count)
     if trainer.checkpointer.has_checkpoint():
         record.logger.info(
             "starting over; --resume would go on from the checkpoint in %s", args.output

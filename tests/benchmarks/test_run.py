@@ -137,7 +137,9 @@ def test_data_root_of_the_yaml_wins_over_the_users(bench, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "the users own")
     log = bench.output / "random" / "coco_c4" / "seed0" / "stdout.log"
     bench.run()
-    assert "data root the users own" in log.read_text()
+    said = log.read_text()
+    assert said.startswith("$ DETECTRON2_DATASETS='the users own' ")
+    assert "data root the users own" in said
     (log.parent / "metrics.json").unlink()
     scenes = bench.folder / "scenes"
     scenes.mkdir()

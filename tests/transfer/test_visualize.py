@@ -309,17 +309,19 @@ def test_the_command_draws_after_the_evaluation(tmp_path):
     words = ["--task", "coco_fpn", "--weights", "random", "--output", str(run)]
     words += ["--overlay", SCENES]
     with data_sets_at(tmp_path / "data"):
-        assert main([*words, *FAST]) == 0
+        assert main([*words, "--visualize", "1", str(run / "pictures"), *FAST]) == 0
         assert main([*words, "--eval-only", "--visualize", "2", str(pictures), *FAST]) == 0
     assert sorted(path.name for path in pictures.iterdir()) == ["1.png", "2.png"]
+    own = run / "pictures" / "1.png"
+    assert own.read_bytes() == (pictures / "1.png").read_bytes()
+    assert own.stat().st_mtime <= (run / "metrics.json").stat().st_mtime  # which is written last
     assert json.loads((run / "evaluation.json").read_text())["task"] == "coco_fpn"
-    assert (run / "log.txt").read_text().splitlines()[-1].endswith(f"2 pictures in {pictures}")
+    assert f"2 pictures in {pictures}\n" in (run / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--visualize", "3", "new"], "add --eval-only"),
         (["--eval-only", "--visualize", "0", "new"], "--visualize 0: the number of images"),
         (["--eval-only", "--visualize", "-1", "new"], "--visualize -1: the number of images"),
         (["--eval-only", "--visualize", "new", "3"], "--visualize new: the number of images"),
