@@ -45,6 +45,9 @@ def default_config() -> CfgNode:
     # What SOLVER.AMP.ENABLED computes in, one of AMP_DTYPES: on GPUs in training, as in Detectron2;
     # on a CPU, where only bf16 works, in evaluation, too.
     cfg.TRANSFER.AMP_DTYPE = "fp16"
+    # How many training batches the BN of a trunk frozen by MODEL.BACKBONE.FREEZE_AT takes its
+    # statistics from, before training. 0: it keeps those of the weights.
+    cfg.TRANSFER.FROZEN_BN_BATCHES = 0
     # Folder of the surface files that DensePose is evaluated with (DATA.md), absolute or below
     # DETECTRON2_DATASETS. Empty: `densepose` there.
     cfg.TRANSFER.SURFACE = ""
