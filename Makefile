@@ -28,7 +28,8 @@ SMOKE := runs/smoke
 DETECTRON2 := --require-hashes --no-deps --only-binary=:all: --python-version 3.10 \
 	--implementation cp --abi none --platform any -r requirements-detectron2.txt
 
-.PHONY: install wheelhouse demo demo-all test test-slow smoke lint format gpu-check
+.PHONY: install wheelhouse demo demo-all test test-slow smoke scenes-replicate lint format \
+	gpu-check
 
 install: $(READY)
 
@@ -54,10 +55,12 @@ demo: $(READY)
 	$(PY) -m pretrain --config-file configs/pretrain/demo.yaml --resume
 	$(PY) -m benchmarks run --config-file configs/benchmarks/demo.yaml --output $(DEMO)/results
 	$(PY) -m benchmarks collect $(DEMO)/results
+	$(PY) -m benchmarks report $(DEMO)/results
 
 demo-all: demo
 	$(PY) -m benchmarks run --config-file configs/benchmarks/demo-all.yaml --output $(DEMO)/results
 	$(PY) -m benchmarks collect $(DEMO)/results
+	$(PY) -m benchmarks report $(DEMO)/results
 
 # Two files at a time, each on one core
 test: $(READY)
@@ -74,6 +77,12 @@ smoke: $(READY)
 	$(PY) -m benchmarks.scenes $(SMOKE)/scenes --images 8 --train 24 --val 10 --size 96
 	$(PY) -m benchmarks run --config-file configs/benchmarks/smoke.yaml --output $(SMOKE)/results
 	$(PY) -m benchmarks collect $(SMOKE)/results
+	$(PY) -m benchmarks report $(SMOKE)/results
+
+# One replicate of the scenes benchmark: hours; the same command goes on where it was interrupted
+scenes-replicate: $(READY)
+	$(if $(SEED),,$(error SEED is missing: make scenes-replicate SEED=100; below 100 is for tuning))
+	$(PY) -m benchmarks.replicate --seed $(SEED)
 
 lint: $(READY)
 	$(PY) -m ruff check .

@@ -1,0 +1,178 @@
+"""``python -m benchmarks.replicate --seed K``: one replicate of the scenes benchmark.
+
+Scenes, pretraining and every fine-tuning of the regimes, all from the one seed K, in
+``runs/scenes/K``; what is committed of them goes to ``scenes_results/K``. The same command goes on
+where it was interrupted, and does nothing that is done.
+"""
+
+import argparse
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.committed import (
+    ABOUT,
+    CLOVE,
+    FORMAT,
+    FROZEN,
+    FULL,
+    INITS,
+    RESULTS,
+    SCENES,
+    publish,
+)
+from benchmarks.matrix import load_matrix, short
+from benchmarks.run import run
+from benchmarks.scenes import generate as scenes
+from benchmarks.sources import read_json
+from pretrain.runtime.config import REPOSITORY, ConfigError, load_yaml
+from pretrain.runtime.files import write_json, write_text
+from pretrain.runtime.interrupt import EXIT_CODE
+from pretrain.runtime.provenance import provenance
+
+RUNS = REPOSITORY / "runs" / "scenes"
+CONFIGS = REPOSITORY / "configs" / "benchmarks"
+REQUEST = scenes.Request(unlabelled=5000, train=400, val=200, longest_side=256)
+SEED = r"\bSEED\b"  # in a checkpoint's path: the replicate's seed stands there
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0, 1 (a stage failed), 2 (input that cannot be used) or 75 (the same goes on)."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.replicate", description=__doc__)
+    parser.add_argument(
+        "--seed", type=_seed, required=True, metavar="K", help="reported from 100 on, below to tune"
+    )
+    parser.add_argument(
+        "--regime",
+        nargs="+",
+        default=[FULL, FROZEN],
+        metavar="NAME",
+        help="full, or NAME of configs/benchmarks/scenes-NAME.yaml; default: full frozen",
+    )
+    args = parser.parse_args(arguments)
+    try:
+        return replicate(args.seed, args.regime)
+    except (ConfigError, scenes.ScenesError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # outside of the stages: while scenes are drawn, of which none stay
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return EXIT_CODE
+
+
+def replicate(seed: int, regimes: Sequence[str] = (FULL, FROZEN)) -> int:
+    """Run what is not done of each regime, in order, and publish each once it is done.
+
+    Returns the exit code of the first regime that is not done by then, or 0. Raises ConfigError and
+    ScenesError, before anything is trained, for a regime or a folder that cannot be used.
+    """
+    folder = RUNS / str(seed)
+    configs = {regime: write_config(folder, seed, regime) for regime in regimes}
+    begun = draw_scenes(folder, seed)
+    for regime, config in configs.items():
+        require_trained(config)
+        if code := run(config, folder / regime):
+            return code
+        target = RESULTS / str(seed)
+        count = publish(regime, load_matrix(config), folder / regime, begun, target)
+        print(f"seed {seed}: {regime} is done; {count} files in {short(target / regime)}")
+    return 0
+
+
+def write_config(folder: Path, seed: int, regime: str) -> str:
+    """Write ``folder``/<regime>.yaml, which ``python -m benchmarks run`` takes; returns its name.
+
+    The regime's own config with the replicate's data and seed. Raises ConfigError where there is
+    none, or where replicates would share a checkpoint.
+    """
+    base = CONFIGS / ("scenes.yaml" if regime == FULL else f"scenes-{regime}.yaml")
+    if not base.is_file():
+        known = [FULL, *(path.stem.removeprefix("scenes-") for path in CONFIGS.glob("scenes-*"))]
+        raise ConfigError(
+            f"--regime {regime}: there is no {short(base)}; choose from {', '.join(sorted(known))}"
+        )
+    where, data, inits = short(base), short(folder / "data"), {}
+    tree = load_yaml(base)
+    for init in load_matrix(where).inits:
+        if init.name not in INITS:
+            raise ConfigError(
+                f"{where}: inits: {init.name}: only {' and '.join(INITS)} are compared"
+            )
+        if init.pretrain is not None:
+            overrides = {"SEED": seed, "DATA.ROOT": f"{data}/coco/unlabeled2017"}
+            inits[init.name] = {"pretrain": {"overrides": overrides}}
+        elif init.checkpoint is not None:
+            checkpoint = tree["inits"][init.name]["checkpoint"]
+            if not re.search(SEED, checkpoint):
+                raise ConfigError(
+                    f"{where}: inits: {init.name}: checkpoint {checkpoint} has no SEED in it, so "
+                    "all replicates would share one pretraining; write "
+                    f"{short(RUNS)}/SEED/{FULL}/{CLOVE}/pretrain"
+                )
+            inits[init.name] = {"checkpoint": re.sub(SEED, str(seed), checkpoint)}
+    own = {"_BASE_": where, "datasets": data, "inits": inits, "seeds": [seed]}
+    path = folder / f"{regime}.yaml"
+    command = f"python -m benchmarks run --config-file {short(path)} --output {short(path)[:-5]}"
+    write_text(path, f"# {command}\n{yaml.safe_dump(own, sort_keys=False)}")
+    return short(path)
+
+
+def draw_scenes(folder: Path, seed: int) -> dict[str, Any]:
+    """Draw the scenes that are not there yet; what ``replicate.json`` says of the beginning.
+
+    Raises ConfigError where the replicate was begun, or published, with other scenes: a pretraining
+    or a regime that saw those would be taken for one of these.
+    """
+    request = replace(REQUEST, seed=seed)
+    asked = {"format": scenes.FORMAT, **asdict(request)}
+    for held in (folder, RESULTS / str(seed)):
+        begun = read_json(held / ABOUT)
+        if begun and begun.get("scenes") != asked:
+            raise ConfigError(
+                f"{short(held / ABOUT)}: has scenes {begun.get('scenes')}, asked for now: {asked}. "
+                f"Delete {short(held)} as a whole, or choose another seed"
+            )
+    begun = read_json(folder / ABOUT)
+    start = time.monotonic()
+    drawn = scenes.generate(folder / "data", request, os.cpu_count() or 1)
+    if drawn is not None or not begun:
+        hours = None if drawn is None else round((time.monotonic() - start) / 3600, 4)
+        begun = {"format": FORMAT, "seed": seed, "scenes": asked, **provenance()}
+        begun["hours"] = {SCENES: hours}
+        write_json(folder / ABOUT, begun)
+    return begun
+
+
+def require_trained(config: str) -> None:
+    """Raise ConfigError where a checkpoint is named of a pretraining that has not come to its end.
+
+    An interrupted one has checkpoints, too, and nobody would see that they are not the last.
+    """
+    for name, entry in load_yaml(config)["inits"].items():
+        checkpoint = entry.get("checkpoint")
+        if checkpoint is None:
+            continue
+        if read_json(REPOSITORY / checkpoint / "request.json").get("done") is not True:
+            raise ConfigError(
+                f"{config}: inits: {name}: checkpoint {checkpoint} is no finished pretraining of "
+                f"python -m benchmarks; run the regime {FULL} first"
+            )
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch(r"\d+", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
+    return int(text)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that it tidies up
+    sys.exit(main())

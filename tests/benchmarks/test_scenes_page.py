@@ -1,0 +1,249 @@
+"""SCENES.md from committed replicates: statistics by the textbook, and nothing hidden."""
+
+import statistics
+import subprocess
+import sys
+
+import numpy as np
+
+from benchmarks import scenes_page
+from benchmarks.committed import RESULTS, read_replicates
+from benchmarks.scenes_page import SCENES_MD
+from benchmarks.scenes_picture import draw
+from pretrain.runtime.config import REPOSITORY
+from tests.benchmarks.replicates import (
+    page_of,
+    pretraining,
+    rows_of,
+    write_json,
+    write_pairs,
+    write_replicate,
+    write_result,
+)
+from tests.benchmarks.test_paired import slow_holm, slow_paired_p
+
+FULL_HEADING = "## Full fine-tuning (`full`)"
+TASKS = ("coco_c4", "coco_fpn", "keypoints_fpn", "voc_c4")
+
+
+def p_cell(p) -> str:
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def test_the_table_is_what_the_formulas_give(tmp_path):
+    rng = np.random.default_rng(2)
+    values = {task: rng.normal((24, 20), (2, 3), (6, 2)).round(3).tolist() for task in TASKS}
+    for n in range(6):
+        both = {
+            init: {task: values[task][n][column] for task in TASKS}
+            for column, init in enumerate(("clove", "random"))
+        }
+        write_replicate(tmp_path, 100 + n, {"full": both})
+    text = page_of(tmp_path)
+    rows = rows_of(text, FULL_HEADING)
+    assert [row["task"] for row in rows] == list(TASKS)
+    p_values = {task: slow_paired_p(*zip(*values[task], strict=True)) for task in TASKS}
+    corrected = dict(zip(TASKS, slow_holm(list(p_values.values())), strict=True))
+    for row in rows:
+        task = row["task"]
+        clove, random = zip(*values[task], strict=True)
+        differences = [a - b for a, b in zip(clove, random, strict=True)]
+        for column, own in (("clove", clove), ("random", random)):
+            assert row[column] == f"{statistics.fmean(own):.2f} ± {statistics.stdev(own):.2f}"
+            assert row[f"n of {column}"] == "6"
+        wanted = f"{statistics.fmean(differences):+.2f} ± {statistics.stdev(differences):.2f}"
+        assert (row["clove − random"], row["pairs"]) == (wanted, "6")
+        assert row["p"] == p_cell(p_values[task])
+        assert row["p (Holm)"] == p_cell(corrected[task])
+    metrics = {row["task"]: row["metric"] for row in rows}
+    assert metrics["keypoints_fpn"] == "keypoints/AP"
+    said = " ".join(text.split())
+    assert "Replicates: 100, 101, 102, 103, 104, 105. Comparisons in this table: 4." in said
+    found = [task for task in TASKS if p_values[task] < 0.05]
+    kept = [task for task in TASKS if corrected[task] < 0.05]
+    assert 0 < len(kept) < len(found)
+    assert (
+        f"with p < 0.05 in {len(found)} of them and below it in 0; after Holm's correction in "
+        f"{len(kept)} and 0." in said
+    )
+
+
+def test_what_is_below_random_is_counted_as_such(tmp_path):
+    write_pairs(tmp_path, [10.0, 11.0, 12.5, 13.0], [20.0, 21.1, 22.0, 23.0])
+    said = " ".join(page_of(tmp_path).split())
+    assert "in 0 of them and below it in 1; after Holm's correction in 0 and 1." in said
+    assert rows_of(page_of(tmp_path), FULL_HEADING)[0]["clove − random"].startswith("-9.")
+
+
+def test_a_task_that_one_init_misses_is_in_no_pair_and_that_is_said(tmp_path):
+    write_pairs(tmp_path, [10.0, 11.0, 12.5, 13.0], [9.0, 9.5, 9.7, 9.1])
+    write_replicate(tmp_path, 104, {"full": {"clove": {"coco_fpn": 99.0}}})
+    write_replicate(tmp_path, 105, {"full": {"random": {"coco_c4": 5.0}}})
+    text = page_of(tmp_path)
+    row = rows_of(text, FULL_HEADING)[1]
+    assert (row["n of clove"], row["n of random"], row["pairs"]) == ("5", "4", "4")
+    assert row["clove − random"] == "+2.30 ± 1.31"
+    assert row["clove"] == "29.10 ± 39.09"
+    assert row["p"] == p_cell(slow_paired_p([10.0, 11.0, 12.5, 13.0], [9.0, 9.5, 9.7, 9.1]))
+    assert "- `coco_fpn`: 1 replicate in no pair, only `clove` has 104." in text
+    assert "- `coco_fpn`: not run in 105." in text
+    assert "- `coco_c4`: 1 replicate in no pair, only `random` has 105." in text
+    row = rows_of(text, FULL_HEADING)[0]
+    assert (row["clove"], row["n of clove"], row["clove − random"]) == ("–", "0", "–")
+
+
+def test_equal_differences_are_not_tested_not_counted_and_no_nan(tmp_path):
+    for n, (a, b, c) in enumerate([(10.1, 11.0, 9.0), (12.3, 11.5, 9.9), (11.7, 12.0, 9.4)]):
+        clove = {"coco_c4": a, "coco_fpn": a, "voc_c4": b}
+        random = {"coco_c4": a, "coco_fpn": a - 0.1, "voc_c4": c}
+        write_replicate(tmp_path, 100 + n, {"full": {"clove": clove, "random": random}})
+    text = page_of(tmp_path)
+    same, shifted, tested = rows_of(text, FULL_HEADING)
+    assert (same["clove − random"], same["p"], same["p (Holm)"]) == ("+0.00 ± 0.00", "–", "–")
+    assert (shifted["clove − random"], shifted["p"]) == ("+0.10 ± 0.00", "–")
+    assert tested["p"] == tested["p (Holm)"] != "–"
+    assert "Comparisons in this table: 1." in text
+    for task in ("coco_c4", "coco_fpn"):
+        assert f"- `{task}`: not tested and not counted: all differences are equal." in text
+    assert "nan" not in text.lower()
+
+
+def test_two_pairs_are_too_few_for_a_test(tmp_path):
+    write_pairs(tmp_path, [10.0, 11.0], [9.0, 9.5])
+    text = page_of(tmp_path)
+    assert rows_of(text, FULL_HEADING)[0]["p"] == "–"
+    assert "- `coco_fpn`: not tested and not counted: 2 of 3 pairs." in text
+    assert "Comparisons in this table: 0." in text
+
+
+def test_seeds_for_tuning_are_in_no_table_and_no_curve(tmp_path):
+    write_pairs(tmp_path, [10.0, 11.0, 12.0], [9.0, 9.5, 9.7])
+    before, picture = page_of(tmp_path), draw(read_replicates(tmp_path))
+    write_pairs(tmp_path, [90.0, 91.0], [10.0, 10.0], first=98)  # 98 and 99
+    after = page_of(tmp_path)
+    assert "Left out, since seeds below 100 tune: 98, 99." in after
+    assert after.replace("Left out, since seeds below 100 tune: 98, 99.\n\n", "") == before
+    scenes_page.write(tmp_path, tmp_path.parent / "SCENES.md")
+    assert (tmp_path.parent / "SCENES.svg").read_text() == picture
+
+
+def test_only_seeds_for_tuning_are_nothing_measured(tmp_path):
+    write_pairs(tmp_path, [90.0, 91.0], [10.0, 10.0], first=0)
+    text = page_of(tmp_path)
+    assert "Nothing was measured yet." in text
+    assert "Left out, since seeds below 100 tune: 0, 1." in text
+    assert "90" not in text
+
+
+def test_frozen_trunks_and_ablations_have_tables_of_their_own(tmp_path):
+    values = {
+        "full": (20.0, 21.0, 23.0, 22.5),
+        "frozen": (8.0, 9.5, 9.0, 8.7),
+        "no_locals": (18, 20.5, 21),
+    }
+    for n in range(4):
+        own = {
+            regime: {"clove": {"coco_fpn": own[n]}, "random": {"coco_fpn": 5.0 + n % 2}}
+            for regime, own in values.items()
+            if n < len(own)
+        }
+        own.get("no_locals", {}).pop("random", None)
+        write_replicate(tmp_path, 100 + n, own)
+    text = page_of(tmp_path)
+    frozen = rows_of(text, "## Frozen trunk: only neck and heads learn (`frozen`)")[0]
+    assert (frozen["clove"], frozen["n of clove"]) == ("8.80 ± 0.63", "4")
+    (row,) = rows_of(text, "### `coco_fpn`, `bbox/AP`")
+    assert (row["regime"], row["n of ablation"], row["n of full"]) == ("no_locals", "3", "4")
+    assert (row["pairs"], row["ablation − full"]) == ("3", "-1.50 ± 0.87")
+    assert row["p"] == p_cell(slow_paired_p((18, 20.5, 21), (20, 21, 23)))
+    assert "- `no_locals`: 1 replicate in no pair, only `full` has 103." in text
+    assert "`no_locals`: clove against random" not in text
+
+
+def test_an_ablation_with_random_weights_is_compared_with_them_too(tmp_path):
+    for n in range(3):
+        quarter = {"clove": {"coco_fpn": 10.0 + n * n}, "random": {"coco_fpn": 4.0 + n}}
+        full = {"clove": {"coco_fpn": 20.0 + n}, "random": {"coco_fpn": 9.0}}
+        write_replicate(tmp_path, 100 + n, {"full": full, "quarter": quarter})
+        changed = {"init": "clove", "task": "coco_fpn", "value": 10.0 + n * n}
+        write_result(tmp_path, 100 + n, "quarter", **changed, config_sha256="ab" * 32)
+    text = page_of(tmp_path)
+    row = rows_of(text, "## `quarter`: clove against random")[0]
+    assert row["p"] == p_cell(slow_paired_p([10, 11, 14], [4, 5, 6]))
+    assert "- `quarter`: its fine-tuning had another config than `full`." in text
+
+
+def test_what_is_not_measured_yet_is_said(tmp_path):
+    assert "**Nothing was measured yet.**" in page_of(tmp_path / "nowhere")
+    write_pairs(tmp_path, [10.0], [9.0])
+    text = page_of(tmp_path)
+    assert text.count("**Not measured yet.**") == 2  # the frozen trunk, ablations
+    assert "Nothing was measured" not in text
+
+
+def test_replicates_under_other_configs_are_pointed_out(tmp_path):
+    write_pairs(tmp_path, [10.0, 11.0, 12.0], [9.0, 9.5, 9.7])
+    assert "one config" not in page_of(tmp_path)
+    write_result(tmp_path, 101, "full", "clove", "coco_fpn", 11.0, config_sha256="ab" * 32)
+    path = tmp_path / "102" / "full" / "clove" / "pretrain.json"
+    write_json(path, pretraining(f"{102:064x}", config_sha256="cd" * 32))
+    text = page_of(tmp_path)
+    assert "- `coco_fpn`: **not all were fine-tuned under one config.**" in text
+    assert (
+        "**The pretrainings of `full` did not all have one config: c0c0c0c0 and cdcdcdcd.**" in text
+    )
+
+
+def test_values_under_one_show_the_road_only(tmp_path):
+    write_pairs(tmp_path, [0.2, 0.9, 0.1], [0.1, 0.3, 0.2])
+    assert "`coco_fpn`: **every bbox/AP is under 1: this shows the road" in page_of(tmp_path)
+
+
+def test_machines_hours_commits_and_fingerprints_of_each_replicate_are_there(tmp_path):
+    write_pairs(tmp_path, [10.0, 11.0], [9.0, 9.5])
+    data = {"name": "scenes", "train_images": 4, "test_images": 2, "sha256": "fa11" * 16}
+    changes = {"hardware": "CPU, 64 cores", "git_commit": "abcdef01" * 5 + "+changes", "data": data}
+    write_result(tmp_path, 101, "full", "random", "coco_fpn", 9.5, **changes)
+    text = page_of(tmp_path)
+    rows = {(row["seed"], row["regime"]): row for row in rows_of(text, "## Machines and hours")}
+    full = rows["100", "full"]
+    assert (full["pretraining"], full["fine-tuning"], full["conversion"]) == ("0.75", "0.50", "–")
+    assert rows["101", "full"]["machine"] == "CPU, 2 cores; CPU, 64 cores"
+    assert rows["100", "–"]["scenes"] == "0.02"
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.startswith("- 10")]
+    assert lines[0] == (
+        "- 100: commit deadbeef; scenes of 96 px, 9 unlabelled, 4 to train, 2 to test; pretraining "
+        "full 00000000; data coco_fpn 5ce7e55c."
+    )
+    assert "commit abcdef01+changes, deadbeef;" in lines[1]
+    assert "coco_fpn 5ce7e55c and fa11fa11." in lines[1]
+    assert "make scenes-replicate SEED=100" in text
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path):
+    write_pairs(tmp_path / "results", [10.0, 11.0, 12.0], [9.0, 9.5, 9.7])
+    files = []
+    for name in ("a", "b"):
+        scenes_page.write(tmp_path / "results", tmp_path / name / "SCENES.md")
+        files.append([(tmp_path / name / f"SCENES.{end}").read_bytes() for end in ("md", "svg")])
+    assert files[0] == files[1]
+    assert b"![Learning curves](SCENES.svg)" in files[0][0]
+
+
+def test_the_committed_page_is_what_the_committed_results_give():
+    assert SCENES_MD.read_text() == page_of(RESULTS)  # else: python -m benchmarks.scenes_page
+    reported = [replicate for replicate in read_replicates() if replicate.seed >= 100]
+    assert SCENES_MD.with_suffix(".svg").read_text() == draw(reported)
+
+
+def test_the_page_needs_neither_torch_nor_detectron2(tmp_path):
+    write_pairs(tmp_path / "results", [10.0, 11.0, 12.0], [9.0, 9.5, 9.7])
+    code = (
+        "import sys; from pathlib import Path; from benchmarks.scenes_page import write; "
+        f"folder = Path({str(tmp_path)!r}); write(folder / 'results', folder / 'SCENES.md'); "
+        "print(sorted({'torch', 'detectron2', 'transfer', 'cv2'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert "Comparisons in this table: 1." in (tmp_path / "SCENES.md").read_text()
