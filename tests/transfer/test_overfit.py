@@ -41,12 +41,14 @@ FPN = {
     "SOLVER.CLIP_GRADIENTS.ENABLED": True,
 }
 
-
-# Eight convolutions of 512 channels would take most of an hour.
-DENSEPOSE = {
-    "MODEL.ROI_DENSEPOSE_HEAD.NUM_STACKED_CONVS": 4,
-    "MODEL.ROI_DENSEPOSE_HEAD.CONV_HEAD_DIM": 128,
-    "SOLVER.BASE_LR": 0.02,
+# Eight convolutions of 512 channels would take most of the time.
+HEADS = {
+    "keypoints_fpn": {"MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": "(128, 128, 128, 128)"},
+    "densepose_fpn": {
+        "MODEL.ROI_DENSEPOSE_HEAD.NUM_STACKED_CONVS": 4,
+        "MODEL.ROI_DENSEPOSE_HEAD.CONV_HEAD_DIM": 128,
+        "SOLVER.BASE_LR": 0.02,
+    },
 }
 # The file that a task of people is tested on, and the key that a person has who counts.
 PEOPLE = {
@@ -82,7 +84,7 @@ def test_the_main_metric_on_the_training_images_passes_50(task, tmp_path):
     draw(task, tmp_path / "scenes")
     (name,) = resolve(TASKS[task].config).DATASETS.TEST
     overrides = OVERRIDES | (FPN if task.endswith("_fpn") else {})
-    overrides |= DENSEPOSE if task == "densepose_fpn" else {}
+    overrides |= HEADS.get(task, {})
     overrides |= {
         "DATASETS.TRAIN": f"('{name}',)",
         "SOLVER.MAX_ITER": ITERATIONS[task],
