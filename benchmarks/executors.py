@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import IO
 
 from benchmarks.sources import read_json
-from benchmarks.stages import CANNOT, Attempt, FineTune, Stage, last_lines, logger, take_lock
+from benchmarks.stages import (
+    CANNOT,
+    Attempt,
+    FineTune,
+    Stage,
+    gpus_held,
+    is_locked,
+    last_lines,
+    logger,
+    take_lock,
+)
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
 from pretrain.runtime.logging import progress_bar
@@ -88,6 +98,7 @@ class Local:
         self.cells = [stage.name for stage in stages if isinstance(stage, FineTune)]
         self.position = sum(name in self.done for name in self.cells)  # of the cell begun last
         self.told: set[str] = set()  # stages that another process works on
+        self.orphans = [stage for stage in self.waiting if is_locked(stage.lock)]
 
     def run(self) -> None:
         """Run what is not done. Raises Interrupted after a signal, once everything is saved."""
@@ -105,16 +116,19 @@ class Local:
                         if (code := attempt.poll()) is not None:
                             del self.running[number]
                             bar.update(self.end(attempt, code) and attempt.stage.name in self.cells)
-                    logs = [attempt.stage.log for attempt in self.running.values()]
-                    bar.set_postfix_str(
-                        " | ".join(line for log in logs for line in last_lines(log, 1))
-                    )
+                    if not bar.disable:
+                        logs = [attempt.stage.log for attempt in self.running.values()]
+                        lines = [line for log in logs for line in last_lines(log, 1)]
+                        bar.set_postfix_str(" | ".join(lines))
             finally:
                 for attempt in self.running.values():
                     attempt.kill()
 
     def start_next(self, number: int, slot: Slot) -> None:
-        """Start the first stage that can run in that slot."""
+        """Start the first stage that can run in that slot, once nothing else uses its GPUs."""
+        own = set(slot.environment.get("CUDA_VISIBLE_DEVICES", "").split(",")) if slot.gpus else ()
+        if any(not gpus_held(stage).isdisjoint(own) for stage in self.orphans):
+            return
         for stage in list(self.waiting):
             if stage.needs in self.gone:
                 logger.info("%s: left out, %s is missing", stage.name, stage.needs)
@@ -131,7 +145,7 @@ class Local:
 
     def start(self, number: int, slot: Slot, stage: Stage, lock: IO) -> None:
         """Start it, unless another process has done it meanwhile."""
-        if stage.done:
+        if stage.done and stage.stale is None:
             lock.close()
             self.done.add(stage.name)
             return
@@ -142,7 +156,11 @@ class Local:
         else:
             position = ""
         logger.info("%s%s runs%s, log in %s", position, stage.name, again, stage.log)
-        self.running[number] = Attempt(stage, slot.gpus, slot.environment, lock)
+        try:
+            self.running[number] = Attempt(stage, slot.gpus, slot.environment, lock)
+        except OSError as error:  # a full disk, no memory for a process
+            lock.close()
+            self.note_failure(stage, f"could not be started: {error}")
 
     def end(self, attempt: Attempt, code: int) -> bool:
         """Whether the stage is done; else it is tried again after the others, or has failed.
@@ -153,20 +171,27 @@ class Local:
         if code == EXIT_CODE or (code and self.interrupted):
             attempt.lock.close()
             raise self.save()
-        reason = attempt.end(code)
+        try:
+            reason = attempt.end(code)
+        except OSError as error:
+            reason = f"could not be concluded: {error}"
         if reason is None:
             self.done.add(stage.name)
             logger.info("%s took %s%s", stage.name, attempt.duration, _main_metric(stage))
             return True
+        self.note_failure(stage, reason, again=code != CANNOT)
+        return False
+
+    def note_failure(self, stage: Stage, reason: str, again: bool = True) -> None:
+        """Have it tried again after the others, or nevermore."""
         self.attempts[stage.name] += 1
-        if code != CANNOT and self.attempts[stage.name] <= self.retries:
+        if again and self.attempts[stage.name] <= self.retries:
             logger.warning("%s: %s; it is tried again", stage.name, reason)
             self.waiting.append(stage)
         else:
             logger.error("%s FAILED: %s, log in %s", stage.name, reason, stage.log)
             self.failures.append(Failure(stage.name, reason, stage.log))
             self.gone.add(stage.name)
-        return False
 
     def save(self) -> Interrupted:
         """Wait until all that runs is saved; what there is to raise then."""

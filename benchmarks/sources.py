@@ -48,13 +48,24 @@ def is_converted(output: Path, init: Init) -> bool:
 
 
 def write_record(output: Path, init: Init) -> None:
-    """Say what ``backbone.pth`` was made from; to be called after the conversion."""
+    """Say that ``backbone.pth`` was made from the checkpoint as it lies there now."""
     write_json(_source_json(output, init), checkpoint_record(output, init))
 
 
-def forget_record(output: Path, init: Init) -> None:
+def begin_record(output: Path, init: Init) -> None:
     """To be called before a conversion, which may be interrupted at any moment."""
     _source_json(output, init).unlink(missing_ok=True)
+    write_json(_begun_json(output, init), checkpoint_record(output, init))
+
+
+def keep_record(output: Path, init: Init) -> None:
+    """To be called after the conversion of what ``begin_record`` saw."""
+    os.replace(_begun_json(output, init), _source_json(output, init))
+
+
+def backbone_record(output: Path, init: Init) -> dict[str, Any] | None:
+    """What ``backbone.pth`` was made from, whatever lies in that place now."""
+    return read_json(_source_json(output, init)) or None
 
 
 def request_json(output: Path, init: Init) -> Path:
@@ -74,7 +85,7 @@ def made_from(cell: Cell, record: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def write_made_from(output: Path, cell: Cell) -> None:
     """Mark the folder of a cell that is about to run."""
-    write_json(cell.folder / "cell.json", made_from(cell, checkpoint_record(output, cell.init)))
+    write_json(cell.folder / "cell.json", made_from(cell, backbone_record(output, cell.init)))
 
 
 def data_of(cell: Cell) -> str | None:
@@ -89,7 +100,8 @@ def stale_cells(
 ) -> list[tuple[Cell, str]]:
     """The cells that were made from something else than they would be now, and from what.
 
-    records: ``checkpoint_record`` by init. data: sha256 of the annotations by task, where known.
+    records: by init, of its checkpoint or its backbone. data: sha256 of the annotations by task,
+    where known.
     """
     stale = []
     for cell in cells:
@@ -114,14 +126,14 @@ def stale_pretraining(output: Path, init: Init) -> str | None:
 
 
 def move_aside(folder: Path) -> Path:
-    """Rename a folder to the first free ``<folder>.stale-<n>``, and its result, which tables look
-    for."""
+    """Rename a folder to the first free ``<folder>.stale-<n>``, and before it its result, which
+    tables look for."""
     number = 1
     while (aside := folder.with_name(f"{folder.name}.stale-{number}")).exists():
         number += 1
+    if (folder / "metrics.json").exists():
+        os.rename(folder / "metrics.json", folder / "metrics.json.stale")
     os.rename(folder, aside)
-    if (aside / "metrics.json").exists():
-        os.rename(aside / "metrics.json", aside / "metrics.json.stale")
     return aside
 
 
@@ -159,3 +171,7 @@ def _changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
 
 def _source_json(output: Path, init: Init) -> Path:
     return output / init.name / "source.json"
+
+
+def _begun_json(output: Path, init: Init) -> Path:
+    return output / init.name / "source.begun.json"

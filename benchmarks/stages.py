@@ -5,9 +5,11 @@ A stage holds all that is needed to run it, so that it runs here or in a job on 
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -19,15 +21,15 @@ from typing import IO
 
 from benchmarks.matrix import CONVERT, PRETRAIN, Cell, Init, Matrix, backbone
 from benchmarks.sources import (
-    checkpoint_record,
-    forget_record,
+    backbone_record,
+    begin_record,
     is_converted,
+    keep_record,
     move_aside,
     read_json,
     request_json,
     stale_cells,
     write_made_from,
-    write_record,
 )
 from pretrain.runtime.config import REPOSITORY
 from pretrain.runtime.files import list_checkpoints, write_json
@@ -35,6 +37,7 @@ from pretrain.runtime.files import list_checkpoints, write_json
 PICTURES = 2  # of a cell, for the report
 DATA_ROOT = "DETECTRON2_DATASETS"
 CANNOT = 2  # the exit code for input that cannot be used: trying again would not help
+PATIENCE = 60  # seconds that a stage that is to end has to save itself
 # Slurm sends SIGUSR2 to all processes of a job; torchrun would die of it before its own are saved
 WITHOUT_USR2 = """trap '' USR2; exec "$0" "$@\""""
 
@@ -92,7 +95,12 @@ class Stage(ABC):
     @property
     @abstractmethod
     def done(self) -> bool:
-        """Whether nothing is to be done."""
+        """Whether it has left what it should."""
+
+    @property
+    def stale(self) -> str | None:
+        """From what else it was made than it would be now; None where nothing differs."""
+        return None
 
     @abstractmethod
     def prepare(self) -> None:
@@ -129,10 +137,10 @@ class Convert(Stage):
         return is_converted(self.output, self.init)
 
     def prepare(self) -> None:
-        forget_record(self.output, self.init)
+        begin_record(self.output, self.init)
 
     def conclude(self) -> None:
-        write_record(self.output, self.init)
+        keep_record(self.output, self.init)
 
 
 @dataclass(frozen=True)
@@ -145,11 +153,16 @@ class FineTune(Stage):
     def done(self) -> bool:
         return self.cell.done
 
+    @property
+    def stale(self) -> str | None:
+        """Weights trained meanwhile may differ, or the settings of another process that began."""
+        records = {self.init.name: backbone_record(self.output, self.init)}
+        changes = [change for _, change in stale_cells([self.cell], records, {})]
+        return changes[0] if changes else None
+
     def prepare(self) -> None:
-        """Weights trained meanwhile may differ from those that the cell was begun with."""
-        records = {self.init.name: checkpoint_record(self.output, self.init)}
-        for cell, change in stale_cells([self.cell], records, {}):
-            logger.warning("%s: %s; moved to %s", cell.name, change, move_aside(cell.folder))
+        if change := self.stale:
+            logger.warning("%s: %s; moved to %s", self.name, change, move_aside(self.cell.folder))
         write_made_from(self.output, self.cell)
 
 
@@ -217,6 +230,7 @@ class Attempt:
     """The command of a stage at work, in a process of its own that holds the stage's lock."""
 
     def __init__(self, stage: Stage, gpus: int, environment: Mapping[str, str], lock: IO) -> None:
+        """Raises OSError where it cannot be started; the lock is held until then."""
         self.stage, self.lock, self.started = stage, lock, time.monotonic()
         stage.prepare()
         stage.failed.unlink(missing_ok=True)
@@ -226,6 +240,10 @@ class Attempt:
         said = shlex.join(command)
         if DATA_ROOT in environment:
             said = f"{DATA_ROOT}={shlex.quote(environment[DATA_ROOT])} {said}"
+        lock.truncate(0)
+        gpus_used = environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpus else []
+        json.dump({"host": socket.gethostname(), "gpus": gpus_used}, lock)
+        lock.flush()
         stage.log.parent.mkdir(parents=True, exist_ok=True)
         with open(stage.log, "a") as stream:
             print(f"$ {said}", file=stream, flush=True)
@@ -263,10 +281,22 @@ class Attempt:
         return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
     def kill(self) -> None:
-        """At once."""
+        """Have it end, torchrun after its processes; saved, if that takes no longer than
+        PATIENCE."""
         if self.poll() is None:
-            self.process.kill()
-            self.process.wait()
+            self.process.terminate()
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def gpus_held(stage: Stage) -> set[str]:
+    """The GPUs of this machine that a process of an earlier run uses for the stage."""
+    held = read_json(stage.lock)
+    here = held.get("host") == socket.gethostname() and is_locked(stage.lock)
+    return set(held["gpus"]) if here else set()
 
 
 def lock_of(output: Path, name: str) -> Path:
@@ -298,10 +328,14 @@ def is_locked(lock: Path) -> bool:
 
 
 def last_lines(log: Path, count: int) -> list[str]:
-    """The last lines of a log that say something, without reading all of it."""
-    with open(log, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
-        text = file.read().decode(errors="replace").replace("\r", "\n")
+    """The last lines of a log that say something, without reading all of it; none if it cannot be
+    read."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
+            text = file.read().decode(errors="replace").replace("\r", "\n")
+    except OSError:
+        return []
     return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
 
 

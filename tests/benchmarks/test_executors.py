@@ -8,8 +8,11 @@ import time
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.executors import make_slots
+from benchmarks.executors import Local, make_slots
+from benchmarks.matrix import load_matrix
+from benchmarks.stages import all_stages
 from pretrain.runtime.config import ConfigError
+from pretrain.runtime.interrupt import InterruptFlag
 from tests.benchmarks.bench import RANDOM
 
 
@@ -85,6 +88,54 @@ def test_a_cell_that_outlives_a_killed_run_is_waited_for(bench):
     assert bench.calls("a/coco_c4/seed0") == 1
 
 
+def test_the_gpus_of_a_cell_that_outlives_a_killed_run_are_not_used(bench, monkeypatch):
+    one = {"SOLVER.IMS_PER_BATCH": 1}  # process
+    bench.write(inits={"a": RANDOM, "b": RANDOM}, tasks=["coco_c4"], overrides=one)
+    bench.order(a="slow")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    process = bench.start()
+    wait_until((bench.output / "a" / "coco_c4" / "seed0" / "calls").exists, process)
+    process.kill()
+    process.communicate()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
+    assert bench.run() == 0
+    a_ended = (bench.output / "a" / "coco_c4" / "seed0" / "metrics.json").stat()
+    b_started = (bench.output / "b" / "coco_c4" / "seed0" / "calls").stat()
+    assert a_ended.st_mtime_ns < b_started.st_mtime_ns
+    assert bench.calls("a/coco_c4/seed0") == bench.calls("b/coco_c4/seed0") == 1
+
+
+def test_a_cell_that_another_run_made_of_other_settings_is_not_taken_for_ours(bench):
+    bench.write(inits={"a": RANDOM}, tasks=["coco_c4"], overrides={"SOLVER.MAX_ITER": 1})
+    bench.order(a="slow")
+    process = bench.start()
+    wait_until((bench.output / "a" / "coco_c4" / "seed0" / "calls").exists, process)
+    bench.order()
+    (stage,) = all_stages(load_matrix(bench.config), bench.output)
+    bench.write(inits={"a": RANDOM}, tasks=["coco_c4"], overrides={"SOLVER.MAX_ITER": 2})
+    (other,) = all_stages(load_matrix(bench.config), bench.output)
+    process.communicate()
+    assert stage.done
+    assert stage.stale is None
+    assert "SOLVER.MAX_ITER 2 (before: 1)" in other.stale
+    with InterruptFlag() as interrupted:
+        local = Local([other], make_slots(1), 0, interrupted)
+        local.done, local.waiting = set(), [other]  # as if it had not been done at the start
+        local.run()
+    assert (bench.output / "a/coco_c4/seed0.stale-1").exists()
+    assert bench.calls("a/coco_c4/seed0") == 1
+
+
+def test_a_stage_that_cannot_be_started_does_not_stop_the_others(bench, monkeypatch):
+    bench.write(inits={"a": RANDOM, "b": RANDOM}, tasks=["coco_c4"], retries=1)
+    (bench.output / "a" / "coco_c4").mkdir(parents=True)
+    (bench.output / "a" / "coco_c4" / "seed0").write_text("a file in the place of its folder")
+    assert bench.run() == 1
+    assert "a/coco_c4/seed0 FAILED: could not be started: " in bench.log()
+    assert bench.log().count("it is tried again") == 1
+    assert bench.calls("b/coco_c4/seed0") == 1
+
+
 @pytest.mark.slow
 def test_a_matrix_stopped_three_times_runs_no_finished_cell_twice(bench, capsys):
     pretrain = {"config": "configs/pretrain/demo.yaml"}
@@ -94,7 +145,7 @@ def test_a_matrix_stopped_three_times_runs_no_finished_cell_twice(bench, capsys)
     assert bench.run("--dry-run") == 0
     assert "3 inits, 2 tasks, 12 cells, 0 of them done" in capsys.readouterr().out
     assert not bench.output.exists()
-    stopped = itertools.count(2, 3)
+    stopped, finished = itertools.count(2, 3), {}
     for number in (signal.SIGINT, signal.SIGKILL, signal.SIGTERM):
         process, many = bench.start(), next(stopped)
         wait_until(lambda n=many: bench.output.exists() and started(bench) >= n, process)
@@ -104,10 +155,8 @@ def test_a_matrix_stopped_three_times_runs_no_finished_cell_twice(bench, capsys)
         assert len(list(bench.output.rglob("metrics.json"))) < 12
         main(["status", str(bench.output)])
         assert "waiting" in capsys.readouterr().out
-    finished = {
-        path.parent: (path.parent / "calls").read_text()
-        for path in bench.output.rglob("metrics.json")
-    }
+        for path in bench.output.rglob("metrics.json"):
+            finished.setdefault(path.parent, (path.parent / "calls").read_text())
     process = bench.start()
     error = process.communicate()[1]
     assert process.returncode == 0, error

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from benchmarks import fingerprint
-from benchmarks.matrix import SAME_RESULT, task_config
+from benchmarks.matrix import SAME_RESULT, load_matrix, task_config
+from benchmarks.stages import all_stages
 from tests.benchmarks.bench import RANDOM, with_checkpoint
 
 
@@ -49,6 +50,20 @@ def test_a_changed_checkpoint_invalidates_its_own_cells_and_no_file_is_lost(benc
     with_checkpoint(bench, "weights again")
     assert bench.run() == 0
     assert stale(bench, "clove/coco_c4/seed0") == ["seed0.stale-1", "seed0.stale-2"]
+
+
+def test_a_cell_says_which_weights_it_has_and_not_which_lie_there_now(bench):
+    checkpoint = with_checkpoint(bench)
+    assert bench.run() == 0
+    used = json.loads((bench.output / "clove" / "source.json").read_text())["sha256"]
+    cell = bench.output / "clove" / "coco_c4" / "seed0"
+    (cell / "metrics.json").unlink()
+    stages = {stage.name: stage for stage in all_stages(load_matrix(bench.config), bench.output)}
+    checkpoint.write_text("other weights")  # while the cell waits for its turn
+    stages["clove/coco_c4/seed0"].prepare()
+    assert json.loads((cell / "cell.json").read_text())["checkpoint"] == used
+    assert bench.run() == 0
+    assert "clove/coco_c4/seed0: another checkpoint; moved to " in bench.log()
 
 
 def test_checkpoint_may_change_while_no_cell_has_begun(bench):
