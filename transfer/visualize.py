@@ -54,13 +54,22 @@ def visualize(cfg: CfgNode, model: nn.Module, count: int, folder: Path) -> int:
     with inference_context(model):
         for number in range(count):
             record = records[number * len(records) // count]
-            instances = model([read(record)])[0]["instances"].to("cpu")
+            instances = in_float32(model([read(record)])[0]["instances"].to("cpu"))
             picture = draw(cfg, record, instances, MetadataCatalog.get(name))
             # Cityscapes' ids are file names.
             file = str(record["image_id"]).removesuffix(".png").replace("/", "_")
             save = functools.partial(Image.fromarray(picture).save, format="png")
             write_atomically(folder / f"{file}.png", save)
     return count
+
+
+def in_float32(instances: Instances) -> Instances:
+    """Half-precision fields, keypoints on a CPU's autocast among them, as numpy can take them."""
+    fields = {
+        name: value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+        for name, value in instances.get_fields().items()
+    }
+    return Instances(instances.image_size, **fields)
 
 
 def draw(

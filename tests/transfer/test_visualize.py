@@ -8,7 +8,6 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
@@ -22,6 +21,7 @@ from transfer.data.stream import seeded
 from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.inference import labels_and_uv
 from transfer.tasks import TASKS
+from transfer.train import Trainer
 from transfer.visualize import (
     CAPTION_HEIGHT,
     CHART_COLORS,
@@ -33,6 +33,7 @@ from transfer.visualize import (
     compose,
     draw,
     ground_truth,
+    in_float32,
     visualize,
 )
 
@@ -101,8 +102,9 @@ def found(scores, box=BOX):
 )
 def test_the_panels_are_detectron2s_of_ground_truth_and_detections(task, scenes, tmp_path):
     cfg = resolve(TASKS[task].config, SCENES, [*FAST, "MODEL.DEVICE", "cpu"])
+    assert cfg.SOLVER.AMP.ENABLED  # under which keypoints come in bf16, which numpy lacks
     torch.manual_seed(0)
-    model = Recorded(build_model(cfg))
+    model = Recorded(Trainer.build_model(cfg))
     assert visualize(cfg, model, 3, tmp_path) == 3
     assert model.training  # as before
 
@@ -118,7 +120,7 @@ def test_the_panels_are_detectron2s_of_ground_truth_and_detections(task, scenes,
                 assert kind in annotation or not predicted
                 if not predicted:
                     annotation.pop(kind, None)
-        shown = output["instances"]
+        shown = in_float32(output["instances"])
         if len(shown):  # from 0.5 on, or else the best
             shown = shown[shown.scores >= min(0.5, shown.scores.max())]
         visualizers = [Visualizer(image, MetadataCatalog.get(name)) for _ in range(2)]
