@@ -1,9 +1,51 @@
 """What a person can get wrong in a YAML file, said with the file, the key and the way out."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
-from pretrain.runtime.config import ConfigError, nearest
+import yaml
+
+from pretrain.runtime.config import ConfigError, find_config, nearest
+
+# Settings that are counted with before Detectron2 sees them, and the least of each
+COUNTS = {"SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_ITER": 0}
+
+
+def check_double_keys(path: str | Path) -> None:
+    """Raise ConfigError for a key that is written twice, in ``path`` or in a ``_BASE_`` of it.
+
+    YAML keeps the last: a whole row would be lost unseen. What else is wrong, load_yaml says.
+    """
+    file = find_config(path)
+    try:
+        root = yaml.compose(file.read_text(), yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return
+    nodes, base = [root], None
+    while nodes:
+        node = nodes.pop()
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        names = [key.value for key, _ in node.value]
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                line = node.value[number][0].start_mark.line + 1
+                raise ConfigError(f"{path}: line {line}: {name} is there twice; rename one")
+        nodes += [value for _, value in node.value]
+        if node is root and "_BASE_" in names:
+            base = node.value[names.index("_BASE_")][1].value
+    if isinstance(base, str):
+        beside = file.parent / Path(base).expanduser()  # as load_yaml looks for it
+        check_double_keys(beside if beside.is_file() else base)
+
+
+def check_counts(settings: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError where one of COUNTS is there and no whole number, or too small a one."""
+    for key, least in COUNTS.items():
+        value = str(settings.get(key, least))
+        if not (value.isascii() and value.isdecimal() and int(value) >= least):
+            raise ConfigError(f"{where}: {key} {value!r} is not a whole number from {least} on")
 
 
 def check_keys(

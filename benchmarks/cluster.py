@@ -4,6 +4,7 @@ Each init's pretraining and conversion are jobs; its cells are arrays, one for e
 once the conversion has succeeded. Nothing needs to stay on the login node.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.matrix import Matrix
 from benchmarks.sources import read_json
-from benchmarks.stages import CANNOT, Attempt, Stage, logger, take_lock
+from benchmarks.stages import CANNOT, Attempt, Stage, lock_of, logger, take_lock
 from pretrain.runtime import slurm
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_json
@@ -36,13 +37,14 @@ def check(matrix: Matrix, stages: Sequence[Stage]) -> dict[str, slurm.Resources]
 
 
 def submit(matrix: Matrix, stages: Sequence[Stage], output: Path) -> None:
-    """Queue what is neither done nor queued. Raises ConfigError where Slurm refuses it."""
+    """Queue what is neither done nor queued. Raises ConfigError where Slurm refuses it, or
+    does not say what is queued."""
     resources = check(matrix, stages)
-    queued = slurm.queued_ids()
+    queued = slurm.queued_ids(FLAG)
     todo = [stage for stage in stages if not stage.done]
     jobs = {}
     for stage in todo:
-        job = read_json(_job_file(stage))
+        job = read_json(job_of(output, stage.name))
         if job.get("id") in queued:
             if job["command"] != stage.command:
                 raise ConfigError(
@@ -67,7 +69,7 @@ def submit(matrix: Matrix, stages: Sequence[Stage], output: Path) -> None:
             flag=FLAG,
         )
         for stage, job_id in zip(array, ids, strict=True):
-            write_json(_job_file(stage), {"id": job_id, "command": stage.command})
+            write_json(job_of(output, stage.name), {"id": job_id, "command": stage.command})
             jobs[stage.name] = job_id
         logger.info("%s/%s: job %s, %d to run", init, kind, ids[0].partition("_")[0], len(ids))
     logger.info(
@@ -79,16 +81,27 @@ def submit(matrix: Matrix, stages: Sequence[Stage], output: Path) -> None:
 
 
 def perform(stage: Stage, gpus: int, retries: int) -> None:
-    """A stage as a job. Raises Interrupted once it is saved, and StageFailed."""
+    """A stage as a job. Raises Interrupted once it is saved, and StageFailed.
+
+    Whatever else is raised leaves the stage marked as failed, too.
+    """
     setup_logger("benchmarks")
-    with InterruptFlag() as interrupted:
-        for attempt in range(retries + 1):
-            code, reason = _attempt(stage, gpus, interrupted)
-            if reason is None:
-                return
-            logger.error("%s: %s, log in %s", stage.name, reason, stage.log)
-            if code == CANNOT or attempt == retries:
-                raise StageFailed(f"{stage.name}: {reason}, log in {stage.log}")
+    try:
+        with InterruptFlag() as interrupted:
+            for attempt in range(retries + 1):
+                code, reason = _attempt(stage, gpus, interrupted)
+                if reason is None:
+                    return
+                logger.error("%s: %s, log in %s", stage.name, reason, stage.log)
+                if code == CANNOT or attempt == retries:
+                    raise StageFailed(f"{stage.name}: {reason}, log in {stage.log}")
+    except (Interrupted, StageFailed):  # to be gone on with; marked already
+        raise
+    except Exception as error:
+        with contextlib.suppress(OSError):  # of a full disk, say, as the error itself may be
+            reason = f"{type(error).__name__}: {error}"
+            write_json(stage.failed, {"reason": reason, "exit_code": None})
+        raise
 
 
 def _attempt(stage: Stage, gpus: int, interrupted: InterruptFlag) -> tuple[int, str | None]:
@@ -97,7 +110,7 @@ def _attempt(stage: Stage, gpus: int, interrupted: InterruptFlag) -> tuple[int, 
         time.sleep(PERIOD)
         if interrupted:
             raise Interrupted("while another process worked on it", interrupted.received)
-    if stage.done:
+    if stage.done and stage.stale is None:
         lock.close()
         return 0, None
     running = Attempt(stage, gpus, os.environ, lock)
@@ -116,5 +129,6 @@ def _attempt(stage: Stage, gpus: int, interrupted: InterruptFlag) -> tuple[int, 
     return code, running.end(code)
 
 
-def _job_file(stage: Stage) -> Path:
-    return stage.lock.with_suffix(".job")
+def job_of(output: Path, name: str) -> Path:
+    """The file with the id and the command of the job that a stage was last submitted as."""
+    return lock_of(output, name).with_suffix(".job")

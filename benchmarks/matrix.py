@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmarks.checks import check_choice, check_epochs, check_keys
+from benchmarks.checks import (
+    check_choice,
+    check_counts,
+    check_double_keys,
+    check_epochs,
+    check_keys,
+)
 from benchmarks.published import METHODS, load_published
 from pretrain.config import NOT_HASHED, get_cfg
 from pretrain.runtime import slurm
@@ -126,7 +130,10 @@ class Matrix:
     slurm: dict[str, dict[str, Any]]
 
     def cells(self, output: Path) -> list[Cell]:
-        """All cells, a whole seed before the next, so that the first table comes early."""
+        """All cells, a whole seed before the next, so that the first table comes early.
+
+        Raises ConfigError for a task's YAML or an overlay that cannot be used.
+        """
         seeds = dict.fromkeys(seed for task in self.tasks for seed in self.seeds[task])
         of_task = {task: self._settings(task) for task in self.tasks}
         return [
@@ -138,8 +145,12 @@ class Matrix:
         ]
 
     def _settings(self, task: str) -> dict[str, Any]:
-        settings = flatten(load_yaml(self.tasks[task] or task_config(task)))
-        return settings | (flatten(load_yaml(self.overlay)) if self.overlay else {})
+        settings = {}
+        for file in filter(None, (self.tasks[task] or task_config(task), self.overlay)):
+            loaded = flatten(load_yaml(file))
+            check_counts(loaded, str(file))
+            settings |= loaded
+        return settings
 
     def _cell(
         self, init: Init, task: str, seed: int, output: Path, settings: dict[str, Any]
@@ -220,7 +231,7 @@ def task_config(task: str) -> str:
 def load_matrix(path: str | Path) -> Matrix:
     """Read and check a benchmark's YAML; whether its files are there, ``missing`` says."""
     where = str(path)
-    _check_double_keys(path)
+    check_double_keys(path)
     tree = check_keys(load_yaml(path), where, KEYS, required=("inits", "tasks"))
     tasks = _tasks(tree["tasks"], f"{where}: tasks")
     seeds = _seeds(tree.get("seeds", [0]), f"{where}: seeds")
@@ -276,23 +287,6 @@ def _fault(checkpoint: Path) -> str | None:
 def _kept(settings: Mapping[str, Any], ignored: Collection[str]) -> dict[str, str]:
     """What decides a result, ready for JSON and for a comparison."""
     return {key: str(value) for key, value in settings.items() if not is_within(key, ignored)}
-
-
-def _check_double_keys(path: str | Path) -> None:
-    """Of a key that is written twice YAML keeps the last: a whole row would be lost unseen."""
-    try:
-        nodes = [yaml.compose(find_config(path).read_text(), yaml.SafeLoader)]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return  # load_yaml says it
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, yaml.MappingNode):
-            names = [key.value for key, _ in node.value]
-            for number, name in enumerate(names):
-                if name in names[:number]:
-                    line = node.value[number][0].start_mark.line + 1
-                    raise ConfigError(f"{path}: line {line}: {name} is there twice; rename one")
-            nodes += [value for _, value in node.value]
 
 
 def _tasks(values: Any, where: str) -> dict[str, Path | None]:
@@ -374,7 +368,9 @@ def _overrides(tree: Any, where: str) -> dict[str, str]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: expected a mapping KEY: VALUE, found {tree!r}")
-    return {key: str(value) for key, value in flatten(tree).items()}
+    overrides = {key: str(value) for key, value in flatten(tree).items()}
+    check_counts(overrides, where)
+    return overrides
 
 
 def _seeds(values: Any, where: str) -> tuple[int, ...]:

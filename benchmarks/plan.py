@@ -2,7 +2,7 @@
 
 import functools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ def disk_bytes(stage: Stage, cost: Mapping[str, Any]) -> int | None:
 
 def require_disk(stages: Sequence[Stage], output: Path, at_once: int) -> None:
     """Raise ConfigError where there is no space for what is not done yet."""
-    needed, free = needed_bytes(stages, at_once), free_bytes(output)
+    needed = needed_bytes([stage for stage in stages if not stage.done], at_once)
+    free = free_bytes(output)
     if free < needed:
         raise ConfigError(
             f"{output}: the plan needs {_gb(needed)} GB, {_gb(free)} GB are free: free some, or "
@@ -74,11 +75,30 @@ def require_disk(stages: Sequence[Stage], output: Path, at_once: int) -> None:
         )
 
 
-def needed_bytes(stages: Sequence[Stage], at_once: int) -> int:
-    """Of all that is not done and known: what is kept, and what is written beside it meanwhile."""
+def needed_bytes(todo: Sequence[Stage], at_once: int) -> int:
+    """Of all that is to do and known: what is kept, and what is written beside it meanwhile."""
     cost = load_cost()
-    sizes = [disk_bytes(stage, cost) or 0 for stage in stages if not stage.done]
+    sizes = [disk_bytes(stage, cost) or 0 for stage in todo]
     return sum(sizes) + sum(sorted(sizes)[-at_once:])
+
+
+def stages_to_do(stages: Sequence[Stage], anew: Collection[str]) -> list[Stage]:
+    """The cells that are to run, and what of the stages before them they wait for.
+
+    anew: the names of those that would be run again, though they have left what they should.
+    """
+    todo: dict[str, Stage] = {}
+    for stage in stages:  # each after the one that it needs
+        again = stage.kind == CONVERT and stage.needs in todo  # other weights
+        if not stage.done or stage.name in anew or again:
+            todo[stage.name] = stage
+    wanted: set[str | None] = set()
+    for stage in reversed(list(todo.values())):
+        if isinstance(stage, FineTune) or stage.name in wanted:
+            wanted.add(stage.needs)
+        else:
+            del todo[stage.name]
+    return list(todo.values())
 
 
 def free_bytes(output: Path) -> int:
@@ -87,31 +107,42 @@ def free_bytes(output: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def describe(matrix: Matrix, stages: Sequence[Stage], output: Path, at_once: int) -> str:
-    """What ``--dry-run`` prints."""
-    cost = load_cost()
+def describe(
+    matrix: Matrix,
+    stages: Sequence[Stage],
+    output: Path,
+    at_once: int,
+    anew: Collection[str] = (),
+) -> str:
+    """What ``--dry-run`` prints: hours of GPUs, decimal GB of disk.
+
+    anew: the names of the stages that are done and would be run again.
+    """
+    cost, todo = load_cost(), stages_to_do(stages, anew)
+    names = {stage.name for stage in todo}
     cells = [stage for stage in stages if isinstance(stage, FineTune)]
-    done = sum(cell.done for cell in cells)
+    done = sum(cell.name not in names for cell in cells)
     inits = f"{len(matrix.inits)} inits, {len(matrix.tasks)} tasks"
     parts = [f"{matrix.config}: {inits}, {len(cells)} cells, {done} of them done"]
     missing = matrix.missing()
     if missing:
         parts.append("missing, so that nothing can run:\n" + "\n".join(f"  {m}" for m in missing))
-    before = [stage for stage in stages if not isinstance(stage, FineTune)]
+    wanted = {stage.needs for stage in todo}
+    before = [stage for stage in stages if stage.name in wanted]
     if before:
-        parts.append(_before(before, cost))
-    parts += [_cells(cells, cost), _disk(stages, output, at_once)]
+        parts.append(_before(before, names, cost))
+    parts += [_cells(cells, names, cost), _disk(todo, output, at_once)]
     return "\n\n".join(parts)
 
 
-def _before(stages: Sequence[Stage], cost: Mapping[str, Any]) -> str:
+def _before(stages: Sequence[Stage], todo: Collection[str], cost: Mapping[str, Any]) -> str:
     rows, gpu = [], next(iter(cost["gpus"]))
     for stage in stages:
         hours = "" if stage.kind == CONVERT else UNKNOWN
         if stage.kind == PRETRAIN and (both := pretraining_hours(stage.init, cost)) is not None:
             hours = f"{both[0]:,.0f} to {both[1]:,.0f}"
         size = _gb(disk_bytes(stage, cost))
-        rows.append([stage.name, "done" if stage.done else "to do", hours, size])
+        rows.append([stage.name, "to do" if stage.name in todo else "done", hours, size])
     shares = cost["shares_of_limit"]
     note = (
         f"GPU-hours of a pretraining: counted FLOPs on one {gpu} at {max(shares):.0%} to "
@@ -122,10 +153,10 @@ def _before(stages: Sequence[Stage], cost: Mapping[str, Any]) -> str:
     return f"{table}\n\n{note}" if any(stage.kind == PRETRAIN for stage in stages) else table
 
 
-def _cells(cells: Sequence[FineTune], cost: Mapping[str, Any]) -> str:
+def _cells(cells: Sequence[FineTune], names: Collection[str], cost: Mapping[str, Any]) -> str:
     rows, total, unknown = [], 0.0, 0
     for task in dict.fromkeys(cell.kind for cell in cells):
-        todo = [cell for cell in cells if cell.kind == task and not cell.done]
+        todo = [cell for cell in cells if cell.kind == task and cell.name in names]
         hours = [fine_tuning_hours(cell, cost) for cell in todo]
         known = None not in hours
         total, unknown = total + sum(filter(None, hours)), unknown + hours.count(None)
@@ -149,9 +180,9 @@ def _cells(cells: Sequence[FineTune], cost: Mapping[str, Any]) -> str:
     return grid([["task", "cells", "to run", "GPU-hours", "GB"], *rows]) + f"\n\n{note}"
 
 
-def _disk(stages: Sequence[Stage], output: Path, at_once: int) -> str:
-    needed, free = needed_bytes(stages, at_once), free_bytes(output)
-    known = None not in [disk_bytes(stage, load_cost()) for stage in stages]
+def _disk(todo: Sequence[Stage], output: Path, at_once: int) -> str:
+    needed, free = needed_bytes(todo, at_once), free_bytes(output)
+    known = None not in [disk_bytes(stage, load_cost()) for stage in todo]
     return (
         f"Disk: {'' if known else 'at least '}{_gb(needed)} GB are needed, {_gb(free)} GB are free "
         f"at {output}. Assumed: a cell keeps one checkpoint (weights and momentum) and has two "

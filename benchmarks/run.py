@@ -6,20 +6,24 @@ nothing to do.
 
 import os
 import subprocess
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from benchmarks import cluster, fingerprint, plan
+from benchmarks import cluster, fingerprint, plan, settings
 from benchmarks.executors import Local, make_slots
-from benchmarks.matrix import PRETRAIN, Matrix, load_matrix
+from benchmarks.matrix import PRETRAIN, Cell, Matrix, load_matrix
+from benchmarks.published import load_published
+from benchmarks.results import FORMAT, METRICS, CorruptError, ResultError, read_result, read_results
 from benchmarks.sources import (
     checkpoint_record,
     is_converted,
     move_aside,
+    read_json,
     stale_cells,
     stale_pretraining,
     write_record,
 )
-from benchmarks.stages import all_stages, is_locked, lock_of, logger, needed
+from benchmarks.stages import Stage, all_stages, is_locked, lock_of, logger, needed
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.files import write_json
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
@@ -41,9 +45,7 @@ def run(
     stages = all_stages(matrix, output)
     at_once = slots if executor == "local" else len(stages)
     if dry_run:
-        print(plan.describe(matrix, needed(stages), output, at_once))
-        for name, (_, change) in _stale(matrix, output).items():
-            print(f"{name}: {change}: it would be moved aside and run anew")
+        _print_plan(matrix, stages, output, at_once)
         return 0
     if missing := matrix.missing():
         raise ConfigError(
@@ -55,9 +57,20 @@ def run(
     parts = make_slots(slots) if executor == "local" else []
     if executor == "slurm":
         cluster.check(matrix, stages)
+    cells = matrix.cells(output)
+    _check_formats(cells)
     setup_logger("benchmarks", output)
+    _, problems = read_results(output, load_published(), quarantine=True)
+    for place, problem in problems.items():
+        logger.warning("%s: %s", place, problem)
     _read_data(matrix, output)
-    for name, (folder, change) in _stale(matrix, output).items():
+    stale = _stale(matrix, cells, output)
+    for name, (_, change) in stale.items():
+        if is_locked(lock_of(output, name)):
+            raise ConfigError(f"{name}: {change}, and it runs; stop it first, or wait for its end")
+    if problem := settings.check(matrix, [cell for cell in cells if _begins(cell, stale)]):
+        logger.warning("not known whether the settings can be used: %s", problem)
+    for name, (folder, change) in stale.items():
         logger.warning("%s: %s; moved to %s, run anew", name, change, move_aside(folder))
     stages = needed(stages)
     plan.require_disk(stages, output, at_once)
@@ -84,12 +97,66 @@ def run(
         return local.report()
 
 
-def _stale(matrix: Matrix, output: Path) -> dict[str, tuple[Path, str]]:
-    """By name the folders that were made from something else than the config names now, and what.
+def _begins(cell: Cell, stale: Collection[str]) -> bool:
+    """Whether it would run for the first time with these settings."""
+    return cell.name in stale or not (cell.done or (cell.folder / "cell.json").is_file())
 
-    Raises ConfigError where one of them is being worked on.
-    """
+
+def _print_plan(matrix: Matrix, stages: Sequence[Stage], output: Path, at_once: int) -> None:
+    """What ``run`` would do, and what it would do again; nothing is renamed or read anew."""
     cells = matrix.cells(output)
+    formats, corrupt = _other_formats(cells), _corrupt(cells)
+    sound = [cell for cell in cells if cell.name not in {*formats, *corrupt}]
+    stale = _stale(matrix, sound, output)
+    print(plan.describe(matrix, stages, output, at_once, {*formats, *corrupt, *stale}))
+    for name in formats:
+        print(f"{name}: {METRICS} is of another format: nothing would run")
+    for name, reason in corrupt.items():
+        print(f"{name}: {METRICS}: {reason}: it would be set aside and the cell run again")
+    for name, (_, change) in stale.items():
+        if is_locked(lock_of(output, name)):
+            print(f"{name}: {change}, and it runs: nothing would run before its end")
+        else:
+            print(f"{name}: {change}: it would be moved aside and run anew")
+    asked = fingerprint.requests(matrix, sound)
+    for task in sorted(asked.keys() - fingerprint.known(output, asked).keys()):
+        print(f"{task}: the data that its cells have run on would be read first, and compared")
+
+
+def _other_formats(cells: Collection[Cell]) -> list[str]:
+    """The names of the cells whose result another version has written."""
+    results = {cell.name: read_json(cell.folder / METRICS) for cell in cells}
+    formats = {name: result.get("format") for name, result in results.items()}
+    return [name for name, found in formats.items() if type(found) is int and found != FORMAT]
+
+
+def _check_formats(cells: Collection[Cell]) -> None:
+    """Raise ConfigError for results that are of no use to this version, but may be to another."""
+    if names := _other_formats(cells):
+        raise ConfigError(
+            f"nothing was run; of another format than {FORMAT}:\n"
+            + "\n".join(f"  {cell.folder / METRICS}" for cell in cells if cell.name in names)
+            + "\nUpdate this checkout to the version that wrote them, or choose another --output"
+        )
+
+
+def _corrupt(cells: Collection[Cell]) -> dict[str, str]:
+    """By name the cells whose result would be set aside, and why."""
+    corrupt = {}
+    for cell in cells:
+        if cell.done:
+            try:
+                read_result(cell.folder / METRICS, (*cell.name.split("/"), METRICS))
+            except CorruptError as error:
+                corrupt[cell.name] = str(error)
+            except ResultError:
+                pass  # kept; `collect` says what is wrong
+    return corrupt
+
+
+def _stale(matrix: Matrix, cells: Collection[Cell], output: Path) -> dict[str, tuple[Path, str]]:
+    """By name the folders that were made from something else than the config names now, and what;
+    of ``cells`` and all pretraining."""
     stale = {
         f"{init.name}/{PRETRAIN}": (init.source(output), change)
         for init in matrix.inits
@@ -101,11 +168,7 @@ def _stale(matrix: Matrix, output: Path) -> dict[str, tuple[Path, str]]:
     }
     data = fingerprint.known(output, fingerprint.requests(matrix, cells))
     changes = stale_cells(cells, records, data)
-    stale |= {cell.name: (cell.folder, change) for cell, change in changes}
-    for name, (_, change) in stale.items():
-        if is_locked(lock_of(output, name)):
-            raise ConfigError(f"{name}: {change}, and it runs; stop it first, or wait for its end")
-    return stale
+    return stale | {cell.name: (cell.folder, change) for cell, change in changes}
 
 
 def _read_data(matrix: Matrix, output: Path) -> None:

@@ -1,5 +1,6 @@
 """Signals set a flag; the loop asks for it at the end of a step, saves and leaves."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Collection
@@ -20,13 +21,15 @@ class Interrupted(Exception):
 
 
 class InterruptFlag:
-    """True once SIGINT, SIGTERM or SIGUSR2 came; a second SIGINT interrupts at once.
+    """True once SIGINT, SIGTERM, SIGUSR2 or SIGHUP came; a second SIGINT interrupts at once.
 
+    SIGHUP comes where a terminal is closed or its connection is lost. It stays ignored where it
+    was, as nohup has it.
     Use as a context manager: handlers are put back at its end. A process forked within ends at
     SIGTERM and ignores the others, which may reach a whole group of processes.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.received: list[str] = []
@@ -34,7 +37,9 @@ class InterruptFlag:
         self._pid = os.getpid()
 
     def __enter__(self) -> "InterruptFlag":
-        self._previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        numbers = [n for n in self.SIGNALS if not (n == signal.SIGHUP and nohup)]
+        self._previous = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,7 +55,8 @@ class InterruptFlag:
         if number == signal.SIGINT and "SIGINT" in self.received:
             raise KeyboardInterrupt
         self.received.append(signal.Signals(number).name)
-        os.write(2, f"{self.received[-1]}: saving as soon as this step ends\n".encode())
+        with contextlib.suppress(OSError):  # the terminal is gone
+            os.write(2, f"{self.received[-1]}: saving as soon as this step ends\n".encode())
 
 
 def _end_at_sigterm() -> None:

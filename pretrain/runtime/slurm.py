@@ -48,7 +48,8 @@ class Job:
 
     Where it raises Interrupted after SIGUSR2, which Slurm sends before a time limit, the job is
     queued again. After SIGTERM alone it waits to be killed: it was cancelled, or it is preempted,
-    and then Slurm itself queues it again, unless it has ended before.
+    and then Slurm itself queues it again, unless it has ended before. Where it is not queued again
+    it raises Interrupted itself, so that the job counts as failed and no other one starts on it.
     """
 
     def __init__(self, function: Callable[[], Any], distributed: bool = True) -> None:
@@ -64,8 +65,11 @@ class Job:
             # and ends rank 0; before and after the loop it does so at once, and nothing is lost
             if signal.SIGUSR2.name in interrupted.signals:
                 signal.raise_signal(signal.SIGUSR2)
-            elif signal.SIGTERM.name in interrupted.signals:
+                return  # as another rank, whose failure might end rank 0 too early
+            # Without a signal another rank has one, and ours may be on its way
+            if signal.SIGTERM.name in interrupted.signals or not interrupted.signals:
                 time.sleep(LONGEST_GRACE)
+            raise
 
     @staticmethod
     def _export() -> None:
@@ -85,7 +89,7 @@ class Job:
 
 def require_commands(flag: str = "--slurm") -> None:
     """Raise ConfigError, naming what asked for Slurm, where there is none."""
-    for command in ("sbatch", "srun", "scontrol"):
+    for command in ("sbatch", "srun", "scontrol", "squeue"):
         if shutil.which(command) is None:
             raise ConfigError(
                 f"{flag}: there is no {command} here; submit from a login node of a cluster with "
@@ -183,12 +187,22 @@ def queued(folder: str | Path) -> str | None:
     return job_id if said.returncode == 0 and said.stdout.strip() else None
 
 
-def queued_ids() -> set[str]:
-    """The ids of all jobs of this user that wait or run, an array's one by one."""
-    if shutil.which("squeue") is None:
-        return set()
+def queued_ids(flag: str = "--slurm") -> set[str]:
+    """The ids of all jobs of this user that wait or run, an array's one by one.
+
+    Raises ConfigError, naming ``flag``, where squeue does not say so: that is not an empty queue.
+    """
     command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i"]
-    return set(subprocess.run(command, capture_output=True, text=True, check=False).stdout.split())
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ConfigError(f"{flag}: squeue cannot be run: {error}") from error
+    if said.returncode != 0:
+        reason = " ".join(said.stderr.split()) or f"exit code {said.returncode}"
+        raise ConfigError(
+            f"{flag}: squeue does not say what is queued: {reason}; try again once it does"
+        )
+    return set(said.stdout.split())
 
 
 def parse_options(words: str, source: str) -> dict[str, str]:

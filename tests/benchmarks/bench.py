@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks import fingerprint, stages
+from benchmarks import fingerprint, settings, stages
 from benchmarks.__main__ import main
 from benchmarks.matrix import backbone
 from pretrain.runtime.config import REPOSITORY
@@ -116,6 +116,7 @@ def use_stand_ins(folder: Path, replace) -> None:
     replace(stages, "convert_command", convert)
     replace(stages, "fine_tune_command", lambda cell: fake_fine_tune(cell, folder))
     replace(fingerprint, "command", data)
+    replace(settings, "command", lambda requests: [sys.executable, "-c", ""])
 
 
 class Bench:

@@ -6,7 +6,12 @@ import signal
 import pytest
 import yaml
 
+from benchmarks import stages
 from benchmarks.__main__ import main
+from benchmarks.cluster import job_of, perform
+from benchmarks.matrix import load_matrix
+from benchmarks.stages import all_stages
+from pretrain.runtime.files import write_json
 from tests import slurm as stand_in
 from tests.benchmarks.bench import RANDOM, with_checkpoint
 
@@ -104,6 +109,53 @@ def test_a_failed_conversion_lets_its_cells_leave_the_queue_and_no_others(bench,
     with_slurm(bench)
     assert submit(bench) == 0
     assert set(list(wait_for_all(cluster).values())[5:]) == {"COMPLETED"}
+
+
+def test_status_tells_what_is_queued_from_what_is_not(bench, cluster, capsys):
+    bench.write(inits={"a": RANDOM, "b": RANDOM}, tasks=["coco_c4"], slurm=SLURM)
+    matrix = load_matrix(bench.config)
+    write_json(bench.output / "matrix.json", matrix.summary())
+    for name, job_id in (("a/coco_c4/seed0", "7_0"), ("b/coco_c4/seed0", "7_1")):
+        write_json(job_of(bench.output, name), {"id": job_id, "command": []})
+    (cluster / "squeue").write_text("#!/bin/sh\necho 7_0\n")
+    assert main(["status", str(bench.output)]) == 0
+    said = capsys.readouterr().out
+    assert "| a    |          |         | q       |" in said
+    assert "| b    |          |         | w       |" in said
+    assert "d, r, q, f, w: done, running, queued, failed, waiting. Cells: 0 done, 0 run" in said
+    (cluster / "squeue").write_text("#!/bin/sh\necho down >&2\nexit 1\n")
+    assert main(["status", str(bench.output)]) == 0
+    said = capsys.readouterr().out
+    assert "d, r, f, w: done, running, failed, waiting. Cells: 0 done, 0 running, 0 f" in said
+    assert "status: squeue does not say what is queued: down; try again" in said
+
+
+def test_a_squeue_that_fails_stops_before_anything_is_queued_twice(bench, cluster, capsys):
+    with_slurm(bench)
+    (cluster / "squeue").write_text("#!/bin/sh\necho 'Unable to contact' >&2\nexit 1\n")
+    assert submit(bench) == 2
+    error = capsys.readouterr().err
+    assert "error: --executor slurm: squeue does not say what is queued: Unable to con" in error
+    assert not (cluster / "jobs").exists()
+
+
+def test_a_job_whose_stage_cannot_be_started_is_marked_as_failed(bench, capsys, monkeypatch):
+    bench.write(inits={"a": RANDOM}, tasks=["coco_c4"])
+    matrix = load_matrix(bench.config)
+    write_json(bench.output / "matrix.json", matrix.summary())
+    stage = all_stages(matrix, bench.output)[0]
+
+    def no_memory(*_, **__):
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(stages.subprocess, "Popen", no_memory)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        perform(stage, gpus=0, retries=1)
+    assert json.loads(stage.failed.read_text())["reason"] == "OSError: Cannot allocate memory"
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", "")
+    assert main(["status", str(bench.output)]) == 0
+    assert "Cells: 0 done, 0 running, 1 failed, 0 waiting" in capsys.readouterr().out
 
 
 def test_without_slurm_it_says_so_before_anything_runs(bench, capsys, monkeypatch, tmp_path):

@@ -28,6 +28,7 @@ def test_commands_carry_what_the_yaml_says(bench, monkeypatch):
     assert command == (
         f"-m transfer --task coco_fpn --weights {weights} --output {cell.folder} --seed 7 "
         f"--init clove --overlay {REPOSITORY / 'configs/benchmarks/demo.yaml'} --resume "
+        f"--visualize 2 {cell.folder / 'pictures'} "
         "SOLVER.MAX_ITER 4 SOLVER.STEPS (2,) SOLVER.BASE_LR 0.5 INPUT.FORMAT BGR"
     )
     random = stages.fine_tune_command(cells["random/coco_c4/seed7"])
@@ -78,6 +79,14 @@ def test_a_yaml_of_ones_own_is_a_task_called_as_its_file(bench, monkeypatch):
         ({"tasks": [TASK_YAML]}, "mask_rcnn_R_50_C4_1x.yaml is one of ours; give the task's name"),
         ({"seeds": [0, "1"]}, "'1' is not a whole number"),
         ({"task_overrides": {"coco_c": {}}}, "unknown key coco_c (did you mean coco_c4?)"),
+        (
+            {"overrides": {"SOLVER.IMS_PER_BATCH": "many"}},
+            "bench.yaml: overrides: SOLVER.IMS_PER_BATCH 'many' is not a whole number from 1 on",
+        ),
+        (
+            {"task_overrides": {"coco_c4": {"SOLVER": {"MAX_ITER": 1.5}}}},
+            "task_overrides: coco_c4: SOLVER.MAX_ITER '1.5' is not a whole number from 0 on",
+        ),
         ({"overrides": ["A", 1]}, "expected a mapping KEY: VALUE"),
         ({"overlay": "configs/nowhere.yaml"}, "configs/nowhere.yaml: no such config file"),
         ({"datasets": "no/data"}, "python -m benchmarks.scenes writes"),
@@ -143,6 +152,21 @@ def test_a_name_that_is_there_twice_is_an_error(bench, capsys):
     )
     assert bench.run() == 2
     assert "bench.yaml: line 5: a is there twice; rename one" in capsys.readouterr().err
+
+
+def test_a_name_that_is_there_twice_in_a_base_is_an_error(bench, capsys):
+    (bench.folder / "base.yaml").write_text("inits: {a: {method: random}, a: {method: clove}}\n")
+    bench.config.write_text("_BASE_: base.yaml\ntasks: [coco_c4]\n")
+    assert bench.run() == 2
+    assert "base.yaml: line 1: a is there twice; rename one" in capsys.readouterr().err
+
+
+def test_a_count_that_is_none_in_an_overlay_is_an_error(bench, capsys):
+    overlay = bench.folder / "overlay.yaml"
+    overlay.write_text("SOLVER: {IMS_PER_BATCH: many}\n")
+    bench.write(inits={"a": RANDOM}, overlay=str(overlay))
+    assert bench.run() == 2
+    assert "overlay.yaml: SOLVER.IMS_PER_BATCH 'many' is not a whole" in capsys.readouterr().err
 
 
 def test_every_missing_file_is_named_before_anything_runs(bench, capsys):

@@ -45,7 +45,7 @@ def test_the_plan_of_the_paper_needs_none_of_its_files(bench, capsys):
     words = ["--config-file", "configs/benchmarks/paper.yaml", "--output", str(bench.output)]
     assert main(["run", *words, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "276 cells" in said
+    assert "299 cells" in said
     assert "checkpoint runs/checkpoints/resnet50-0676ba61.pth " in said
     assert "unknown" not in said
     assert main(["run", *words]) == 2
@@ -58,9 +58,61 @@ def test_what_is_done_is_not_planned_and_what_is_stale_is(bench, capsys):
     capsys.readouterr()
     assert bench.run("--dry-run") == 0
     said = capsys.readouterr().out
-    assert "2 cells, 2 of them done" in said
+    assert "2 cells, 1 of them done" in said
+    assert "| coco_c4  | 1     | 0      | 0         | 0.0 |" in said
+    assert "| coco_fpn | 1     | 1      |" in said
+    assert "Disk: 0.7 GB are needed" in said
     assert "coco_fpn/seed0: SOLVER.MAX_ITER 5 (before: 90000): it would be moved aside" in said
     assert bench.calls("random/coco_fpn/seed0") == 1
+
+
+def test_what_stands_before_stale_cells_is_planned_where_it_is_stale(bench, capsys):
+    pretrain = {"config": "configs/pretrain/clove_R_50_in1k_200ep.yaml"}
+    ours = {"method": "clove", "pretrain": pretrain}
+    bench.write(inits={"ours": ours}, tasks=["coco_c4"])
+    assert bench.run() == 0
+    pretrain["overrides"] = {"SOLVER.EPOCHS": 400}
+    bench.write(inits={"ours": ours}, tasks=["coco_c4"])
+    capsys.readouterr()
+    assert bench.run("--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "1 cells, 0 of them done" in said
+    assert "| ours/pretrain | to do | 62 to " in said
+    assert "| ours/convert  | to do |" in said
+    assert "ours/pretrain: SOLVER.EPOCHS 400 (before: 200): it would be moved aside" in said
+    pretrain["overrides"] = {}
+    bench.write(inits={"ours": ours}, tasks=["coco_c4"], overrides={"SOLVER.MAX_ITER": 5})
+    assert bench.run("--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "1 cells, 0 of them done" in said
+    assert "| ours/convert | done |" in said
+    assert "ours/pretrain" not in said
+
+
+def test_a_dry_run_says_that_a_stale_cell_runs_and_goes_on(bench, capsys):
+    assert bench.run() == 0
+    changed = {"inits": {"random": RANDOM}, "overrides": {"SOLVER.MAX_ITER": 5}}
+    stage = stages(bench, **changed)[0]
+    with take_lock(stage):
+        capsys.readouterr()
+        assert bench.run("--dry-run") == 0
+        said = capsys.readouterr().out
+        assert f"{stage.name}: SOLVER.MAX_ITER 5 (before: 90000), and it runs: nothing wo" in said
+        assert "coco_fpn/seed0: SOLVER.MAX_ITER 5 (before: 90000): it would be moved aside" in said
+        assert bench.run() == 2
+        assert "and it runs; stop it first" in capsys.readouterr().err
+    assert (bench.output / "random/coco_fpn/seed0/metrics.json").exists()
+
+
+def test_a_dry_run_says_which_data_it_has_not_compared(bench, capsys):
+    assert bench.run() == 0
+    capsys.readouterr()
+    assert bench.run("--dry-run") == 0
+    assert "coco_c4: the data that its cells have run on would be read" in capsys.readouterr().out
+    assert bench.run() == 0
+    capsys.readouterr()
+    assert bench.run("--dry-run") == 0
+    assert "would be read first" not in capsys.readouterr().out
 
 
 def test_hours_are_the_zoos_where_it_ran_such_images_and_batches(bench):

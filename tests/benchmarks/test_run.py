@@ -3,6 +3,7 @@
 A small script stands in for what the stages run.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -11,10 +12,13 @@ import time
 
 import pytest
 
+from benchmarks import settings
 from benchmarks.matrix import load_matrix
 from pretrain.runtime.config import REPOSITORY
 from tests.benchmarks.bench import RANDOM, with_checkpoint
-from tests.benchmarks.cells import write_cell
+from tests.benchmarks.cells import metrics_json, write_cell
+
+real_command = settings.command  # before the fixture replaces it
 
 
 def test_every_cell_runs_into_a_folder_of_its_own(bench):
@@ -40,6 +44,80 @@ def test_cells_with_metrics_are_skipped(bench):
     assert bench.run() == 0
     assert "2 of 2 cells are done" in bench.log()
     assert bench.calls("random/coco_fpn/seed0") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"format": 1, "task": ', "not readable as JSON"),
+        ("[1]", "expected a mapping, found list"),
+        ('{"format": null, "data": null}', "format"),
+        (json.dumps(metrics_json(task="coco_c4", data=None)), "field data: expected a mapping"),
+    ],
+)
+def test_a_corrupt_result_is_set_aside_and_its_cell_runs_again(bench, capsys, content, reason):
+    assert bench.run() == 0
+    path = bench.output / "random" / "coco_c4" / "seed0" / "metrics.json"
+    path.write_text(content)
+    capsys.readouterr()
+    assert bench.run("--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "2 cells, 1 of them done" in said
+    assert "random/coco_c4/seed0: metrics.json: " in said
+    assert reason in said
+    assert "it would be set aside and the cell run again" in said
+    assert path.read_text() == content
+    assert bench.run() == 0
+    assert "random/coco_c4/seed0/metrics.json.bad-1: " in bench.log()
+    assert reason in bench.log()
+    assert path.with_name("metrics.json.bad-1").read_text() == content
+    assert json.loads(path.read_text())["init"] == "random"
+    assert bench.calls("random/coco_c4/seed0") == 2
+    assert bench.calls("random/coco_fpn/seed0") == 1
+
+
+def test_a_result_of_another_format_stops_a_run_and_stays_where_it_is(bench, capsys):
+    path = write_cell(bench.output, task="coco_c4", format=2, data="sha256:0")
+    assert bench.run() == 2
+    error = capsys.readouterr().err
+    assert f"of another format than 1:\n  {path}\nUpdate this checkout" in error
+    assert bench.run("--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "coco_c4/seed0: metrics.json is of another format: nothing would run" in said
+    assert path.exists()
+    assert bench.calls("random/coco_fpn/seed0") == 0
+
+
+def test_settings_that_no_cell_can_run_with_stop_before_anything_runs(bench, capsys, monkeypatch):
+    assert bench.run() == 0
+    monkeypatch.setattr(settings, "command", real_command)
+    bench.write(inits={"random": RANDOM}, overrides={"SOLVER.MAX_ITR": 5})
+    assert bench.run() == 2
+    assert (
+        "bench.yaml: random/coco_c4: unknown key SOLVER.MAX_ITR (did you mean SOLVER.MAX_ITER?)"
+        in capsys.readouterr().err
+    )
+    assert (bench.output / "random/coco_c4/seed0/metrics.json").exists()  # nothing was moved aside
+    paper = load_matrix("configs/benchmarks/paper.yaml")
+    assert settings.check(paper, paper.cells(bench.output)) is None
+
+
+def test_settings_are_asked_about_once_and_only_before_a_cell_begins(bench, monkeypatch):
+    asked = []
+
+    def ask(requests):
+        asked.append([request[0] for request in requests])
+        return [sys.executable, "-c", "import sys; sys.exit('no Detectron2')"]
+
+    monkeypatch.setattr(settings, "command", ask)
+    inits = {"a": RANDOM, "b": RANDOM, "c": RANDOM | {"overrides": {"INPUT.FORMAT": "BGR"}}}
+    bench.write(inits=inits, tasks=["coco_c4"], seeds=[0, 1])
+    bench.order(a="fail")
+    assert bench.run() == 1
+    assert asked == [["a/coco_c4", "c/coco_c4"]]
+    assert "not known whether the settings can be used: no Detectron2" in bench.log()
+    assert bench.run() == 1
+    assert len(asked) == 1
 
 
 def test_a_failing_cell_keeps_its_log_and_stops_no_other(bench, capsys):

@@ -1,5 +1,6 @@
 """Pretraining as a Slurm job: submitit's local executor, and a stand-in for Slurm on PATH."""
 
+import contextlib
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import pytest
 from pretrain import checkpoints
 from pretrain.__main__ import main
 from pretrain.runtime import slurm
+from pretrain.runtime.config import ConfigError
 from pretrain.runtime.interrupt import Interrupted
 from pretrain.train import train
 from tests import slurm as stand_in
@@ -156,11 +158,18 @@ def test_an_option_replaces_what_would_be_asked_for_and_any_function_can_be_queu
 
 
 @pytest.mark.parametrize(
-    ("signals", "queued_again"),
-    [(("SIGTERM",), False), (("SIGUSR2",), True), (("SIGTERM", "SIGUSR2"), True), ((), False)],
+    ("signals", "waits"),
+    [
+        (("SIGTERM",), True),
+        (("SIGINT", "SIGTERM"), True),
+        (("SIGINT",), False),
+        (("SIGUSR2",), False),
+        (("SIGTERM", "SIGUSR2"), False),
+        ((), True),
+    ],
 )
-def test_only_the_signal_of_the_time_limit_queues_a_saved_job_again(
-    monkeypatch, signals, queued_again
+def test_a_saved_job_is_queued_again_by_the_signal_of_the_time_limit_or_has_failed(
+    monkeypatch, signals, waits
 ):
     def saved():
         raise Interrupted("saved", signals)
@@ -173,12 +182,27 @@ def test_only_the_signal_of_the_time_limit_queues_a_saved_job_again(
     received, waited = [], []
     monkeypatch.setattr(slurm.time, "sleep", waited.append)
     before = signal.signal(signal.SIGUSR2, lambda number, _: received.append(number))
+    queued_again = "SIGUSR2" in signals
     try:
-        slurm.Job(saved)()
+        with contextlib.nullcontext() if queued_again else pytest.raises(Interrupted):
+            slurm.Job(saved)()
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert received == [signal.SIGUSR2] * queued_again
-    assert waited == [slurm.LONGEST_GRACE] * (signals == ("SIGTERM",))
+    assert waited == [slurm.LONGEST_GRACE] * waits
+
+
+def test_an_interrupted_job_releases_none_that_needs_it(tmp_path, cluster):
+    def saved():
+        raise Interrupted("saved", ("SIGINT",))
+
+    resources = slurm.Resources()
+    first = slurm.submit_array([saved], tmp_path / "files", "first", resources)
+    slurm.submit_array([partial(print, "no")], tmp_path / "files", "next", resources, first[0])
+    jobs = [cluster / "jobs" / number for number in ("1", "2")]
+    for job in jobs:
+        stand_in.wait_until(lambda j=job: ended(j), job)
+    assert [stand_in.state(job).split()[0] for job in jobs] == ["FAILED", "CANCELLED"]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +228,21 @@ def test_without_slurm_it_says_so(images, tmp_path, capfd, monkeypatch):
     code, _, error = submit(words(images, tmp_path / "run", **asked()), capfd)
     assert code == 2
     assert re.fullmatch(r"error: --slurm: there is no sbatch here; submit from a login .*\n", error)
+
+
+def test_a_command_that_is_missing_is_named(tmp_path, cluster, monkeypatch):
+    (cluster / "squeue").unlink()
+    monkeypatch.setenv("PATH", str(cluster))
+    with pytest.raises(ConfigError, match=r"--x: there is no squeue here; submit from a login"):
+        slurm.require_commands("--x")
+
+
+def test_a_queue_that_cannot_be_read_is_not_an_empty_one(tmp_path, cluster):
+    assert slurm.queued_ids() == set()
+    squeue = cluster / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact' >&2\nexit 1\n")
+    with pytest.raises(ConfigError, match=r"--x: squeue does not say .*: slurm_load_jobs error"):
+        slurm.queued_ids("--x")
 
 
 def test_what_sbatch_says_is_shown_in_one_line(images, tmp_path, cluster, capfd):
