@@ -25,6 +25,9 @@ def collect(
     A file that is not a result does not stop the others: it is named, and the exit code is 1. A
     corrupt one is renamed, so that ``run`` runs its cell again. A task that ``matrix.json`` asks
     for has its table before any of its cells is finished: then of published values only.
+
+    Raises ConfigError where there is nothing to collect, for a ``published`` that cannot be used,
+    and where ``output`` (default: ``folder``) cannot be written to.
     """
     folder = Path(folder)
     tasks = load_published(published)
@@ -43,10 +46,16 @@ def collect(
     tables, missing = build_tables(results, tasks, matrix), missing_cells(results, matrix)
     page = markdown.page(tables, problems, missing)
     output = folder if output is None else Path(output)
-    write_text(output / "RESULTS.md", page)
-    write_text(output / "results.csv", records.as_csv(tables, missing))
-    write_json(output / "results.json", records.as_json(tables, problems, missing))
-    write_text(output / "results.tex", latex.page(tables))
+    try:
+        write_text(output / "RESULTS.md", page)
+        write_text(output / "results.csv", records.as_csv(tables, missing))
+        write_json(output / "results.json", records.as_json(tables, problems, missing))
+        write_text(output / "results.tex", latex.page(tables))
+    except OSError as error:
+        raise ConfigError(
+            f"{output}: tables not written ({error.strerror}). Make room there, or name another "
+            "folder with --output"
+        ) from error
     print(page, end="")
     for path, problem in problems.items():
         print(f"not collected: {folder / path}: {problem}", file=sys.stderr)

@@ -142,14 +142,18 @@ def _card(
 
     method, depth, page = meta["method"], meta["depth"], meta["source_page"]
     own = method == "clove" and re.fullmatch(r"step_\d+\.pth", meta["source_name"]) is not None
-    epochs = meta.get("pretrain_epochs")
+    epochs, data = meta.get("pretrain_epochs"), meta.get("pretrain_data")
+    unknown = "not recorded in the weights"
     facts = [
         ("method", f"{method} ({page})"),
         ("architecture", f"ResNet-{depth} up to res5, without projector, heads or classifier"),
         ("entries", f"{meta['entries']}, by Detectron2's short names (`res2.0.conv1.weight`)"),
         ("network taken", meta["network"]),
-        ("pretraining data", "not recorded in the weights" + ("" if own else "; see the source")),
-        ("pretraining epochs", "not recorded in the weights" if epochs is None else f"{epochs:g}"),
+        (
+            "pretraining data",
+            f"`{shown(data)}`" if data else unknown + "; see the source" * (not own),
+        ),
+        ("pretraining epochs", unknown if epochs is None else f"{epochs:g}"),
         ("source", f"`{shown(meta['source_name'])}`" + " of `python -m pretrain`" * own),
         ("source's sha256", f"`{meta['source_sha256']}`"),
     ]

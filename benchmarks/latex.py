@@ -20,9 +20,11 @@ MARKS = (
     "Bold is the highest value of a column and underlined the second highest; "
     "equal ones share the mark."
 )
+UNMARKED = "Measured values have no marks, since their rows were not all run under one config."
 PROTOCOLS = (
     "Published rows of different protocols do not compare, though the marks are over all of them."
 )
+TEST_ROWS = 40  # of a float: more do not fit a page
 SPECIAL = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -42,7 +44,7 @@ class Column:
 
 
 def page(tables: Iterable[Table]) -> str:
-    """results.tex: a float for each block of metrics, and one for the tests between inits."""
+    """results.tex: a float for each block of metrics, and one or more for the tests of inits."""
     parts = [INTRODUCTION]
     for task, own in itertools.groupby(tables, key=lambda table: table.task.name):
         label = "tab:" + re.sub(r"[^A-Za-z0-9_-]", "-", task)
@@ -59,10 +61,13 @@ def _floats(table: Table) -> list[tuple[str, str]]:
     tests = wording.tests(table)
     if tests is not None:
         said, lines = tests
-        cells = [[text(cell) for cell in column] for column in zip(*lines, strict=True)]
-        heads = zip(wording.TEST_COLUMNS, "lrrrrr", cells, strict=True)
-        columns = [Column(head, align, own) for head, align, own in heads]
-        floats.append((f"{_title(table)}: {text(said)}", _tabular(columns)))
+        parts = [lines[start : start + TEST_ROWS] for start in range(0, len(lines), TEST_ROWS)]
+        for number, part in enumerate(parts, start=1):
+            which = f" Part {number} of {len(parts)}." if len(parts) > 1 else ""
+            cells = [[text(cell) for cell in column] for column in zip(*part, strict=True)]
+            heads = zip(wording.TEST_COLUMNS, "lrrrrr", cells, strict=True)
+            columns = [Column(head, align, own) for head, align, own in heads]
+            floats.append((f"{_title(table)}: {text(said + which)}", _tabular(columns)))
     return floats
 
 
@@ -79,7 +84,8 @@ def _block(table: Table, block: Block) -> tuple[str, str]:
         *wording.comparability(table),
         *([MEASURED] if block.measured else []),
         *([PUBLISHED] if block.published else []),
-        MARKS,
+        *([MARKS] if block.published or table.one_config else []),
+        *([UNMARKED] if block.measured and not table.one_config else []),
         *([PROTOCOLS] if len(letters) > 1 else []),
     ]
     notes = wording.numbered(note for row in block.rows for note in _notes(row, block))
@@ -110,7 +116,8 @@ def _columns(table: Table, block: Block, notes: Mapping[str, int]) -> list[Colum
         columns.insert(0, Column("init", "l", [text(row.init or NOTHING) for row in rows]))
         columns.append(Column("n", "r", [text(wording.seeds(row)) for row in rows]))
         for metric, name in zip(block.metrics, block.names, strict=True):
-            cells = _marked([wording.measured(row, metric) for row in rows])
+            cells = [wording.measured(row, metric) for row in rows]
+            cells = _marked(cells) if table.one_config else [text(cell) for cell in cells]
             columns.append(Column(name, "r", cells, "measured"))
     if block.published:
         for metric, name in zip(block.metrics, block.names, strict=True):

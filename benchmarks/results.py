@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,7 +168,10 @@ def read_result(path: Path, place: tuple[str, ...]) -> Result:
 
 
 def _fields(path: Path) -> dict[str, Any]:
-    """What ``path`` says of each of FIELDS. Raises CorruptError where that is not to be had."""
+    """What ``path`` says of each of FIELDS.
+
+    Raises CorruptError where that is not to be had, and ResultError for another version's file.
+    """
     try:
         content = json.loads(path.read_text())
     except OSError as error:
@@ -176,12 +180,16 @@ def _fields(path: Path) -> dict[str, Any]:
         raise CorruptError(f"not readable as JSON: {error}") from error
     if not isinstance(content, dict):
         raise CorruptError(f"expected {MAPPING}, found {type(content).__name__}")
-    if content.get("format") != FORMAT:
-        raise CorruptError(f"field format: expected {FORMAT}, found {content.get('format')!r}")
+    found = _field(content, "format", COUNT)
+    if found != FORMAT:
+        raise ResultError(
+            f"field format: {found}, this version reads {FORMAT}; update this checkout"
+        )
     values = {name: _field(content, name, kind) for name, kind in FIELDS.items()}
     for name, value in values["metrics"].items():
         if not _is(value, NUMBER):
-            raise CorruptError(f"field metrics.{name}: expected {NUMBER}, found {value!r}")
+            found = reprlib.repr(value)
+            raise CorruptError(f"field metrics.{name}: expected {NUMBER}, found {found}")
     return values
 
 
@@ -199,7 +207,7 @@ def _field(content: dict[str, Any], name: str, kind: str) -> Any:
             raise CorruptError(f"field {name} is missing")
         value = value[part]
     if not (_is(value, kind) or (value is None and name in MAY_BE_NULL)):
-        raise CorruptError(f"field {name}: expected {kind}, found {value!r}")
+        raise CorruptError(f"field {name}: expected {kind}, found {reprlib.repr(value)}")
     return value
 
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,13 +35,15 @@ class Comparison:
 def compare_inits(table: Table) -> list[Comparison]:
     """Every pair of inits that have at least MIN_SEEDS seeds each, under one schedule.
 
-    An init whose seeds are not averaged, since its weights or config changed, is in no pair.
+    An init whose seeds are not averaged, since its weights or config changed, is in no pair; nor
+    is one with a seed that lacks the main metric, as cells of one's own task may.
     """
     metric, samples = table.task.main_metric, {}
-    for init in dict.fromkeys(row.init for row in table.rows if row.seeds):
-        own = [result for result in table.results if result.init == init]
-        if len(own) >= MIN_SEEDS and len({result.recipe for result in own}) == 1:
-            samples[init] = (own[0].schedule, [result.metrics[metric] for result in own])
+    rows_of = Counter(row.init for row in table.rows if row.seeds)
+    for row in table.rows:
+        if len(row.seeds) >= MIN_SEEDS and rows_of[row.init] == 1 and metric in row.measured:
+            own = [result for result in table.results if result.init == row.init]
+            samples[row.init] = (row.schedule, [result.metrics[metric] for result in own])
     pairs = [
         (first, second, samples[first][1], samples[second][1])
         for first, second in itertools.combinations(samples, 2)

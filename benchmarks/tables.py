@@ -31,8 +31,10 @@ class Row:
     init: str | None = None
     seeds: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
+    wanted: int = 0  # seeds of this init in this table, be they here, in other rows or missing
     measured: Mapping[str, Measured] = field(default_factory=dict)
-    schedule: Schedule | None = None  # of what was measured
+    schedule: Schedule | None = None  # of what was measured, as is the config
+    config_sha256: str | None = None
     published: PublishedRow | None = None
     notes: tuple[str, ...] = ()
 
@@ -54,13 +56,19 @@ class Table:
     @property
     def shows_the_road_only(self) -> bool:
         """A network that has learnt next to nothing orders no methods."""
-        best = max((result.metrics[result.main_metric] for result in self.results), default=1)
-        return best < 1
+        metric = self.task.main_metric
+        values = [result.metrics[metric] for result in self.results if metric in result.metrics]
+        return max(values, default=1) < 1
 
     @property
-    def off_schedule(self) -> bool:
-        """Whether a result was trained longer or shorter than the task's protocol says."""
-        return any(result.schedule != self.task.schedule for result in self.results)
+    def one_config(self) -> bool:
+        """Whether all its rows were run under one config, and so under one schedule."""
+        return len({result.config_sha256 for result in self.results}) <= 1
+
+    @property
+    def off_config(self) -> bool:
+        """Whether a result was run under another config than the task's own."""
+        return any(result.config_sha256 != self.task.config_sha256 for result in self.results)
 
     def said_once(self, read: Callable[[Result], Any]) -> str:
         """What all results share; where they do not, each value with the inits that have it."""
@@ -80,12 +88,12 @@ class Table:
         return self.official and own
 
     def difference(self, row: Row, metric: str) -> float | None:
-        """Measured less published: on official data, and within one protocol, only."""
+        """Measured less published: on official data, within one protocol and its config, only."""
         published = row.published.values if row.published else {}
         if not (self.official and metric in row.measured and metric in published):
             return None
         same_protocol = row.published.protocols[metric] == self.task.protocol
-        if not (same_protocol and row.schedule == self.task.schedule):
+        if not (same_protocol and row.config_sha256 == self.task.config_sha256):
             return None
         return row.measured[metric].mean - published[metric]
 
@@ -157,7 +165,8 @@ def build_tables(
     tables = []
     for task, data in sorted(by_table, key=position):
         own = by_table[task, data]
-        tables.append(_table(tasks.get(task) or _task_from(own), data, own, matrix))
+        others = [r for key in by_table if key[0] == task and key[1] != data for r in by_table[key]]
+        tables.append(_table(tasks.get(task) or _task_from(own), data, own, others, matrix))
     return tables
 
 
@@ -171,15 +180,27 @@ def _task_from(results: list[Result]) -> TaskInfo:
 
 
 def _table(
-    task: TaskInfo, data: Data | None, results: list[Result], matrix: Mapping[str, Any] | None
+    task: TaskInfo,
+    data: Data | None,
+    results: list[Result],
+    others: list[Result],
+    matrix: Mapping[str, Any] | None,
 ) -> Table:
+    """others: of the same task on other data; what is done there is not missing here."""
     wanted = matrix["inits"] if matrix is not None and task.name in matrix["tasks"] else {}
+    found = sorted({result.seed for result in results})
     rows: list[Row] = []
     for init in sorted({result.init for result in results} | set(wanted)):
         own = [result for result in results if result.init == init]
-        found = sorted({result.seed for result in results})
+        elsewhere = sorted(result.seed for result in others if result.init == init)
+        if elsewhere and not own:
+            continue
         seeds = matrix["seeds"][task.name] if init in wanted else found
-        rows += _rows_of_init(init, own, seeds, wanted.get(init, {}), task)
+        there = {*elsewhere, *(result.seed for result in own)}
+        missing = tuple(seed for seed in seeds if seed not in there)
+        notes = [f"missing: seed {_listed(missing)}"] if missing else []
+        notes += [f"on other data: seed {_listed(elsewhere)}"] if elsewhere else []
+        rows += _rows_of_init(init, own, missing, wanted.get(init, {}), notes, task)
     shown = [row.published for row in rows]
     rows += [
         Row(published.method, published.epochs, published=published)
@@ -193,28 +214,26 @@ def _table(
 def _rows_of_init(
     init: str,
     results: list[Result],
-    seeds: list[int],
+    missing: tuple[int, ...],
     asked: Mapping[str, Any],
+    notes: list[str],
     task: TaskInfo,
 ) -> list[Row]:
     """One row; more where its seeds were made from different weights or configs."""
-    missing = tuple(seed for seed in seeds if seed not in [result.seed for result in results])
     by_recipe: dict[tuple, list[Result]] = {}
     for result in results:
         by_recipe.setdefault(result.recipe, []).append(result)
-    notes = [f"missing: seed {', '.join(map(str, missing))}"] if missing else []
-    if not by_recipe:
-        return [_row(init, [], missing, asked, notes, task)]
-    rows = []
-    for (_, _, weights, config), same in by_recipe.items():
+    rows, wanted = [], len(results) + len(missing)
+    for same in list(by_recipe.values()) or [[]]:
         own = list(notes)
         if len(by_recipe) > 1:
+            _, _, weights, config = same[0].recipe
             own.append(
                 f"not averaged with the other rows of {init}, whose weights or config differ: "
-                f"here seed {', '.join(str(result.seed) for result in same)}, "
+                f"here seed {_listed(result.seed for result in same)}, "
                 f"weights {short(weights)}, config {short(config)}"
             )
-        rows.append(_row(init, same, missing, asked, own, task))
+        rows.append(_row(init, same, missing, wanted, asked, own, task))
     return rows
 
 
@@ -222,6 +241,7 @@ def _row(
     init: str,
     results: list[Result],
     missing: tuple[int, ...],
+    wanted: int,
     asked: Mapping[str, Any],
     notes: list[str],
     task: TaskInfo,
@@ -243,8 +263,10 @@ def _row(
         init=init,
         seeds=tuple(sorted(result.seed for result in results)),
         missing=missing,
+        wanted=wanted,
         measured=measured,
         schedule=results[0].schedule if results else None,
+        config_sha256=results[0].config_sha256 if results else None,
         published=published[0] if len(published) == 1 else None,
         notes=tuple(notes),
     )
@@ -277,6 +299,10 @@ def _measured(results: list[Result], metrics: Iterable[str]) -> dict[str, Measur
             std = statistics.stdev(values) if len(values) > 1 else None
             measured[metric] = Measured(statistics.fmean(values), std)
     return measured
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def short(sha256: str | None) -> str:

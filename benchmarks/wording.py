@@ -35,7 +35,7 @@ def caption(table: Table) -> list[str]:
 def warnings(table: Table) -> list[str]:
     """What a reader must know before comparing rows."""
     said = []
-    if len({result.config_sha256 for result in table.results}) > 1:
+    if not table.one_config:
         said.append("The rows were not all run under one config.")
     if table.shows_the_road_only:
         metric = table.task.main_metric
@@ -54,10 +54,10 @@ def comparability(table: Table) -> list[str]:
         ]
     if task.rows and not any(map(table.compares, task.metrics)):
         return [f"No difference is computed: no published row is known to be {task.protocol}'s."]
-    if task.rows and table.off_schedule:
+    if task.rows and table.off_config:
         return [
-            f"No difference is computed where the schedule is not protocol {task.protocol}'s "
-            f"({task.schedule.iterations} iterations of {task.schedule.images_per_batch} images)."
+            "No difference is computed where the config is not the task's own "
+            f"({short(task.config_sha256)}), which is protocol {task.protocol}'s."
         ]
     return []
 
@@ -91,13 +91,19 @@ def tests(table: Table) -> tuple[str, list[Sequence[str]]] | None:
     comparisons = compare_inits(table)
     if not comparisons:
         return None
+    metric = table.task.main_metric
     tested = sum(comparison.test is not None for comparison in comparisons)
     said = (
-        f"Welch's t-test on {table.task.main_metric} between inits with at least {MIN_SEEDS} seeds "
+        f"Welch's t-test on {metric} between inits with at least {MIN_SEEDS} seeds "
         f"each and one schedule. Comparisons in this table: {tested}. p is that of one alone; "
         "p (Holm) is corrected for all of these, not for those of other tables. Seeds change the "
         "fine-tuning only: neither says how another pretraining would come out."
     )
+    lacking = dict.fromkeys(
+        row.init for row in table.rows if row.seeds and metric not in row.measured
+    )
+    if lacking:
+        said += f" Left out, since not every seed has a value of {metric}: {', '.join(lacking)}."
     if tested < len(comparisons):
         said += f" {NOTHING}: not tested, since neither init has any spread."
     return said, [_test(comparison) for comparison in comparisons]
@@ -155,5 +161,4 @@ def seeds(row: Row) -> str:
     """How many there are, and of how many where some are missing."""
     if row.init is None:
         return NOTHING
-    wanted = len(row.seeds) + len(row.missing)
-    return f"{len(row.seeds)} of {wanted}" if row.missing else str(len(row.seeds))
+    return f"{len(row.seeds)} of {row.wanted}" if row.missing else str(len(row.seeds))

@@ -158,9 +158,17 @@ def _plain(key: str, value: torch.Tensor | np.ndarray) -> torch.Tensor:
 
 
 def write_converted(
-    out: Path, conversion: Conversion, method: Method, source: Path, epochs: float | None
+    out: Path,
+    conversion: Conversion,
+    method: Method,
+    source: Path,
+    epochs: float | None,
+    data: str | None,
 ) -> dict[str, Any]:
-    """Write the converted file (design.md section 5), atomically, and return its ``meta``."""
+    """Write the converted file (design.md section 5), atomically, and return its ``meta``.
+
+    epochs, data: of the pretraining, where the source says them.
+    """
     meta = {
         "method": method.name,
         "source_name": source.name,
@@ -175,6 +183,8 @@ def write_converted(
     }
     if epochs is not None:
         meta["pretrain_epochs"] = epochs
+    if data is not None:
+        meta["pretrain_data"] = data
     converted = {
         "format": FORMAT,
         "model": conversion.detectron2,
@@ -222,7 +232,8 @@ def run(checkpoint: Path, out: Path, method: str, prefix: str | None) -> None:
     print(f"proof    max |Detectron2 - torchvision| / max |torchvision|, at most {TOLERANCE:.0e}")
     for row in stages:
         print(f"         {row.stage:5} C4 {row.c4:.1e}  FPN {row.fpn:.1e}")
-    meta = write_converted(out, conversion, backbone.method, source, _epochs(loaded))
+    said = {"epochs": _epochs(loaded), "data": _data(loaded)}
+    meta = write_converted(out, conversion, backbone.method, source, **said)
     print(f"wrote    {out} ({out.stat().st_size / 1e6:.1f} MB)")
     print("match    fine-tuning must set what follows, and python -m transfer checks it")
     for key, value in meta["config"].items():
@@ -239,6 +250,17 @@ def _epochs(checkpoint: Mapping[str, Any]) -> float | None:
     epoch = checkpoint.get("epoch")
     known = isinstance(epoch, (int, float)) and 0 <= epoch <= 10**6
     return float(epoch) if known else None
+
+
+def _data(checkpoint: Mapping[str, Any]) -> str | None:
+    """``imagenet/train``: the end of DATA.ROOT in a checkpoint of our own, no path of a machine."""
+    found: Any = checkpoint
+    for key in ("config", "DATA", "ROOT"):
+        found = dict.get(found, key) if isinstance(found, dict) else None
+    if not isinstance(found, str):
+        return None
+    names = [part for part in Path(found).parts if part not in ("/", "..")]
+    return shown("/".join(names[-2:])) or None
 
 
 def list_methods() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.results import Result, asked_cells
+from benchmarks.results import Data, Result, asked_cells
 from pretrain.runtime.config import flatten
 
 DONE, FAILED, UNFINISHED, MISSING = "done", "failed", "unfinished", "missing"
@@ -38,6 +38,16 @@ class Cell:
     def name(self) -> str:
         """``clove/coco_fpn/seed0``, as its folder is called."""
         return f"{self.init}/{self.task}/seed{self.seed}"
+
+    @property
+    def data(self) -> Data | None:
+        """What it is run on; None before that was written down."""
+        if self.result is not None:
+            return self.result.data
+        try:
+            return Data(**self.record()["data"])
+        except (KeyError, TypeError):
+            return None
 
     def command(self) -> str:
         """What ``run`` started it with; empty where nobody wrote that down."""

@@ -11,6 +11,7 @@ from benchmarks.tables import Table
 WIDTH, HEIGHT = 720, 440  # of a chart of curves: half as many px on a phone
 LEFT, RIGHT, TOP, BOTTOM = 90, 16, 16, 44
 BAR_RIGHT, BAR_HEIGHT, LETTER = 190, 40, 13
+LETTERS = (WIDTH // 2 - 20) // LETTER  # of a name beside a bar
 MAX_POINTS, MIN_POINTS = 200, 20  # of one curve
 LOSS_POINTS, OTHER_POINTS = 100_000, 10_000  # of all cells: the page must stay small
 
@@ -32,6 +33,12 @@ class Bar:
     end: int
     whisker: tuple[int, int] | None
     label: str
+
+    @property
+    def name(self) -> str:
+        """Its init, without its middle where that leaves no room for the bar."""
+        half = (LETTERS - 1) // 2
+        return self.init if len(self.init) <= LETTERS else f"{self.init[:half]}…{self.init[-half:]}"
 
 
 @dataclass(frozen=True)
@@ -58,20 +65,21 @@ class Line:
 
 @dataclass(frozen=True)
 class Curves:
-    """One quantity over the iterations of all cells of a task."""
+    """One quantity over the iterations of all cells of a task on one data set."""
 
     quantity: str
+    data: str
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
 
 
 def draw_bars(table: Table) -> Bars:
-    """A bar from 0 for every row that was measured."""
+    """A bar from 0 for every row that was measured; one of no length where that is negative."""
     metric = table.task.main_metric
     rows = [(row, row.measured[metric]) for row in table.rows if metric in row.measured]
-    high = max((value.mean + (value.std or 0) for _, value in rows), default=0) or 1
-    left = min(WIDTH // 2, 20 + LETTER * max((len(row.init) for row, _ in rows), default=0))
+    high = max([0, *(value.mean + (value.std or 0) for _, value in rows)]) or 1
+    left = 20 + LETTER * min(LETTERS, max((len(row.init) for row, _ in rows), default=0))
 
     def place(value: float) -> int:
         return left + round((WIDTH - BAR_RIGHT - left) * max(value, 0) / high)
@@ -90,16 +98,17 @@ def points_of(budget: int, cells: int) -> int:
     return min(MAX_POINTS, max(MIN_POINTS, budget // max(cells, 1)))
 
 
-def draw_curves(cells: Sequence[Cell], main_metric: str, of_all: int) -> list[Curves]:
+def draw_curves(cells: Sequence[Cell], data: str, main_metric: str, of_all: int) -> list[Curves]:
     """The training curves of one task's cells: the total loss, then whatever else was logged.
 
+    data: what all of them are run on, in words.
     of_all: how many cells the page has, which decides how many points are drawn.
     """
     loss_points, other_points = (points_of(b, of_all) for b in (LOSS_POINTS, OTHER_POINTS))
     lines = {cell: _read(cell, main_metric, loss_points) for cell in cells}
     names = {name for records in lines.values() for record in records for name in record}
     return [
-        _curves(name, lines, loss_points if name == "total_loss" else other_points)
+        _curves(name, data, lines, loss_points if name == "total_loss" else other_points)
         for name in _ordered(names, main_metric)
     ]
 
@@ -138,7 +147,9 @@ def _ordered(names: Iterable[str], main_metric: str) -> list[str]:
     return [name for kind in kinds for name in sorted(names) if kind(name)]
 
 
-def _curves(quantity: str, lines: dict[Cell, list[dict[str, float]]], points: int) -> Curves:
+def _curves(
+    quantity: str, data: str, lines: dict[Cell, list[dict[str, float]]], points: int
+) -> Curves:
     curves = {}
     for cell, records in lines.items():
         values = [(record["iteration"], record.get(quantity)) for record in records]
@@ -164,7 +175,7 @@ def _curves(quantity: str, lines: dict[Cell, list[dict[str, float]]], points: in
     )
     x_ticks = tuple(Tick(at(x), f"{x:g}") for x in _ticks(right))
     y_ticks = tuple(Tick(level(y), f"{y:g}") for y in _ticks(high, low))
-    return Curves(quantity, drawn, x_ticks, y_ticks)
+    return Curves(quantity, data, drawn, x_ticks, y_ticks)
 
 
 def _ticks(high: float, low: float = 0) -> list[float]:

@@ -52,7 +52,8 @@ def block_grid(table: Table, block: Block) -> Grid:
 
 def _row(table: Table, block: Block, row: Row) -> list[Entry]:
     entries = [Entry(row.method), Entry(row.init or wording.NOTHING)]
-    entries += [Entry(wording.epochs(row), row.epochs), Entry(wording.seeds(row), len(row.seeds))]
+    entries.append(Entry(wording.epochs(row), row.epochs))
+    entries.append(Entry(wording.seeds(row), len(row.seeds) if row.init else None))
     for metric in block.metrics:
         value = row.measured.get(metric)
         entries.append(Entry(wording.measured(row, metric), value.mean if value else None))
@@ -78,14 +79,16 @@ def test_grid(lines: Sequence[Sequence[str]]) -> Grid:
 
 def cell_grid(cells: Sequence[Cell]) -> Grid:
     """One line per cell, which leads to all that is known of it."""
-    columns = [Column(name, TEXT) for name in ("cell", "init", "task")] + [Column("seed")]
-    columns += [Column("state", TEXT), Column("metric", TEXT), Column("value", MEASURED)]
-    columns += [Column("iterations"), Column("minutes")]
+    columns = [Column(name, TEXT) for name in ("cell", "init", "task", "data")]
+    columns += [Column("seed"), Column("state", TEXT), Column("metric", TEXT)]
+    columns += [Column("value", MEASURED), Column("iterations"), Column("minutes")]
     return Grid("All cells", columns, [_cell_row(cell) for cell in cells])
 
 
 def _cell_row(cell: Cell) -> list[Entry]:
+    data = cell.data
     entries = [Entry(cell.name, link=cell.name), Entry(cell.init), Entry(cell.task)]
+    entries.append(Entry(data.name if data else wording.NOTHING))
     entries += [Entry(str(cell.seed), cell.seed), Entry(cell.state)]
     result = cell.result
     if result is None:

@@ -73,3 +73,13 @@ function reveal() {
 }
 addEventListener("hashchange", reveal);
 reveal();
+
+// Paper unfolds nothing: what a task has folded away is printed, of the cells what is open.
+const unfolded = [];
+addEventListener("beforeprint", () => {
+  unfolded.push(...document.querySelectorAll(".task details:not([open])"));
+  for (const details of unfolded) details.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const details of unfolded.splice(0)) details.open = false;
+});

@@ -16,7 +16,7 @@ from benchmarks.report import charts, grids
 from benchmarks.report.cells import Cell, read_cells
 from benchmarks.report.pictures import Picture, embed
 from benchmarks.results import ResultError, read_matrix, read_results, with_epochs
-from benchmarks.tables import Table, build_tables
+from benchmarks.tables import Table, build_tables, short
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text
 
@@ -25,7 +25,7 @@ STATES = {of_cells.DONE: "✓", of_cells.FAILED: "✗", of_cells.UNFINISHED: "�
 
 @dataclass(frozen=True)
 class Section:
-    """All of one task: its tables, one per data set, its curves and pictures."""
+    """All of one task: its tables and its curves, for each data set, and pictures."""
 
     task: str
     title: str
@@ -38,7 +38,8 @@ class Section:
 def report(folder: str | Path, output: str | Path | None = None) -> int:
     """Write the page of the results below ``folder``; returns the exit code, as ``collect`` does.
 
-    output: a file, in place of report.html in the folder.
+    output: a file, in place of report.html in the folder. Raises ConfigError for a folder without
+    cells, and where the page cannot be written.
     """
     folder = Path(folder)
     tasks = load_published(PUBLISHED_YAML)
@@ -53,7 +54,14 @@ def report(folder: str | Path, output: str | Path | None = None) -> int:
     if not cells:
         raise ConfigError(f"{folder}: no cell in it; python -m benchmarks run fills it")
     output = folder / "report.html" if output is None else Path(output)
-    write_text(output, page(cells, build_tables(results, tasks, matrix), tasks, problems))
+    html = page(cells, build_tables(results, tasks, matrix), tasks, problems)
+    try:
+        write_text(output, html)
+    except OSError as error:
+        raise ConfigError(
+            f"{output}: page not written ({error.strerror}). Make room there, or name another file "
+            "with --output"
+        ) from error
     print(f"{output}: {', '.join(f'{n} {state}' for state, n in _count(cells).items())}")
     for path, problem in problems.items():
         print(f"not collected: {folder / path}: {problem}", file=sys.stderr)
@@ -79,7 +87,6 @@ def page(
     pictures, left_out = embed(cells)
     return environment.get_template("page.html.jinja").render(
         cells=cells,
-        by_place={(cell.init, cell.task, cell.seed): cell for cell in cells},
         inits=list(dict.fromkeys(cell.init for cell in cells)),
         states=STATES,
         count=_count(cells),
@@ -108,7 +115,12 @@ def _sections(
     sections = []
     for name in names:
         own, info = [cell for cell in cells if cell.task == name], infos.get(name)
-        curves = charts.draw_curves(own, info.main_metric if info else "", len(cells))
+        metric = info.main_metric if info else ""
+        curves = [
+            chart
+            for data, same in _by_data(own).items()
+            for chart in charts.draw_curves(same, data, metric, len(cells))
+        ]
         shown = [picture for picture in pictures if picture.cell.task == name]
         shown.sort(key=lambda picture: picture.file)  # one image of several inits side by side
         of_task = [table for table in tables if table.task.name == name]
@@ -116,6 +128,16 @@ def _sections(
         title = info.title if info else name
         sections.append(Section(name, title, of_task, curves, inits, shown))
     return sections
+
+
+def _by_data(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """The cells that share an axis, below the name of their data."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        data = cell.data
+        name = f"{data.name}, fingerprint {short(data.sha256)}" if data else "not recorded"
+        found.setdefault(name, []).append(cell)
+    return dict(sorted(found.items()))
 
 
 def _details(cells: Sequence[Cell]) -> list[dict[str, Any]]:

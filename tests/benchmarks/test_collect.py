@@ -1,6 +1,8 @@
 """Tables of finished cells: what is averaged, what is kept apart, what is said."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.collect import collect
 from benchmarks.published import load_published
+from pretrain.runtime import files
 from tests.benchmarks.cells import OFFICIAL, SCENES, VALUES, write_cell, write_clove
 from tests.benchmarks.pages import RANDOM, csv_lines, page_of, row_of, table_rows, write_matrix
 
@@ -66,11 +69,13 @@ def test_unofficial_table_says_so_and_computes_no_difference(tmp_path):
     assert not any("−" in column for column in table_rows(page)[0])
 
 
-def test_official_difference_stays_within_one_protocol_and_its_schedule(tmp_path):
-    own = {"data": OFFICIAL, "iterations": 90000, "images_per_batch": 16}
-    write_clove(tmp_path, metrics=VALUES | {"bbox/AP": 41.5}, **own)
-    write_cell(tmp_path, "resim", method="resim", pretrain_epochs=200, **own)
-    write_cell(tmp_path, **(own | {"iterations": 180000}))
+def test_official_difference_stays_within_one_protocol_and_its_config(tmp_path):
+    write_clove(tmp_path, metrics=VALUES | {"bbox/AP": 41.5}, data=OFFICIAL)
+    write_cell(tmp_path, "resim", method="resim", pretrain_epochs=200, data=OFFICIAL)
+    collect(tmp_path)
+    assert "not the task's own" not in page_of(tmp_path)
+    # of the same schedule, but for example with another learning rate
+    write_cell(tmp_path, data=OFFICIAL, config_sha256="bad" * 20)
     collect(tmp_path)
     page = page_of(tmp_path)
     assert "not the official data" not in page
@@ -79,12 +84,16 @@ def test_official_difference_stays_within_one_protocol_and_its_schedule(tmp_path
     assert resim["protocol"] == "C"
     assert resim["AP measured − published"] == "–"
     assert row_of(page, "random")["AP measured − published"] == "–"
-    assert "is not protocol B's (90000 iterations of 16 images)" in page
+    said = (
+        "No difference is computed where the config is not the task's own "
+        f"({load_published()['coco_fpn'].config_sha256[:8]}), which is protocol B's."
+    )
+    assert page.count(said) == 1
 
 
 def test_of_two_sources_a_method_stands_beside_the_one_under_our_protocol(tmp_path):
-    own = {"data": OFFICIAL, "iterations": 90000, "images_per_batch": 16}
-    write_cell(tmp_path, "torchvision", method="supervised", pretrain_epochs=90, **own)
+    changes = {"method": "supervised", "pretrain_epochs": 90}
+    write_cell(tmp_path, "torchvision", data=OFFICIAL, **changes)
     collect(tmp_path)
     page = page_of(tmp_path)
     ours = row_of(page, "torchvision")
@@ -108,8 +117,7 @@ def test_two_published_rows_that_fit_alike_are_compared_with_neither(tmp_path):
 
 def test_metrics_that_nobody_published_have_a_narrow_table_of_their_own(tmp_path):
     metrics = dict.fromkeys(load_published()["lvis_fpn"].metrics, 20.0)
-    own = {"data": OFFICIAL, "iterations": 90000, "images_per_batch": 16}
-    write_cell(tmp_path, "random", "lvis_fpn", metrics=metrics, **own)
+    write_cell(tmp_path, "random", "lvis_fpn", metrics=metrics, data=OFFICIAL)
     collect(tmp_path)
     page = page_of(tmp_path)
     assert row_of(page, "random")["AP75 published"] == "12.5"
@@ -138,6 +146,51 @@ def test_two_data_fingerprints_never_share_a_table(tmp_path):
         assert f"| {init} " in section
         assert {row["init"] for row in table_rows(section)} == {init, "–"}
         assert other not in {row["init"] for row in table_rows(section)}
+
+
+def test_cells_that_are_done_on_other_data_are_not_missing(tmp_path):
+    other = SCENES | {"sha256": "77" * 32}
+    write_clove(tmp_path, 0)
+    write_clove(tmp_path, 1, data=other)
+    write_cell(tmp_path, seed=0)
+    write_cell(tmp_path, seed=1)
+    write_cell(tmp_path, "elsewhere", data=other)
+    inits = {name: RANDOM for name in ("elsewhere", "nowhere", "random")}
+    inits["clove"] = {"method": "clove", "epochs": 400}
+    write_matrix(tmp_path, ["coco_fpn"], inits, [0, 1, 2])
+    collect(tmp_path)
+    page = page_of(tmp_path)
+    counts = [
+        {row["init"]: row["n"] for row in table_rows(section) if row["init"] != "–"}
+        for section in page.split("## COCO")[1:]
+    ]
+    assert counts == [
+        {"clove": "1 of 2", "nowhere": "0 of 3", "random": "2 of 3"},
+        {"clove": "1 of 2", "nowhere": "0 of 3", "elsewhere": "1 of 3"},
+    ]
+    assert "on other data: seed 1" in page.split("## COCO")[1]
+    assert "## Missing cells (7)" in page  # 1 of clove, 2 of elsewhere, 3 of nowhere, 1 of random
+
+
+def test_without_a_matrix_a_seed_on_other_data_is_not_missing(tmp_path):
+    other = SCENES | {"sha256": "77" * 32}
+    write_clove(tmp_path, 0)
+    write_clove(tmp_path, 1, data=other)
+    write_cell(tmp_path, seed=0)
+    write_cell(tmp_path, seed=1)
+    collect(tmp_path)
+    assert row_of(page_of(tmp_path).split("## COCO")[1], "clove")["n"] == "1"
+    assert "missing" not in page_of(tmp_path)
+
+
+def test_of_three_seeds_two_that_are_not_averaged_are_one_of_three_each(tmp_path):
+    write_clove(tmp_path, 0)
+    write_clove(tmp_path, 1, config_sha256="bad" * 20)
+    inits = {"clove": {"method": "clove", "epochs": 400}}
+    write_matrix(tmp_path, ["coco_fpn"], inits, [0, 1, 2])
+    collect(tmp_path)
+    rows = [row for row in table_rows(page_of(tmp_path)) if row["init"] == "clove"]
+    assert [row["n"] for row in rows] == ["1 of 3", "1 of 3"]
 
 
 def test_tables_come_in_the_tasks_order_and_own_tasks_after_them(tmp_path):
@@ -202,6 +255,15 @@ def test_caption_of_a_run_that_learnt_nothing_says_so(tmp_path, value, said):
     write_cell(tmp_path, metrics=VALUES | {"bbox/AP": value})
     collect(tmp_path)
     assert ("shows the road, not quality" in page_of(tmp_path)) == said
+
+
+def test_the_road_is_shown_by_the_metric_that_ranks_the_table(tmp_path):
+    """Of a task of one's own, where another cell's main metric is another one."""
+    write_cell(tmp_path, "a", "mine", metrics={"bbox/AP": 0.5}, main_metric="bbox/AP")
+    other = {"bbox/AP": 0.25, "quality": 90.0}
+    write_cell(tmp_path, "b", "mine", metrics=other, main_metric="quality")
+    collect(tmp_path)
+    assert "Every bbox/AP is under 1: this run shows the road, not quality." in page_of(tmp_path)
 
 
 def test_a_metric_that_the_data_cannot_give_is_a_dash_with_a_note(tmp_path):
@@ -300,3 +362,31 @@ def test_output_and_published_file_are_the_users(tmp_path, capsys):
     assert row_of(page, "random", "### `segm/AP`")["AP measured"] == "11.00"
     assert "published |" not in page
     assert not (tmp_path / "results" / "RESULTS.md").exists()
+
+
+@pytest.mark.parametrize("output", ["a_file", "a_file/below", "/proc/x"])
+def test_an_output_that_is_no_folder_is_named(tmp_path, capsys, output):
+    write_cell(tmp_path / "results")
+    (tmp_path / "a_file").write_text("mine")
+    output = str(tmp_path / output)
+    assert main(["collect", str(tmp_path / "results"), "--output", output]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {output}: tables not written (")
+    assert "name another folder with --output" in error
+    assert (tmp_path / "a_file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("file", ["RESULTS.md", "results.csv", "results.json", "results.tex"])
+def test_a_full_disk_is_named(tmp_path, capsys, monkeypatch, file):
+    write, before = files.write_atomically, write_cell(tmp_path).read_bytes()
+
+    def write_until_full(path, fill):
+        if path.name == file:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, fill)
+
+    monkeypatch.setattr(files, "write_atomically", write_until_full)
+    assert main(["collect", str(tmp_path)]) == 2
+    said = f"{tmp_path}: tables not written (No space left on device). Make room there"
+    assert said in capsys.readouterr().err
+    assert write_cell(tmp_path).read_bytes() == before

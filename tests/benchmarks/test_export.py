@@ -17,6 +17,7 @@ from benchmarks.export import LICENCES
 from pretrain.runtime import files
 from pretrain.runtime.files import sha256_of
 from tests.benchmarks.cells import OFFICIAL, SCENES, VALUES, write_cell
+from transfer import convert
 from transfer.checkpoints import METHODS
 from transfer.convert import Conversion, write_converted
 from transfer.reading import load_converted
@@ -34,14 +35,14 @@ def init(tmp_path):
     return write_init(tmp_path)
 
 
-def write_init(tmp_path, method="clove", source_name="step_00012500.pth", epochs=400.0):
+def write_init(tmp_path, method="clove", source_name="step_00012500.pth", epochs=400.0, data=None):
     """A folder as ``python -m benchmarks run`` leaves it after the conversion, of few tensors."""
     source = tmp_path / source_name
     source.write_bytes(b"a checkpoint")
     backbone = Backbone(METHODS[method], (), "", "student", "", {}, Counter())
     folder = tmp_path / "results" / "clove"
     conversion = Conversion(backbone, 50, {}, TENSORS)
-    write_converted(folder / "backbone.pth", conversion, METHODS[method], source, epochs)
+    write_converted(folder / "backbone.pth", conversion, METHODS[method], source, epochs, data)
     record = {"checkpoint": str(source), "method": method, "sha256": sha256_of(source)}
     (folder / "source.json").write_text(json.dumps(record))
     return folder
@@ -139,8 +140,48 @@ def test_only_data_that_are_not_official_are_said_not_to_be(init, tmp_path):
 def test_without_results_and_epochs_the_card_says_so(tmp_path):
     card = card_of(write_init(tmp_path, epochs=None), tmp_path)
     assert "None yet." in card
-    assert re.search(r"pretraining epochs +\| not recorded in the weights", card)
+    assert re.search(r"pretraining epochs +\| not recorded in the weights +\|", card)
+    assert re.search(r"pretraining data +\| not recorded in the weights +\|", card)
     assert "±" not in card.split("## Results")[1].split("## Licence")[0]
+
+
+def test_the_card_names_the_data_of_our_own_pretraining(tmp_path):
+    card = card_of(write_init(tmp_path, data="imagenet/train"), tmp_path)
+    assert re.search(r"pretraining data +\| `imagenet/train` +\|", card)
+
+
+def test_of_other_weights_the_source_has_to_say_the_data(tmp_path):
+    card = card_of(write_init(tmp_path, "pixpro", "pixpro.pth"), tmp_path)
+    assert re.search(r"pretraining data +\| not recorded in the weights; see the source +\|", card)
+
+
+@pytest.mark.parametrize(
+    ("root", "data"),
+    [
+        ("/home/somebody/data/imagenet/train", "imagenet/train"),
+        ("datasets/imagenet/train/", "imagenet/train"),
+        ("../photos", "photos"),
+        ("/photos", "photos"),
+        ("/", None),
+        (3, None),
+    ],
+)
+def test_the_data_are_the_last_two_folders_of_our_own_checkpoint(tmp_path, monkeypatch, root, data):
+    def convert_nothing(*_, **__):
+        return Conversion(backbone, 50, {}, TENSORS)
+
+    backbone = Backbone(METHODS["clove"], (), "", "student", "", {}, Counter())
+    monkeypatch.setattr(convert, "convert", convert_nothing)
+    monkeypatch.setattr(convert, "prove", lambda *_: [])
+    source, out = tmp_path / "step_00000010.pth", tmp_path / "backbone.pth"
+    torch.save({"epoch": 2.5, "config": {"DATA": {"ROOT": root}}}, source)
+    assert convert.main([str(source), str(out)]) == 0
+    assert load_converted(out)["meta"].get("pretrain_data") == data
+
+
+@pytest.mark.parametrize("content", [{}, {"config": 1}, {"config": {"DATA": "x"}}])
+def test_other_checkpoints_name_no_data(content):
+    assert convert._data(content) is None
 
 
 @pytest.mark.parametrize(

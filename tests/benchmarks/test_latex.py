@@ -164,10 +164,10 @@ def test_ties_share_a_mark_and_a_value_alone_has_none(cells, marked):
 
 
 def test_measured_and_published_values_are_marked_in_columns_of_their_own(tmp_path):
-    own = {"data": OFFICIAL, "iterations": 90000, "images_per_batch": 16}
     for seed, value in enumerate((12.0, 13.0)):
-        write_clove(tmp_path, seed, metrics=VALUES | {"bbox/AP": value}, **own)
-    write_cell(tmp_path, metrics=VALUES | {"bbox/AP": 12.499}, **own)  # prints as 12.50, too
+        write_clove(tmp_path, seed, metrics=VALUES | {"bbox/AP": value}, data=OFFICIAL)
+    nearly = VALUES | {"bbox/AP": 12.499}  # prints as 12.50, too
+    write_cell(tmp_path, metrics=nearly, data=OFFICIAL)
     inits = {"clove": {"method": "clove", "epochs": 400}, "random": RANDOM}
     inits["pixpro"] = {"method": "pixpro", "epochs": 400}
     write_matrix(tmp_path, ["coco_fpn"], inits, [0, 1])
@@ -187,6 +187,42 @@ def test_measured_and_published_values_are_marked_in_columns_of_their_own(tmp_pa
     assert notes[2].startswith("published: PixPro's own README")
     others = [row for row in boxes.rows if row["init"] == "--"]
     assert {row["measured AP"] for row in others} == {"--"}
+
+
+def test_measured_values_are_marked_only_under_one_config(tmp_path):
+    for task in ("coco_fpn", "mine"):
+        write_cell(tmp_path, "a", task)
+        write_cell(tmp_path, "b", task, metrics=VALUES | {"bbox/AP": 90.0})
+    said = "Measured values have no marks, since their rows were not all run under one config."
+    collect(tmp_path)
+    for one in floats(tmp_path):
+        assert any("\\textbf" in row["measured AP"] for row in one.rows)
+        assert said not in one.caption
+    for task in ("coco_fpn", "mine"):  # as an init that was trained for longer
+        write_cell(tmp_path, "c", task, config_sha256="bad" * 20, iterations=160)
+    collect(tmp_path)
+    for one in floats(tmp_path):
+        measured = [row[name] for row in one.rows for name in row if name.startswith("measured")]
+        assert not any("\\" in cell for cell in measured)
+        assert said in one.caption
+        published = one.label.startswith("tab:coco")
+        assert ("Bold is the highest value" in one.caption) == published
+        assert any("\\textbf" in row.get("published AP", "") for row in one.rows) == published
+
+
+def test_the_tests_of_twelve_inits_take_two_floats(tmp_path):
+    for number in range(12):
+        for seed in range(3):
+            metrics = {"bbox/AP": 20.0 + number + seed}
+            write_cell(tmp_path, f"init_{number:02}", "voc_c4", seed, metrics=metrics)
+    collect(tmp_path)
+    *_, first, second = floats(tmp_path)
+    assert (len(first.rows), len(second.rows)) == (40, 26)
+    assert len({row["inits"] for one in (first, second) for row in one.rows}) == 66
+    for number, one in enumerate((first, second), start=1):
+        assert "Comparisons in this table: 66." in one.caption
+        assert one.caption.endswith(f" Part {number} of 2.")
+    assert all(len(one.rows) <= 40 for one in floats(tmp_path))
 
 
 def test_every_table_of_every_task_can_be_read_by_latex(tmp_path):

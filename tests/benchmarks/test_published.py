@@ -9,7 +9,7 @@ import yaml
 
 from benchmarks.published import PUBLISHED_YAML, load_published
 from pretrain.runtime.config import ConfigError, load_yaml
-from transfer.config import resolve
+from transfer.config import config_sha256, resolve
 from transfer.tasks import TASKS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "paper_results.csv"
@@ -36,6 +36,17 @@ def paper_values() -> dict[tuple, str]:
             task = PAPER_TASKS[line["task"], line["backbone"]]
             values[task, method, epochs, f"{GROUPS[group]}/{name}"] = line["value"]
     return values
+
+
+def refusal(tmp_path, change) -> str:
+    """What is said of published.yaml once ``change`` was made to its entry of coco_fpn."""
+    content = yaml.safe_load(PUBLISHED_YAML.read_text())
+    change(content["tasks"]["coco_fpn"])
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError) as error:
+        load_published(path)
+    return str(error.value)
 
 
 def test_the_199_values_of_the_paper_are_published_digit_for_digit_and_no_other_as_its_own():
@@ -65,6 +76,16 @@ def test_schedule_is_that_of_the_tasks_config(name):
     assert (schedule.iterations, schedule.images_per_batch) == (
         solver.MAX_ITER,
         solver.IMS_PER_BATCH,
+    )
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_config_sha256_is_that_of_the_tasks_config(name):
+    now = config_sha256(resolve(TASKS[name].config))
+    assert load_published()[name].config_sha256 == now, (
+        f"{TASKS[name].config} has changed, or a key is new. If it still is what the protocol of "
+        f"{name} in {PUBLISHED_YAML} says, write there config_sha256: {now}; results of before "
+        "then have no difference to published values. Otherwise undo the change"
     )
 
 
@@ -138,25 +159,44 @@ def test_values_that_a_source_does_not_print_are_absent():
         ({"values": {"bbox": [1.0] * 4, "segm": [1.0]}}, "bbox: expected a list of numbers"),
         ({"values": {"bbox": [], "segm": [1.0]}}, "bbox: expected a list of numbers"),
         ({"values": {"bbox": [1.0], "segm": ["56.9}"]}}, "segm: expected a list of numbers"),
+        ({"values": {"bbox": [float("nan")], "segm": None}}, "bbox: expected a list of numbers"),
+        ({"values": {"bbox": None, "segm": None}}, "values: every group is null"),
         ({"protocol": {"bbox": "B"}}, "protocol: segm is missing"),
+        ({"protocol": ["B"]}, "unknown protocol ['B']"),
+        ({"remark": 3}, "remark: expected text, found 3"),
     ],
 )
 def test_bad_row_of_a_users_own_file_is_named(tmp_path, change, message):
-    content = yaml.safe_load(PUBLISHED_YAML.read_text())
-    content["tasks"]["coco_fpn"]["published"]["CLoVE, table 2"][1].update(change)
-    path = tmp_path / "own.yaml"
-    path.write_text(yaml.safe_dump(content))
-    with pytest.raises(ConfigError) as error:
-        load_published(path)
-    assert "coco_fpn: CLoVE, table 2: row 2" in str(error.value)
-    assert message in str(error.value)
+    def update(task):
+        task["published"]["CLoVE, table 2"][1].update(change)
+
+    error = refusal(tmp_path, update)
+    assert "own.yaml: coco_fpn: CLoVE, table 2: row 2: " in error
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"title": 3}, "title: expected text, found 3"),
+        ({"metrics": "bbox/AP"}, "metrics: expected a list of names, found 'bbox/AP'"),
+        ({"metrics": ["bbox/AP", 50]}, "metrics: expected text, found 50"),
+        ({"main_metric": "bbox/Ap"}, "unknown main metric bbox/Ap (did you mean bbox/AP?)"),
+        ({"protocols": ["A"]}, "protocols: expected a meaning for each letter"),
+        ({"protocols": {1: "one"}}, "protocols: expected text, found 1"),
+        ({"protocol": ["B"]}, "unknown protocol ['B']"),
+        ({"config_sha256": None}, "config_sha256 is None; give that of the config which runs"),
+        ({"schedule": {"iterations": "1x", "images_per_batch": 16}}, "iterations is '1x', not a"),
+        ({"published": {2024: []}}, "published: expected text, found 2024"),
+    ],
+)
+def test_bad_task_of_a_users_own_file_is_named(tmp_path, change, message):
+    error = refusal(tmp_path, lambda task: task.update(change))
+    assert "own.yaml: coco_fpn: " in error
+    assert message in error
 
 
 @pytest.mark.parametrize("published", [[{"method": "random"}], {"A paper": None}])
 def test_rows_without_a_source_and_sources_without_rows_are_errors(tmp_path, published):
-    content = yaml.safe_load(PUBLISHED_YAML.read_text())
-    content["tasks"]["coco_fpn"]["published"] = published
-    path = tmp_path / "own.yaml"
-    path.write_text(yaml.safe_dump(content))
-    with pytest.raises(ConfigError, match="coco_fpn: published: expected a list of rows below"):
-        load_published(path)
+    error = refusal(tmp_path, lambda task: task.update(published=published))
+    assert "coco_fpn: published: expected a list of rows below" in error

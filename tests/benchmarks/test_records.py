@@ -38,10 +38,9 @@ def test_collecting_twice_writes_the_same_bytes(tmp_path):
 
 
 def test_json_has_unrounded_values_and_keeps_published_ones_apart(tmp_path):
-    own = {"data": OFFICIAL, "iterations": 90000, "images_per_batch": 16}
     for seed, value in enumerate((12.123456, 13.0)):
-        write_clove(tmp_path, seed, metrics=VALUES | {"bbox/AP": value}, **own)
-    write_cell(tmp_path, task="my_task", **own)
+        write_clove(tmp_path, seed, metrics=VALUES | {"bbox/AP": value}, data=OFFICIAL)
+    write_cell(tmp_path, task="my_task", data=OFFICIAL)
     collect(tmp_path)
     content = json.loads((tmp_path / "results.json").read_text())
     assert [table["task"] for table in content["tables"]] == ["coco_fpn", "my_task"]

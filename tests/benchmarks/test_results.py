@@ -49,7 +49,8 @@ CORRUPT = [
     ('{"format": 1,', "not readable as JSON"),
     ("[" * 100_000, "not readable as JSON"),
     ("[]", "expected a mapping"),
-    (metrics_json() | {"format": 2}, "field format: expected 1, found 2"),
+    (metrics_json() | {"format": "one"}, "field format: expected a whole number from 0 on, found"),
+    ({}, "field format is missing"),
     (metrics_json() | {"seed": True}, "field seed: expected a whole number"),
     (metrics_json() | {"data": {"name": "scenes"}}, "field data.train_images is missing"),
     (metrics_json() | {"metrics": VALUES | {"segm/AP": None}}, "field metrics.segm/AP: expect"),
@@ -60,6 +61,7 @@ MISPLACED_OR_UNKNOWN = [
     (metrics_json() | {"method": "mocco"}, "unknown mocco (did you mean moco?)"),
     (metrics_json() | {"metrics": {"segm/AP": 1.0}}, "field metrics.bbox/AP is missing"),
     (metrics_json() | {"main_metric": "AP"}, "field metrics.AP is missing"),
+    (metrics_json() | {"format": 2}, "field format: 2, this version reads 1; update this checkout"),
     (metrics_json("elsewhere"), "belongs to elsewhere/coco_fpn/seed0/metrics.json"),
 ]
 
@@ -87,6 +89,16 @@ def test_a_file_that_is_no_result_is_named_and_stops_no_other(
     assert f"{named}: " in error
     assert message in error
     assert ("`python -m benchmarks run` runs this cell again" in error) == corrupt
+
+
+@pytest.mark.parametrize("field", ["format", "seed", "data", "bbox/AP"])
+def test_a_huge_value_is_not_repeated_in_full(tmp_path, capsys, field):
+    content, huge = metrics_json(), list(range(200_000))
+    (content["metrics"] if "/" in field else content)[field] = huge
+    write_cell(tmp_path).write_text(json.dumps(content))
+    assert collect(tmp_path) == 1
+    assert "found [0, 1, 2, 3, 4, 5, ...]" in capsys.readouterr().err
+    assert len(page_of(tmp_path)) < 2000
 
 
 def test_a_quarantined_file_is_named_until_its_cell_is_there_again(tmp_path, capsys):

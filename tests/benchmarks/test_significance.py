@@ -146,6 +146,20 @@ def test_inits_under_other_schedules_or_of_mixed_weights_are_not_tested(tmp_path
     assert comparisons(tmp_path) == {}
 
 
+def test_inits_of_an_own_task_that_lack_its_main_metric_are_left_out_and_named(tmp_path):
+    for seed, value in enumerate((10.0, 11.0, 13.0)):
+        for init in ("a", "b"):
+            metrics = {"quality": value + (init == "b"), "bbox/AP": value}
+            write_cell(tmp_path, init, "mine", seed, metrics=metrics, main_metric="quality")
+        lacks = {"bbox/AP": value} | ({"quality": value} if seed else {})
+        write_cell(tmp_path, "c", "mine", seed, metrics=lacks, main_metric="bbox/AP")
+    assert collect(tmp_path) == 0
+    assert list(comparisons(tmp_path)) == [("a", "b")]
+    page = page_of(tmp_path)
+    assert "Welch's t-test on quality" in page
+    assert "Left out, since not every seed has a value of quality: c." in page
+
+
 def test_seeds_that_all_gave_the_same_are_not_tested_and_not_counted(tmp_path):
     write_seeds(tmp_path, "a", [10.0, 10.0, 10.0])
     write_seeds(tmp_path, "b", [11.0, 11.0, 11.0])
