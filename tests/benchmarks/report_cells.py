@@ -172,11 +172,9 @@ class Grids(HTMLParser):
             self.found[-1].rows.append(dict(zip(self.found[-1].columns, self.row, strict=True)))
 
 
-# Columns of results.csv: what the page calls them in the details of a cell
-FIELDS = {name: name for name in ("init", "task", "seed", "method", "iterations", "seconds")}
-FIELDS |= {name: name for name in ("weights_sha256", "config_sha256", "images_per_batch")}
-FIELDS |= {"hardware": "hardware", "git_commit": "git_commit", "epochs": "pretrain_epochs"}
-FIELDS |= {"data": "data.name", "data_sha256": "data.sha256"}
+# Columns of results.csv: those that the details of a cell call otherwise, and those they have not
+RENAMED = {"epochs": "pretrain_epochs", "data": "data.name", "data_sha256": "data.sha256"}
+NOT_OF_A_CELL = ("kind", "metric", "value", "protocol", "source", "remark")
 
 
 def check_values(folder: Path) -> int:
@@ -208,7 +206,8 @@ def check_cells(page: str, grids: list[Grid], measured: list[dict], missing: lis
         name = name_of(line)
         if name not in folded:
             folded[name] = set(re.split("\n|<pre>|</pre>", details_of(page, name)))
-        said = {f"{shown} {line[column] or None}" for column, shown in FIELDS.items()}
+        own = {key: value or None for key, value in line.items() if key not in NOT_OF_A_CELL}
+        said = {f"{RENAMED.get(key, key)} {value}" for key, value in own.items()}
         said.add(f"{line['metric']} {line['value']}")
         assert said <= folded[name], said - folded[name]
         assert rows[name]["data"].text == line["data"]
