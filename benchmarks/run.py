@@ -23,7 +23,7 @@ from benchmarks.sources import (
     stale_pretraining,
     write_record,
 )
-from benchmarks.stages import Stage, all_stages, is_locked, lock_of, logger, needed
+from benchmarks.stages import DATA_ROOT, Stage, all_stages, is_locked, lock_of, logger, needed
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.files import write_json
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
@@ -180,7 +180,7 @@ def _read_data(matrix: Matrix, output: Path) -> None:
     logger.info("%s: reading the data that cells have run on", ", ".join(sorted(unknown)))
     environment = dict(os.environ)
     if matrix.datasets is not None:
-        environment["DETECTRON2_DATASETS"] = str(matrix.datasets)
+        environment[DATA_ROOT] = str(matrix.datasets)
     log = output / "data.log"
     with open(log, "w") as stream:
         subprocess.run(

@@ -148,13 +148,20 @@ def test_two_data_fingerprints_never_share_a_table(tmp_path):
         assert other not in {row["init"] for row in table_rows(section)}
 
 
+OTHER_SCENES = SCENES | {"sha256": "77" * 32}
+
+
+def write_on_two_data(folder):
+    """A seed of clove on each, both of random on the first."""
+    write_clove(folder, 0)
+    write_clove(folder, 1, data=OTHER_SCENES)
+    write_cell(folder, seed=0)
+    write_cell(folder, seed=1)
+
+
 def test_cells_that_are_done_on_other_data_are_not_missing(tmp_path):
-    other = SCENES | {"sha256": "77" * 32}
-    write_clove(tmp_path, 0)
-    write_clove(tmp_path, 1, data=other)
-    write_cell(tmp_path, seed=0)
-    write_cell(tmp_path, seed=1)
-    write_cell(tmp_path, "elsewhere", data=other)
+    write_on_two_data(tmp_path)
+    write_cell(tmp_path, "elsewhere", data=OTHER_SCENES)
     inits = {name: RANDOM for name in ("elsewhere", "nowhere", "random")}
     inits["clove"] = {"method": "clove", "epochs": 400}
     write_matrix(tmp_path, ["coco_fpn"], inits, [0, 1, 2])
@@ -173,11 +180,7 @@ def test_cells_that_are_done_on_other_data_are_not_missing(tmp_path):
 
 
 def test_without_a_matrix_a_seed_on_other_data_is_not_missing(tmp_path):
-    other = SCENES | {"sha256": "77" * 32}
-    write_clove(tmp_path, 0)
-    write_clove(tmp_path, 1, data=other)
-    write_cell(tmp_path, seed=0)
-    write_cell(tmp_path, seed=1)
+    write_on_two_data(tmp_path)
     collect(tmp_path)
     assert row_of(page_of(tmp_path).split("## COCO")[1], "clove")["n"] == "1"
     assert "missing" not in page_of(tmp_path)

@@ -31,8 +31,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(bench, capsys):
     own = bench.folder / "cells.yaml"
     own.write_text("_BASE_: configs/transfer/coco/mask_rcnn_R_50_FPN_1x.yaml\n")
     bench.write(inits=inits, tasks=["coco_c4", str(own)], seeds=[0], task_seeds={"cells": [0, 1]})
-    assert bench.run("--dry-run") == 0
-    said = capsys.readouterr().out
+    said = dry_run(bench, capsys)
     assert "2 inits, 2 tasks, 6 cells, 0 of them done" in said
     assert "| ours/pretrain | to do | 31 to 93  | 1.6 |" in said
     assert "| coco_c4 | 2     | 2      | 234       | 0.6     |" in said
@@ -52,12 +51,17 @@ def test_the_plan_of_the_paper_needs_none_of_its_files(bench, capsys):
     assert "nothing was run; missing:" in capsys.readouterr().err
 
 
+def dry_run(bench, capsys):
+    """What it prints."""
+    capsys.readouterr()
+    assert bench.run("--dry-run") == 0
+    return capsys.readouterr().out
+
+
 def test_what_is_done_is_not_planned_and_what_is_stale_is(bench, capsys):
     assert bench.run() == 0
     bench.write(inits={"random": RANDOM}, task_overrides={"coco_fpn": {"SOLVER.MAX_ITER": 5}})
-    capsys.readouterr()
-    assert bench.run("--dry-run") == 0
-    said = capsys.readouterr().out
+    said = dry_run(bench, capsys)
     assert "2 cells, 1 of them done" in said
     assert "| coco_c4  | 1     | 0      | 0         | 0.0 |" in said
     assert "| coco_fpn | 1     | 1      |" in said
@@ -73,17 +77,14 @@ def test_what_stands_before_stale_cells_is_planned_where_it_is_stale(bench, caps
     assert bench.run() == 0
     pretrain["overrides"] = {"SOLVER.EPOCHS": 400}
     bench.write(inits={"ours": ours}, tasks=["coco_c4"])
-    capsys.readouterr()
-    assert bench.run("--dry-run") == 0
-    said = capsys.readouterr().out
+    said = dry_run(bench, capsys)
     assert "1 cells, 0 of them done" in said
     assert "| ours/pretrain | to do | 62 to " in said
     assert "| ours/convert  | to do |" in said
     assert "ours/pretrain: SOLVER.EPOCHS 400 (before: 200): it would be moved aside" in said
     pretrain["overrides"] = {}
     bench.write(inits={"ours": ours}, tasks=["coco_c4"], overrides={"SOLVER.MAX_ITER": 5})
-    assert bench.run("--dry-run") == 0
-    said = capsys.readouterr().out
+    said = dry_run(bench, capsys)
     assert "1 cells, 0 of them done" in said
     assert "| ours/convert | done |" in said
     assert "ours/pretrain" not in said
@@ -106,13 +107,10 @@ def test_a_dry_run_says_that_a_stale_cell_runs_and_goes_on(bench, capsys):
 
 def test_a_dry_run_says_which_data_it_has_not_compared(bench, capsys):
     assert bench.run() == 0
-    capsys.readouterr()
-    assert bench.run("--dry-run") == 0
-    assert "coco_c4: the data that its cells have run on would be read" in capsys.readouterr().out
+    said = dry_run(bench, capsys)
+    assert "coco_c4: the data that its cells have run on would be read first" in said
     assert bench.run() == 0
-    capsys.readouterr()
-    assert bench.run("--dry-run") == 0
-    assert "would be read first" not in capsys.readouterr().out
+    assert "would be read first" not in dry_run(bench, capsys)
 
 
 def test_hours_are_the_zoos_where_it_ran_such_images_and_batches(bench):
