@@ -66,12 +66,11 @@ demo-all: demo
 test: $(READY)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
-# In two halves at a time, each on one core; that of transfer, without DensePose, is printed last
+# In two halves at a time, each on one core; that of transfer is printed last
 test-slow: $(READY)
 	export OMP_NUM_THREADS=1; log=$$(mktemp); \
-	$(PY) -m pytest -m slow tests/transfer -k "not densepose" > $$log 2>&1 & transfer=$$!; \
+	$(PY) -m pytest -m slow tests/transfer > $$log 2>&1 & transfer=$$!; \
 	$(PY) -m pytest -m "slow or fault" --ignore=tests/transfer || failed=1; \
-	$(PY) -m pytest -m slow tests/transfer -k densepose || failed=1; \
 	wait $$transfer || failed=1; cat $$log; rm $$log; exit $${failed:-0}
 
 smoke: $(READY)

@@ -41,8 +41,12 @@ FPN = {
     "SOLVER.CLIP_GRADIENTS.ENABLED": True,
 }
 
-# Eight convolutions of 512 channels would take most of the time.
+# Eight convolutions of 512 channels, or res5 on 14x14 cells of a map of 8x8, would take most of the
+# time.
+SMALL_ROI = {"MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7}
 HEADS = {
+    "coco_c4": SMALL_ROI,
+    "voc_c4": SMALL_ROI,
     "keypoints_fpn": {"MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": "(128, 128, 128, 128)"},
     "densepose_fpn": {
         "MODEL.ROI_DENSEPOSE_HEAD.NUM_STACKED_CONVS": 4,
