@@ -12,10 +12,11 @@ from benchmarks.wording import NOTHING
 INTRODUCTION = r"""% Written by python -m benchmarks collect.
 % \input it where tables may stand; the preamble needs \usepackage{booktabs}.
 """
-BEGIN = "\\begin{table*}\n\\centering\\footnotesize\\setlength{\\tabcolsep}{4pt}"
+BEGIN = "\\begin{table*}\n\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}"
 END = "\\end{table*}\n"
 MEASURED = "Measured: by this repository, mean ± sample standard deviation over n seeds."
 PUBLISHED = "Published: as printed by the source in the notes, and not measured here."
+DIFFERENCE = "Difference: measured − published."
 MARKS = (
     "Bold is the highest value of a column and underlined the second highest; "
     "equal ones share the mark."
@@ -84,6 +85,7 @@ def _block(table: Table, block: Block) -> tuple[str, str]:
         *wording.comparability(table),
         *([MEASURED] if block.measured else []),
         *([PUBLISHED] if block.published else []),
+        *([DIFFERENCE] if block.compared else []),
         *([MARKS] if block.published or table.one_config else []),
         *([UNMARKED] if block.measured and not table.one_config else []),
         *([PROTOCOLS] if len(letters) > 1 else []),
@@ -128,7 +130,7 @@ def _columns(table: Table, block: Block, notes: Mapping[str, int]) -> list[Colum
     if block.compared:
         metric = block.metrics[0]
         cells = [text(wording.difference(table, row, metric)) for row in rows]
-        columns.append(Column(f"{block.names[0]}, measured − published", "r", cells))
+        columns.append(Column(block.names[0], "r", cells, "difference"))
     numbers = [", ".join(str(notes[note]) for note in _notes(row, block)) for row in rows]
     return [*columns, Column("notes", "l", numbers)]
 

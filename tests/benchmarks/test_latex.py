@@ -177,7 +177,7 @@ def test_measured_and_published_values_are_marked_in_columns_of_their_own(tmp_pa
     assert clove["measured AP"] == r"\textbf{12.50} $\pm$ 0.71"
     assert clove["published AP"] == r"\textbf{41.2}"
     assert clove["protocol"] == "B"
-    assert clove[r"AP, measured $-$ published"] == "$-$28.70"
+    assert clove["difference AP"] == "$-$28.70"
     assert random["measured AP"] == r"\textbf{12.50}"
     assert (clove["n"], random["n"], pixpro["n"]) == ("2", "1 of 2", "0 of 2")
     assert pixpro["measured AP50"] == "missing"
