@@ -130,7 +130,8 @@ class CLoVE(nn.Module):
     """Student, contextualizing self-attention and momentum teacher.
 
     encoder: images (B,3,S,S) → maps (B,C,H,W); C is the width of its last BN. Defaults are the
-    paper's; ``loss`` takes the parameters of ``pair_statistics``.
+    paper's; 0 heads leave the self-attention out, as an ablation: cells then know no context.
+    ``loss`` takes the parameters of ``pair_statistics``.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class CLoVE(nn.Module):
         )
         projector = nn.Sequential(projector)
         self.student = nn.Sequential(OrderedDict(encoder=encoder, projector=projector))
-        self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.attention = nn.MultiheadAttention(dim, heads, batch_first=True) if heads else None
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.multicrop_loss = partial(multicrop_loss, **loss)
 
@@ -177,7 +178,8 @@ class CLoVE(nn.Module):
     def contextualize(self, maps: Tensor) -> Tensor:
         """Normalized multi-head self-attention over the cells: (B,D,H,W) → unit (B,D,H,W)."""
         tokens = maps.flatten(2).transpose(1, 2)  # (B,H·W,D)
-        tokens, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+        if self.attention is not None:
+            tokens, _ = self.attention(tokens, tokens, tokens, need_weights=False)
         return F.normalize(_at_least_float32(tokens).transpose(1, 2).reshape(maps.shape), dim=1)
 
     @torch.no_grad()

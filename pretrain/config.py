@@ -24,7 +24,7 @@ _C.MODEL = CfgNode()
 _C.MODEL.ARCH = "resnet50"  # resnet18, 34, 50, 101, 152; Detectron2's C4 head needs 50 or more
 _C.MODEL.HIDDEN = 4096  # channels between the projector's two layers
 _C.MODEL.DIM = 256  # D, embedding width
-_C.MODEL.HEADS = 8  # of the self-attention
+_C.MODEL.HEADS = 8  # of the self-attention; 0: without it
 
 _C.LOSS = CfgNode()
 _C.LOSS.GAMMA = 2.0  # weight of the positive term

@@ -160,6 +160,8 @@ def project(model: CLoVE, crops: Tensor) -> tuple[Tensor, Tensor]:
 def attention_weights(model: CLoVE, maps: Tensor) -> Tensor:
     """How much each cell looks at each other: maps (N,D,H,W) → (N,heads,H·W,H·W)."""
     tokens = maps.flatten(2).transpose(1, 2)
+    if model.attention is None:
+        return tokens.new_zeros(len(tokens), 0, tokens.shape[1], tokens.shape[1]).float()
     return model.attention(tokens, tokens, tokens, average_attn_weights=False)[1].float()
 
 

@@ -121,16 +121,17 @@ RIGHT = {"linestyle": "solid", "linewidth": 2.2, "marker": "o"}
 def figures(
     maps: Mapping[str, Maps], crops: Tensor, boxes: Tensor, picture: Tensor, radius: float
 ) -> dict[str, Figure]:
-    """Matches, attention and PCA of an image, by kind.
+    """Matches, attention (where there are heads) and PCA of an image, by kind.
 
     maps: of each network, by the name it goes by in the pictures. The other arguments as those of
     ``embed``, boxes (2,4).
     """
-    return {
+    drawn = {
         "matches": draw_matches(maps, crops, boxes, radius),
         "attention": draw_attention(maps, crops[0]),
         "pca": draw_pca(maps, picture),
     }
+    return {kind: figure for kind, figure in drawn.items() if figure is not None}
 
 
 def to_array(figure: Figure) -> np.ndarray:
@@ -257,9 +258,11 @@ def _centers(cells: Tensor, height: int, width: int) -> np.ndarray:
     return torch.stack([(cells % width + 0.5) / width, (cells // width + 0.5) / height], 1).numpy()
 
 
-def draw_attention(maps: Mapping[str, Maps], crop: Tensor) -> Figure:
-    """Where three cells of the first view look, in every head of the self-attention."""
+def draw_attention(maps: Mapping[str, Maps], crop: Tensor) -> Figure | None:
+    """Where three cells of the first view look, in every head of the self-attention, if any."""
     heads, length = next(iter(maps.values())).attention.shape[1:3]
+    if not heads:
+        return None
     pitch = 1 + GAP
     right, bottom = pitch * heads + 1, pitch * QUERIES - GAP
     size = 1.3 * right + 1.2, (1.3 * (bottom + 0.2) + 0.5) * len(maps) + 0.4  # inches

@@ -32,7 +32,6 @@ AT_LEAST_ONE = (
     "CROPS.LOCAL_SIZE",
     "MODEL.HIDDEN",
     "MODEL.DIM",
-    "MODEL.HEADS",
     "LOSS.NUM_NEGATIVES",
     "SOLVER.EPOCHS",
     "SOLVER.BATCH_SIZE_PER_GPU",
@@ -180,9 +179,10 @@ def check(cfg: CfgNode) -> None:
         raise ConfigError(
             f"SOLVER.PRECISION {cfg.SOLVER.PRECISION!r} is not one of {', '.join(AUTOCAST)}"
         )
-    if cfg.MODEL.DIM % cfg.MODEL.HEADS:
+    if cfg.MODEL.HEADS and (cfg.MODEL.HEADS < 0 or cfg.MODEL.DIM % cfg.MODEL.HEADS):
         raise ConfigError(
-            f"MODEL.DIM {cfg.MODEL.DIM} is not a multiple of MODEL.HEADS {cfg.MODEL.HEADS}"
+            f"MODEL.DIM {cfg.MODEL.DIM} is not a multiple of MODEL.HEADS {cfg.MODEL.HEADS}, which "
+            "is 0 for none"
         )
     cells = (-(-cfg.CROPS.GLOBAL_SIZE // 32)) ** 2
     negatives = cfg.LOSS.NUM_NEGATIVES + cfg.LOSS.NUM_SKIPPED

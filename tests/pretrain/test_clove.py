@@ -159,6 +159,16 @@ def test_self_attention_equals_the_released_code(name, dtype):
             )
 
 
+def test_without_heads_every_cell_is_normalized_alone():
+    torch.manual_seed(0)
+    model = CLoVE(build_encoder("resnet18"), hidden=8, dim=16, heads=0, num_negatives=3)
+    assert not any("attention" in name for name in model.state_dict())
+    maps = torch.randn(2, 16, 3, 4)
+    unit = model.contextualize(maps)
+    expected = maps.numpy() / np.linalg.norm(maps.numpy(), axis=1, keepdims=True)
+    np.testing.assert_allclose(unit, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["model_e2e_128_64", "model_e2e_224_96"])
 def test_forward_and_backward_equal_the_released_code(name, clove_r50):
     expected = golden(name)

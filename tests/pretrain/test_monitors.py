@@ -120,6 +120,13 @@ def test_measuring_changes_nothing(model):
     assert {"attention_entropy_0", "attention_distance_1"} <= first.keys()
 
 
+def test_without_self_attention_there_is_none_to_measure():
+    model = CLoVE(build_encoder("resnet18"), hidden=32, dim=16, heads=0, num_negatives=3)
+    values = measure(model, torch.randn(2, 4, 3, 64, 64), boxes(1, images=4), 0.7)
+    assert {"match_rate", "effective_rank"} <= values.keys()
+    assert not any("attention" in name for name in values)
+
+
 def test_a_constant_embedding_is_a_collapse_and_a_spread_one_is_not(model, monkeypatch):
     crops = torch.randn(2, 4, 3, 64, 64)
     collapsed = unit(1, 16, 1, 1).expand(8, 16, 2, 2)

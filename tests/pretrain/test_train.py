@@ -195,6 +195,7 @@ def run_main(arguments, capfd):
         ({"SOLVER__BASE_RL": 1}, r"unknown key SOLVER\.BASE_RL \(did you mean SOLVER\.BASE_LR\?\)"),
         ({"MODEL__ARCH": "vit"}, r"MODEL\.ARCH 'vit' is not one of resnet18"),
         ({"MODEL__DIM": 9}, r"MODEL\.DIM 9 is not a multiple of MODEL\.HEADS 2"),
+        ({"MODEL__HEADS": -1}, r"DIM 8 is not a multiple of MODEL\.HEADS -1, which is 0 for none"),
         ({"SOLVER__PRECISION": "fp8"}, r"SOLVER\.PRECISION 'fp8' is not one of fp32, bf16, fp16"),
         (
             {"SOLVER__BATCH_SIZE_PER_GPU": 50, "SOLVER__TOTAL_BATCH_SIZE": 50},

@@ -155,6 +155,15 @@ def test_a_network_that_diverged_is_drawn(model):
         assert pictures.to_array(figure).dtype == np.uint8
 
 
+def test_without_self_attention_there_is_no_picture_of_it():
+    model = CLoVE(build_encoder("resnet18"), hidden=32, dim=16, heads=0, num_negatives=3)
+    crops, boxes = noise(2, 3, 96, 96), torch.stack([WHOLE, WHOLE])
+    with monitors.statistics_of(model, crops):
+        maps = pictures.embed(model, crops, crops[0])
+    drawn = pictures.figures({"trained": maps}, crops, boxes, crops[0], 0.7)
+    assert drawn.keys() == {"matches", "pca"}
+
+
 def random_maps(seed):
     attention = noise(2, 3, 20, 20, seed=seed).softmax(dim=-1)
     students, teachers = unit(2, 8, 4, 5, seed=seed), unit(2, 8, 4, 5, seed=seed + 1)
