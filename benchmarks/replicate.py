@@ -41,6 +41,8 @@ from pretrain.runtime.provenance import provenance
 RUNS = REPOSITORY / "runs" / "scenes"
 CONFIGS = REPOSITORY / "configs" / "benchmarks"
 REQUEST = scenes.Request(unlabelled=5000, train=400, val=200, longest_side=256)
+# Regimes with labelled scenes of their own: the first ones of all
+FEWER = {"quarter": replace(REQUEST, unlabelled=0, train=REQUEST.train // 4)}
 SEED = r"\bSEED\b"  # in a checkpoint's path: the replicate's seed stands there
 
 
@@ -77,6 +79,9 @@ def replicate(seed: int, regimes: Sequence[str] = (FULL, FROZEN)) -> int:
     folder = RUNS / str(seed)
     configs = {regime: write_config(folder, seed, regime) for regime in regimes}
     begun = draw_scenes(folder, seed)
+    for regime in FEWER.keys() & configs:
+        request = replace(FEWER[regime], seed=seed)
+        scenes.generate(folder / f"data-{regime}", request, os.cpu_count() or 1)
     for regime, config in configs.items():
         require_trained(config)
         if code := run(config, folder / regime):
@@ -118,7 +123,8 @@ def write_config(folder: Path, seed: int, regime: str) -> str:
                     f"{short(RUNS)}/SEED/{FULL}/{CLOVE}/pretrain"
                 )
             inits[init.name] = {"checkpoint": re.sub(SEED, str(seed), checkpoint)}
-    own = {"_BASE_": where, "datasets": data, "inits": inits, "seeds": [seed]}
+    labelled = f"{data}-{regime}" if regime in FEWER else data
+    own = {"_BASE_": where, "datasets": labelled, "inits": inits, "seeds": [seed]}
     path = folder / f"{regime}.yaml"
     command = f"python -m benchmarks run --config-file {short(path)} --output {short(path)[:-5]}"
     write_text(path, f"# {command}\n{yaml.safe_dump(own, sort_keys=False)}")

@@ -144,6 +144,35 @@ def test_ablations_are_further_regimes_with_the_same_data(lab):
     assert hours.keys() == {"scenes", "full", "frozen", "locals"}
 
 
+def test_a_quarter_of_the_labels_is_drawn_for_its_regime_alone(lab):
+    trained = {"pretrain": None, "checkpoint": f"{lab.runs}/SEED/full/clove/pretrain"}
+    lab.write("scenes-quarter", _BASE_="scenes.yaml", inits={"clove": trained}, tasks=["coco_fpn"])
+    assert lab.run("--seed", "100") == 0
+    assert not (lab.runs / "100" / "data-quarter").exists()
+    assert lab.run("--seed", "100", "--regime", "quarter") == 0
+    whole, quarter = (
+        json.loads((lab.runs / "100" / name / "scenes.json").read_text())
+        for name in ("data", "data-quarter")
+    )
+    assert quarter == whole | {"unlabelled": 0, "train": 100}
+    assert load_matrix(lab.runs / "100" / "quarter.yaml").datasets == lab.runs / "100/data-quarter"
+    assert "100/quarter/random/coco_fpn/metrics.json" in lab.committed()
+
+
+def test_fewer_labels_are_the_first_of_all(tmp_path):
+    for train in (2, 4):
+        scenes = replicate.scenes
+        scenes.generate(tmp_path / str(train), scenes.Request(0, train, 1, longest_side=96, seed=3))
+    few, all_of_them = (
+        json.loads((tmp_path / train / "coco/annotations/instances_train2017.json").read_text())
+        for train in "24"
+    )
+    first = {image["id"] for image in few["images"]}
+    for name in ("images", "annotations"):
+        key = "id" if name == "images" else "image_id"
+        assert few[name] == [entry for entry in all_of_them[name] if entry[key] in first]
+
+
 def test_pretrainings_of_all_seeds_have_one_config_hash(lab):
     for seed in ("100", "101"):
         assert lab.run("--seed", seed, "--regime", "full") == 0
@@ -318,7 +347,8 @@ def test_the_shipped_regimes_are_what_the_issue_asks_for(lab, monkeypatch):
     monkeypatch.setattr(replicate, "RUNS", REPOSITORY / "runs" / "scenes")
     written = {}
     monkeypatch.setattr(replicate, "write_text", lambda path, text: written.update({path: text}))
-    for regime in ("full", "frozen"):
+    ablations = ("no_attention", "no_locals", "hardest_kept", "quarter")
+    for regime in ("full", "frozen", *ablations):
         replicate.write_config(REPOSITORY / "runs" / "scenes" / "100", 100, regime)
     matrices = {}
     for path, text in written.items():
@@ -342,6 +372,20 @@ def test_the_shipped_regimes_are_what_the_issue_asks_for(lab, monkeypatch):
         cfg = resolve(ALL[task].config, frozen.overlay, words)
         assert (cfg.MODEL.BACKBONE.FREEZE_AT, cfg.TRANSFER.FROZEN_BN_BATCHES) == (5, 20)
     assert full.overlay == REPOSITORY / "configs" / "transfer" / "Base-scenes.yaml"
+    quarter = matrices.pop("quarter")
+    assert quarter.datasets == data.with_name("data-quarter")
+    assert quarter.inits[0].checkpoint == frozen.inits[0].checkpoint
+    assert (quarter.inits[1], quarter.tasks) == (full.inits[1], frozen.tasks)
+    changes = {}
+    for name in ablations[:-1]:
+        (clove,), tasks = matrices[name].inits, matrices[name].tasks
+        assert (tasks, matrices[name].overrides) == (frozen.tasks, full.overrides)
+        changes[name] = dict(clove.pretrain.settings.items() - settings.items())
+    assert changes == {
+        "no_attention": {"MODEL.HEADS": "0"},
+        "no_locals": {"CROPS.NUM_LOCALS": "0"},
+        "hardest_kept": {"LOSS.NUM_SKIPPED": "0"},
+    }
 
 
 def test_make_asks_for_the_seed():
