@@ -1,9 +1,20 @@
+import logging
 import socket
 
 import pytest
 
 from pretrain.clove import CLoVE
 from pretrain.encoder import build_encoder
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_another_test():
+    """A run's log is written to no more once its test is over, and its folder gone."""
+    yield
+    logger = logging.getLogger("pretrain")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture
