@@ -32,13 +32,15 @@ def densepose_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """
     if not cfg.MODEL.DENSEPOSE_ON:
         return FastCOCOEvaluator(cfg, dataset_name)
-    surface = MetadataCatalog.get(dataset_name).get("densepose_surface", "densepose")
+    surface = MetadataCatalog.get(dataset_name).get("densepose_surface", data_root() / "densepose")
+    if cfg.TRANSFER.SURFACE:
+        surface = data_root() / cfg.TRANSFER.SURFACE
     return DatasetEvaluators(
         [
             BoxEvaluator(cfg, dataset_name),
             DensePoseEvaluator(
                 dataset_name,
-                data_root() / (cfg.TRANSFER.SURFACE or surface),
+                surface,
                 min_iou_threshold=cfg.DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD,
             ),
         ]

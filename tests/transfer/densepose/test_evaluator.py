@@ -13,10 +13,12 @@ from pycocotools import mask as coco_mask
 from tests.transfer.densepose.golden import GOLDEN, load, load_json
 from tests.transfer.densepose.rois import MAPS
 from tests.transfer.densepose.surfaces import write_surface
+from transfer.config import resolve
 from transfer.data.layout import DataError
 from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.evaluator import PREDICTIONS, DensePoseEvaluator
 from transfer.densepose.matching import MEASURES
+from transfer.evaluation import densepose as evaluation
 
 NAME = "densepose_evaluation_test"
 RAW = load("evalraw")
@@ -230,3 +232,19 @@ def test_two_processes_evaluate_as_one(surface, tmp_path):
     maps = [[record.pop("densepose") for record in saved] for saved in (one, two)]
     assert one == two
     assert all(torch.equal(*pair) for pair in zip(*maps, strict=True))
+
+
+@pytest.mark.parametrize("root", ["data", "/data"])
+def test_the_surface_is_where_the_data_set_or_the_config_says(monkeypatch, root):
+    monkeypatch.setenv("DETECTRON2_DATASETS", root)
+    monkeypatch.setattr(evaluation, "DensePoseEvaluator", lambda _, folder, **__: str(folder))
+
+    def folder(*words):
+        cfg = resolve("configs/transfer/densepose/densepose_rcnn_R_50_FPN_s1x.yaml", None, words)
+        return evaluation.densepose_evaluators(cfg, NAME)._evaluators[1]
+
+    assert folder() == f"{root}/densepose"
+    assert folder("TRANSFER.SURFACE", "mine") == f"{root}/mine"
+    MetadataCatalog.get(NAME).densepose_surface = f"{root}/theirs"
+    assert folder() == f"{root}/theirs"
+    assert folder("TRANSFER.SURFACE", "/mine") == "/mine"
