@@ -29,10 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--size", type=_side, default=default.longest_side, help="longest side in px; least is 2/3"
     )
     parser.add_argument("--seed", type=_count, default=default.seed, help="same seed, same bytes")
+    parser.add_argument(
+        "--easy",
+        action="store_true",
+        help="each class in colours and a pattern of its own, few objects, plain ground",
+    )
     parser.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args(arguments)
 
-    request = Request(args.images, args.train, args.val, args.size, args.seed)
+    request = Request(args.images, args.train, args.val, args.size, args.seed, args.easy)
     start = time.monotonic()
     try:
         summary = generate(args.out, request, args.workers)

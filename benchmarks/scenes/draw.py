@@ -144,10 +144,15 @@ def overlap(
     return tuple(in_image), tuple(in_patch)
 
 
-def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A random pattern in [0, 1], (height, width) float32: grain, stripes, checks or spots."""
-    kind = rng.integers(5)
-    period = rng.uniform(4, 18)  # px
+def texture(
+    rng: np.random.Generator, height: int, width: int, look: np.random.Generator
+) -> np.ndarray:
+    """A random pattern in [0, 1], (height, width) float32: grain, stripes, checks or spots.
+
+    ``look`` draws its kind and period, ``rng`` where it lies.
+    """
+    kind = look.integers(5)
+    period = look.uniform(4, 18)  # px
     if kind <= 1:
         return _grain(rng, height, width, period)
     angle, phase_x, phase_y = rng.uniform(0, 2 * np.pi, 3)
@@ -171,20 +176,25 @@ def fill(rng: np.random.Generator, height: int, width: int, lightness: float) ->
     """A textured surface in two colours, RGB (height, width, 3) float32."""
     first = colour(rng, lightness)
     second = first + rng.normal(0, 28, 3).astype(np.float32)
-    return first + texture(rng, height, width)[..., None] * (second - first)
+    return first + texture(rng, height, width, rng)[..., None] * (second - first)
 
 
-def paint(rng: np.random.Generator, parts: list[Part], patch: np.ndarray) -> np.ndarray:
-    """Colours for a rasterised object, RGB (h, w, 3) float32: texture, shading, outlined parts."""
+def paint(
+    rng: np.random.Generator, parts: list[Part], patch: np.ndarray, look: np.random.Generator
+) -> np.ndarray:
+    """Colours for a rasterised object, RGB (h, w, 3) float32: texture, shading, outlined parts.
+
+    ``look`` draws colours and pattern: ``rng`` itself, or what is the same for every such object.
+    """
     height, width = patch.shape
     # The materials of one object differ in lightness, in an order that says nothing of the class.
-    ladder = rng.permutation([50.0, 100.0, 150.0, 205.0]) + rng.uniform(-20, 20, 4)
-    palette = np.stack([colour(rng, lightness) for lightness in ladder])
-    second = np.stack([colour(rng, lightness + rng.normal(0, 25)) for lightness in ladder])
-    textured = rng.random(4) < (0.9, 0.5, 0.3, 0.3)
+    ladder = look.permutation([50.0, 100.0, 150.0, 205.0]) + look.uniform(-20, 20, 4)
+    palette = np.stack([colour(look, lightness) for lightness in ladder])
+    second = np.stack([colour(look, lightness + look.normal(0, 25)) for lightness in ladder])
+    textured = look.random(4) < (0.9, 0.5, 0.3, 0.3)
     second = np.where(textured[:, None], second, palette)
     material = np.array([BODY] + [part.material for part in parts])[patch]
-    mix = texture(rng, height, width)[..., None]
+    mix = texture(rng, height, width, look)[..., None]
     colours = palette[material] + mix * (second - palette)[material]
 
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.3)
@@ -198,13 +208,15 @@ def paint(rng: np.random.Generator, parts: list[Part], patch: np.ndarray) -> np.
     return colours
 
 
-def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Two textured surfaces that meet at a line, with shapeless patches and bands on them."""
+def background(rng: np.random.Generator, height: int, width: int, clutter: bool) -> np.ndarray:
+    """Two textured surfaces that meet at a line, and, as clutter, shapeless patches and bands."""
     canvas = fill(rng, height, width, rng.uniform(50, 205))
     if rng.random() < 0.75:
         left, right = rng.uniform(0.2, 0.8) + rng.uniform(-0.15, 0.15, 2)
         ground = poly(0, 0, left * height, width, right * height, width, height, 0, height)
         _cover(rng, canvas, ground)
+    if not clutter:
+        return canvas
     for _ in range(rng.integers(3, 9)):
         _cover(rng, canvas, _blob(rng, height, width))
     for _ in range(rng.integers(0, 3)):  # from border to border, as poles, roads and beams are

@@ -52,6 +52,7 @@ class Request:
     val: int = 100
     longest_side: int = 192
     seed: int = 0
+    easy: bool = False  # each class in a look of its own, on plain ground, few objects
 
 
 def generate(out: Path, request: Request, workers: int = 1) -> dict | None:
@@ -152,7 +153,7 @@ def _start_worker() -> None:
 def _draw_one(root: Path, request: Request, task: tuple[str, int]) -> tuple:
     """Draw and write one image: its split, numbers of objects and crowds, one entry per layout."""
     split, index = task
-    scene = make_scene(request.seed, split, index, request.longest_side)
+    scene = make_scene(request.seed, split, index, request.longest_side, request.easy)
     crowds = sum(instance.is_crowd for instance in scene.instances)
     entries = [layout.add(root, split, index, scene) for layout in LAYOUTS.values()]
     return split, len(scene.instances) - crowds, crowds, entries

@@ -6,6 +6,7 @@ its label.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,9 +21,26 @@ SPLITS = ("unlabelled", "train", "val")  # the position is part of an image's se
 
 MIN_PIXELS = 40  # an object that shows less is not drawn
 MIN_SHARE = 0.25  # nor one that shows less of itself than this
-CROWD_RATE = 0.12  # share of images with a crowd
 CROWD_MIN_PIXELS = 12  # of a member of a crowd
 CROWD_MIN_MEMBERS = 5
+
+
+class Difficulty(NamedTuple):
+    """How hard it is to find and to tell objects in an image.
+
+    Scales are relative to the image's shorter side, from and to.
+    """
+
+    front_scale: tuple[float, float]  # of the frontmost object
+    scale: tuple[float, float]  # of the others
+    others: tuple[int, int]  # how many are tried, from and to
+    crowd_rate: float  # share of images with a crowd
+    clutter: bool  # in the background
+    own_look: bool  # each object its own colours and pattern, not those of its class
+
+
+HARD = Difficulty((0.35, 0.75), (0.13, 0.8), (1, 6), crowd_rate=0.12, clutter=True, own_look=True)
+EASY = Difficulty((0.4, 0.8), (0.25, 0.7), (0, 3), crowd_rate=0.0, clutter=False, own_look=False)
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,9 @@ class Scene:
     instances: list[Instance] = field(default_factory=list)  # front to back, crowds included
 
 
-def make_scene(seed: int, split: str, index: int, longest_side: int = 192) -> Scene:
+def make_scene(
+    seed: int, split: str, index: int, longest_side: int = 192, easy: bool = False
+) -> Scene:
     """Draw image ``index`` of ``split`` (one of SPLITS); its sides are 2/3 to 1 of the longest.
 
     The frontmost object is of class ``index`` modulo their number and nearly whole, so that a split
@@ -79,11 +99,12 @@ def make_scene(seed: int, split: str, index: int, longest_side: int = 192) -> Sc
     sequence = np.random.SeedSequence((seed, SPLITS.index(split), index))
     rng = np.random.Generator(np.random.PCG64(sequence))
     height, width = rng.integers(-(-2 * longest_side // 3), longest_side, 2, endpoint=True)
-    stage = _Stage(rng, height, width)
-    stage.add_objects(CLASSES[index % len(CLASSES)], rng.uniform(0.35, 0.75), within=True)
-    for name in rng.choice(CLASSES, rng.integers(1, 7)):
-        stage.add_objects(str(name), np.exp(rng.uniform(np.log(0.13), np.log(0.8))))
-    if rng.random() < CROWD_RATE:
+    level = EASY if easy else HARD
+    stage = _Stage(rng, height, width, level)
+    stage.add_objects(CLASSES[index % len(CLASSES)], rng.uniform(*level.front_scale), within=True)
+    for name in rng.choice(CLASSES, rng.integers(*level.others, endpoint=True)):
+        stage.add_objects(str(name), np.exp(rng.uniform(*np.log(level.scale))))
+    if rng.random() < level.crowd_rate:
         stage.add_crowd(str(rng.choice(CROWDS)))
     return Scene(expose(rng, stage.canvas), stage.instances)
 
@@ -98,9 +119,9 @@ def sketch(name: str, rng: np.random.Generator) -> list[Figure]:
 class _Stage:
     """An image that is being drawn from front to back."""
 
-    def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
-        self.rng = rng
-        self.canvas = background(rng, height, width)  # (h, w, 3) float32
+    def __init__(self, rng: np.random.Generator, height: int, width: int, level: Difficulty):
+        self.rng, self.level = rng, level
+        self.canvas = background(rng, height, width, level.clutter)  # (h, w, 3) float32
         self.free = np.ones((height, width), dtype=bool)  # where nothing stands yet
         self.instances: list[Instance] = []
 
@@ -155,7 +176,11 @@ class _Stage:
             area, area_inside, area_whole = map(np.count_nonzero, (visible, inside, patch))
             if area < max(min_pixels, MIN_SHARE * area_whole):
                 return []
-            canvas[in_image][visible] = paint(self.rng, figure.parts, patch)[in_patch][visible]
+            look = self.rng
+            if not self.level.own_look:
+                look = np.random.default_rng(CLASSES.index(figure.name))
+            colours = paint(self.rng, figure.parts, patch, look)
+            canvas[in_image][visible] = colours[in_patch][visible]
             free[in_image] &= ~inside
             mask = np.zeros(free.shape, dtype=bool)
             mask[in_image] = visible

@@ -235,10 +235,12 @@ def test_joints_lie_on_the_body_and_mirroring_swaps_the_sides():
                 assert np.hypot(columns - x, rows - y).min() < 2
 
 
-def test_classes_cannot_be_told_by_mean_colour():
+def told_by_mean_colour(easy):
+    """Share of front objects whose mean colour is nearest to that of their class."""
+
     def colours(split):
         for index in range(5 * len(CLASSES)):
-            scene = make_scene(0, split, index, 96)
+            scene = make_scene(0, split, index, 96, easy)
             front = scene.instances[0]
             yield front.name, scene.image[front.mask].mean(axis=0)
 
@@ -250,7 +252,27 @@ def test_classes_cannot_be_told_by_mean_colour():
         name == min(centres, key=lambda other: np.linalg.norm(centres[other] - mean))
         for name, mean in colours("val")
     ]
-    assert np.mean(hits) < 0.15  # guessing gives 1 in 22
+    return np.mean(hits)
+
+
+def test_classes_cannot_be_told_by_mean_colour_unless_they_are_to_be_easy():
+    assert told_by_mean_colour(easy=False) < 0.15  # guessing gives 1 in 22
+    assert told_by_mean_colour(easy=True) > 0.3
+
+
+def test_easy_scenes_have_few_and_large_objects_and_no_crowds(tmp_path):
+    words = ["--images", "1", "--train", "44", "--val", "1", "--size", "128", "--easy"]
+    assert main([str(tmp_path / "easy"), *words]) == 0
+    summary = json.loads((tmp_path / "easy" / "scenes.json").read_text())
+    assert summary["easy"] is True
+    assert summary["crowds"] == 0
+    easy, hard = (
+        [make_scene(0, "train", index, 128, is_easy).instances for index in range(44)]
+        for is_easy in (True, False)
+    )
+    assert max(map(len, easy)) <= 2 * (1 + 3)  # a rider has a mount
+    share = [np.median([i.mask.mean() for o in objects for i in o]) for objects in (easy, hard)]
+    assert share[0] > 1.5 * share[1]
 
 
 def test_detectron2_reads_it_as_its_builtin_coco_2017(out, labels):
