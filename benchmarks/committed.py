@@ -34,7 +34,7 @@ MAX_POINTS = 50  # of one curve
 OF_REPLICATE = ("SEED", "DATA.ROOT")  # in which the pretrainings of all replicates differ
 
 ABOUT_KEYS = ("format", "seed", "scenes", "git_commit", "hardware", "packages", "hours")
-SCENES_KEYS = ("format", "unlabelled", "train", "val", "longest_side", "seed")
+SCENES_KEYS = ("format", "unlabelled", "train", "val", "longest_side", "seed", "easy")
 PRETRAINING_KEYS = (
     *("loss", "match_rate", "checkpoint_sha256", "backbone_sha256", "config_sha256"),
     *("git_commit", "seconds"),

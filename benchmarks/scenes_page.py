@@ -325,8 +325,8 @@ def _provenance(replicate: Replicate) -> str:
         found = {result.data.sha256 for (_, _, name), result in results.items() if name == task}
         data.append(f"{task} {_hashes_of(found)}")
     return (
-        f"{replicate.seed}: commit {', '.join(sorted(commits))}; scenes of "
-        f"{scenes['longest_side']} px, {scenes['unlabelled']} unlabelled, {scenes['train']} to "
+        f"{replicate.seed}: commit {', '.join(sorted(commits))}; {'easy ' * scenes['easy']}scenes "
+        f"of {scenes['longest_side']} px, {scenes['unlabelled']} unlabelled, {scenes['train']} to "
         f"train, {scenes['val']} to test; pretraining {', '.join(weights) or NOTHING}; data "
         f"{', '.join(data)}."
     )

@@ -154,7 +154,8 @@ def write_replicate(
             if init == "clove" and regime != "frozen":
                 hours[regime]["pretraining"] = 0.75
                 write_json(folder / regime / init / "pretrain.json", pretraining(weights))
-    scenes = {"format": 3, "unlabelled": 9, "train": 4, "val": 2, "longest_side": 96, "seed": seed}
+    scenes = {"format": 3, "unlabelled": 9, "train": 4, "val": 2, "longest_side": 96}
+    scenes |= {"seed": seed, "easy": True}
     content = {"format": 1, "seed": seed, "scenes": scenes, "git_commit": "deadbeef" * 5}
     content |= {"hardware": "CPU, 2 cores", "packages": {"python": "3.11"}, "hours": hours}
     write_json(folder / "replicate.json", content | about)

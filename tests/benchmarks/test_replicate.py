@@ -39,7 +39,7 @@ def test_one_command_runs_both_regimes_from_one_seed_and_publishes_them(lab):
             of_run = lab.runs / "100" / regime / cell / "seed100" / "metrics.json"
             assert committed[f"100/{regime}/{cell}/metrics.json"] == of_run.read_bytes()
     drawn = json.loads((lab.runs / "100" / "data" / "scenes.json").read_text())
-    sizes = {"unlabelled": 5000, "train": 400, "val": 200, "longest_side": 256}
+    sizes = {"unlabelled": 3000, "train": 400, "val": 200, "longest_side": 256, "easy": True}
     assert drawn == sizes | {"seed": 100}
     about = json.loads(committed["100/replicate.json"])
     assert about["scenes"] == drawn | {"format": replicate.scenes.FORMAT}
@@ -47,6 +47,12 @@ def test_one_command_runs_both_regimes_from_one_seed_and_publishes_them(lab):
     assert about["hours"]["full"]["fine_tuning"] == pytest.approx(4 * 61.5 / 3600, abs=1e-4)
     (read,) = read_replicates(lab.results)
     assert len(read.results) == len(read.curves) == 8
+
+
+def test_two_stages_run_at_once(lab):
+    lab.order(clove="meet", random="meet")  # each cell waits until another one has started
+    assert lab.run("--seed", "100", "--regime", "full") == 0
+    assert lab.calls("100/full/clove/coco_fpn/seed100") == 1
 
 
 def test_nothing_committed_names_a_folder_of_the_machine(lab):
@@ -79,7 +85,7 @@ def test_the_same_command_again_runs_nothing_and_writes_the_same_bytes(lab, monk
 
 def test_interrupted_replicate_goes_on_and_repeats_nothing(lab):
     lab.order(random="wait")
-    process = lab.start("--seed", "100")
+    process = lab.start("--seed", "100", "--slots", "1")
     cell = lab.runs / "100" / "full" / "random" / "coco_fpn" / "seed100"
     while process.poll() is None and not (cell / "started").exists():
         time.sleep(0.05)
@@ -317,7 +323,7 @@ def test_other_scenes_are_refused_where_a_pretraining_may_have_seen_the_first(
     monkeypatch.setattr(replicate, "REQUEST", replicate.scenes.Request(9, 4, 2, 96))
     assert lab.run("--seed", "3", "--regime", "full") == 2
     error = capsys.readouterr().err
-    assert "'unlabelled': 5000" in error
+    assert "'unlabelled': 3000" in error
     assert "'unlabelled': 9" in error
     assert f"Delete {lab.runs / '3'} as a whole" in error
     (lab.runs / "3").rename(lab.folder / "aside")

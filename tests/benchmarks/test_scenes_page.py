@@ -212,8 +212,8 @@ def test_machines_hours_commits_and_fingerprints_of_each_replicate_are_there(tmp
     assert rows["100", "–"]["scenes"] == "0.02"
     lines = [" ".join(line.split()) for line in text.splitlines() if line.startswith("- 10")]
     assert lines[0] == (
-        "- 100: commit deadbeef; scenes of 96 px, 9 unlabelled, 4 to train, 2 to test; pretraining "
-        "full 00000000; data coco_fpn 5ce7e55c."
+        "- 100: commit deadbeef; easy scenes of 96 px, 9 unlabelled, 4 to train, 2 to test; "
+        "pretraining full 00000000; data coco_fpn 5ce7e55c."
     )
     assert "commit abcdef01+changes, deadbeef;" in lines[1]
     assert "coco_fpn 5ce7e55c and fa11fa11." in lines[1]
