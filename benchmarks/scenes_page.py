@@ -31,6 +31,7 @@ from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text
 
 SCENES_MD = Path(__file__).with_name("SCENES.md")
+TUNING_MD = Path(__file__).with_name("scenes_tuning.md")  # written by hand, goes into the other
 FIRST_REPORTED = 100  # seeds below it are for tuning, and in no table
 ALPHA = 0.05
 
@@ -89,12 +90,12 @@ def write(results: Path, page_path: Path) -> None:
 def page(replicates: Sequence[Replicate], picture: str) -> str:
     """SCENES.md; ``picture``: the name of the file beside it."""
     reported = _reported(replicates)
-    parts = [INTRODUCTION]
+    parts, ending = [INTRODUCTION], [TUNING_MD.read_text().strip(), COMMANDS]
     if tuning := [r.seed for r in replicates if r.seed < FIRST_REPORTED]:
         parts.append(_prose(f"Left out, since seeds below {FIRST_REPORTED} tune: {_list(tuning)}."))
     if not reported:
-        parts += ["**Nothing was measured yet.**", COMMANDS]
-        return "\n\n".join(parts) + "\n"
+        parts.append("**Nothing was measured yet.**")
+        return "\n\n".join([*parts, *ending]) + "\n"
     found = {regime for replicate in reported for regime, _, _ in replicate.results}
     ablations = sorted(found - TITLES.keys())
     regimes = [*TITLES, *ablations]
@@ -105,7 +106,7 @@ def page(replicates: Sequence[Replicate], picture: str) -> str:
     parts += _curves(picture)
     parts += _hours(reported, regimes)
     parts += _hashes(reported)
-    return "\n\n".join([*parts, COMMANDS]) + "\n"
+    return "\n\n".join([*parts, *ending]) + "\n"
 
 
 def _reported(replicates: Iterable[Replicate]) -> list[Replicate]:
