@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def replicate(seed: int, regimes: Sequence[str], slots: int) -> int:
     """Run what is not done of each regime, in order, and publish each once it is done.
 
-    ``slots`` stages at once, which on few cores is faster than all cores for each in turn.
+    ``slots`` stages at once: cells from random weights run beside the pretraining.
 
     Returns the exit code of the first regime that is not done by then, or 0. Raises ConfigError and
     ScenesError, before anything is trained, for a regime or a folder that cannot be used.

@@ -1,6 +1,6 @@
 """``python -m benchmarks.scenes_page``: writes SCENES.md and SCENES.svg from ``scenes_results/``.
 
-From what is committed there and from nothing else; needs neither torch nor Detectron2.
+From what is committed there and ``scenes_tuning.md``; needs neither torch nor Detectron2.
 """
 
 import functools
@@ -31,7 +31,7 @@ from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text
 
 SCENES_MD = Path(__file__).with_name("SCENES.md")
-TUNING_MD = Path(__file__).with_name("scenes_tuning.md")  # written by hand, goes into the other
+TUNING_MD = Path(__file__).with_name("scenes_tuning.md")  # a part of it, written by hand
 FIRST_REPORTED = 100  # seeds below it are for tuning, and in no table
 ALPHA = 0.05
 

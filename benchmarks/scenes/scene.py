@@ -119,7 +119,9 @@ def sketch(name: str, rng: np.random.Generator) -> list[Figure]:
 class _Stage:
     """An image that is being drawn from front to back."""
 
-    def __init__(self, rng: np.random.Generator, height: int, width: int, level: Difficulty):
+    def __init__(
+        self, rng: np.random.Generator, height: int, width: int, level: Difficulty
+    ) -> None:
         self.rng, self.level = rng, level
         self.canvas = background(rng, height, width, level.clutter)  # (h, w, 3) float32
         self.free = np.ones((height, width), dtype=bool)  # where nothing stands yet
@@ -178,7 +180,7 @@ class _Stage:
                 return []
             look = self.rng
             if not self.level.own_look:
-                look = np.random.default_rng(CLASSES.index(figure.name))
+                look = np.random.default_rng(CLASSES.index(figure.name))  # in all scenes the same
             colours = paint(self.rng, figure.parts, patch, look)
             canvas[in_image][visible] = colours[in_patch][visible]
             free[in_image] &= ~inside
