@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--easy",
         action="store_true",
-        help="each class in colours and a pattern of its own, few objects, plain ground",
+        help="six classes in colours and a pattern of their own, few objects, plain ground",
     )
     parser.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args(arguments)

@@ -52,7 +52,7 @@ class Request:
     val: int = 100
     longest_side: int = 192
     seed: int = 0
-    easy: bool = False  # each class in a look of its own, on plain ground, few objects
+    easy: bool = False  # six classes with a look of their own, on plain ground, few objects
 
 
 def generate(out: Path, request: Request, workers: int = 1) -> dict | None:

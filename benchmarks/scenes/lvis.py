@@ -39,7 +39,7 @@ def add(root: Path, split: str, index: int, scene: Scene) -> dict | None:
     if split == "unlabelled":
         return None
     image = coco.image_entry(split, index, scene)
-    searched = {name for name in CLASSES if _is_searched(name, index)}
+    searched = {name for name in CLASSES if _is_searched(name, index)} | {scene.instances[0].name}
     labelled = [
         one
         for instance in scene.instances
@@ -82,9 +82,7 @@ def finish(root: Path, entries: dict[str, list[dict]]) -> None:
 
 
 def _is_searched(name: str, index: int) -> bool:
-    number = CLASSES.index(name)
-    in_front = index % len(CLASSES) == number
-    return in_front or (index + number) % SEARCHED[FREQUENCIES[name]] == 0
+    return (index + CLASSES.index(name)) % SEARCHED[FREQUENCIES[name]] == 0
 
 
 def _annotation(instance: Instance, annotation_id: int, image_id: int) -> dict:

@@ -37,10 +37,17 @@ class Difficulty(NamedTuple):
     crowd_rate: float  # share of images with a crowd
     clutter: bool  # in the background
     own_look: bool  # each object its own colours and pattern, not those of its class
+    classes: tuple[str, ...] = CLASSES
 
 
 HARD = Difficulty((0.35, 0.75), (0.13, 0.8), (1, 6), crowd_rate=0.12, clutter=True, own_look=True)
-EASY = Difficulty((0.4, 0.8), (0.25, 0.7), (0, 3), crowd_rate=0.0, clutter=False, own_look=False)
+EASY = Difficulty(
+    *((0.4, 0.8), (0.25, 0.7), (0, 3)),
+    crowd_rate=0.0,
+    clutter=False,
+    own_look=False,
+    classes=("bicycle", "bus", "car", "motorcycle", "person", "train"),  # of COCO, VOC, Cityscapes
+)
 
 
 @dataclass(frozen=True)
@@ -94,15 +101,16 @@ def make_scene(
     """Draw image ``index`` of ``split`` (one of SPLITS); its sides are 2/3 to 1 of the longest.
 
     The frontmost object is of class ``index`` modulo their number and nearly whole, so that a split
-    shows every class as soon as it has that many images.
+    shows every class as soon as it has that many images. ``easy``: of EASY's classes, not of all.
     """
     sequence = np.random.SeedSequence((seed, SPLITS.index(split), index))
     rng = np.random.Generator(np.random.PCG64(sequence))
     height, width = rng.integers(-(-2 * longest_side // 3), longest_side, 2, endpoint=True)
     level = EASY if easy else HARD
     stage = _Stage(rng, height, width, level)
-    stage.add_objects(CLASSES[index % len(CLASSES)], rng.uniform(*level.front_scale), within=True)
-    for name in rng.choice(CLASSES, rng.integers(*level.others, endpoint=True)):
+    front = level.classes[index % len(level.classes)]
+    stage.add_objects(front, rng.uniform(*level.front_scale), within=True)
+    for name in rng.choice(level.classes, rng.integers(*level.others, endpoint=True)):
         stage.add_objects(str(name), np.exp(rng.uniform(*np.log(level.scale))))
     if rng.random() < level.crowd_rate:
         stage.add_crowd(str(rng.choice(CROWDS)))

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -327,3 +328,12 @@ def test_an_outline_joins_pieces_and_leaves_out_holes():
 def test_every_class_has_a_frequency_and_a_name_in_lvis():
     assert set(lvis.NAMES) == set(CLASSES)
     assert set(lvis.NAMES.values()) <= set(lvis.CATEGORY_IDS)
+
+
+@pytest.mark.parametrize("easy", [False, True])
+def test_an_image_is_always_searched_for_what_stands_in_front(easy):
+    for index in range(30):
+        scene = make_scene(0, "train", index, 96, easy)
+        entry = lvis.add(Path(), "train", index, scene)
+        front = lvis.CATEGORY_IDS[lvis.NAMES[scene.instances[0].name]]
+        assert front in {annotation["category_id"] for annotation in entry["annotations"]}
