@@ -37,16 +37,18 @@ class Difficulty(NamedTuple):
     crowd_rate: float  # share of images with a crowd
     clutter: bool  # in the background
     own_look: bool  # each object its own colours and pattern, not those of its class
-    classes: tuple[str, ...] = CLASSES
+    classes: tuple[str, ...] = CLASSES  # that are drawn
 
 
 HARD = Difficulty((0.35, 0.75), (0.13, 0.8), (1, 6), crowd_rate=0.12, clutter=True, own_look=True)
 EASY = Difficulty(
-    *((0.4, 0.8), (0.25, 0.7), (0, 3)),
+    front_scale=(0.4, 0.8),
+    scale=(0.25, 0.7),
+    others=(0, 3),
     crowd_rate=0.0,
     clutter=False,
     own_look=False,
-    classes=("bicycle", "bus", "car", "motorcycle", "person", "train"),  # of COCO, VOC, Cityscapes
+    classes=("bicycle", "bus", "car", "motorcycle", "person", "train"),  # every data set has them
 )
 
 
