@@ -25,6 +25,7 @@ from pretrain.runtime.config import ConfigError, config_hash
 from pretrain.runtime.files import write_bytes, write_json
 
 RESULTS = Path(__file__).with_name("scenes_results")
+AGAIN = RESULTS.with_name("scenes_again")  # likewise, of seeds that were run a second time
 ABOUT, PRETRAINING, CURVE = "replicate.json", "pretrain.json", "curve.json"
 FORMAT = 1
 FULL, FROZEN = "full", "frozen"  # the two regimes; all others are ablations

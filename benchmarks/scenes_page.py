@@ -1,9 +1,12 @@
 """``python -m benchmarks.scenes_page``: writes SCENES.md and SCENES.svg from ``scenes_results/``.
 
-From what is committed there and ``scenes_tuning.md``; needs neither torch nor Detectron2.
+From what is committed there, in ``scenes_again/`` and in ``scenes_tuning.md``; needs neither torch
+nor Detectron2.
 """
 
 import functools
+import itertools
+import statistics
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -12,9 +15,11 @@ from typing import Any
 
 from benchmarks import scenes_picture
 from benchmarks.committed import (
+    AGAIN,
     CLOVE,
     FROZEN,
     FULL,
+    INITS,
     RANDOM,
     RESULTS,
     SCENES,
@@ -34,6 +39,7 @@ SCENES_MD = Path(__file__).with_name("SCENES.md")
 TUNING_MD = Path(__file__).with_name("scenes_tuning.md")  # a part of it, written by hand
 FIRST_REPORTED = 100  # seeds below it are for tuning, and in no table
 ALPHA = 0.05
+NEAR = 2  # standard deviations: within the spread
 
 INTRODUCTION = """# The scenes benchmark
 
@@ -69,26 +75,28 @@ By = dict[int, Result]  # by seed
 def main() -> int:
     """Write both files; 2, and neither is written, where a result cannot be used."""
     try:
-        write(RESULTS, SCENES_MD)
+        write(RESULTS, AGAIN, SCENES_MD)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def write(results: Path, page_path: Path) -> None:
+def write(results: Path, again: Path, page_path: Path) -> None:
     """Write the page of the replicates in ``results``, and its picture beside it.
+
+    again: a folder of the same form with those that were run a second time.
 
     Raises ConfigError for a result that cannot be used.
     """
     replicates = read_replicates(results)
     picture = page_path.with_suffix(".svg")
     write_text(picture, scenes_picture.draw(_reported(replicates)))
-    write_text(page_path, page(replicates, picture.name))
+    write_text(page_path, page(replicates, read_replicates(again), picture.name))
 
 
-def page(replicates: Sequence[Replicate], picture: str) -> str:
-    """SCENES.md; ``picture``: the name of the file beside it."""
+def page(replicates: Sequence[Replicate], repeated: Sequence[Replicate], picture: str) -> str:
+    """SCENES.md; ``repeated``: second runs; ``picture``: the name of the file beside it."""
     reported = _reported(replicates)
     parts, ending = [INTRODUCTION], [TUNING_MD.read_text().strip(), COMMANDS]
     if tuning := [r.seed for r in replicates if r.seed < FIRST_REPORTED]:
@@ -103,6 +111,7 @@ def page(replicates: Sequence[Replicate], picture: str) -> str:
     for regime in regimes:
         parts += _regime(reported, regime)
     parts += _ablations(reported, ablations)
+    parts += _again(reported, repeated, regimes)
     parts += _curves(picture)
     parts += _hours(reported, regimes)
     parts += _hashes(reported)
@@ -193,6 +202,37 @@ def _ablations(replicates: Sequence[Replicate], names: Sequence[str]) -> list[st
         ]
     about = f"`{CLOVE}` of each ablation against `{CLOVE}` of the regime `{FULL}`."
     return ["## Ablations", *([about, *parts] if parts else ["**Not measured yet.**"])]
+
+
+def _again(
+    replicates: Sequence[Replicate], repeated: Sequence[Replicate], regimes: Sequence[str]
+) -> list[str]:
+    """Every value of a second run, beside that of the first run and the spread of all seeds."""
+    title = "## The same seed, run a second time"
+    head = ["seed", "regime", "init", "task", "first run", "second run"]
+    rows = [[*head, "all replicates", "second run − mean, in std"]]
+    distances = []
+    for second in repeated:
+        for regime, init in itertools.product(regimes, INITS):
+            for task in _tasks([second], [regime]):
+                own = _values(_results([second], regime, init, task), task)
+                known = _values(_results(replicates, regime, init, task), task)
+                if not own:
+                    continue
+                value, spread, distance = own[second.seed], list(known.values()), None
+                if len(spread) > 1 and statistics.stdev(spread) > 0:
+                    distance = (value - statistics.fmean(spread)) / statistics.stdev(spread)
+                    distances.append(distance)
+                row = [str(second.seed), f"`{regime}`", init, f"`{task}`"]
+                row += [_number(known.get(second.seed)), _number(value), _mean(spread)]
+                rows.append([*row, NOTHING if distance is None else f"{distance:+.1f}"])
+    if len(rows) == 1:
+        return [title, "**Not measured yet.**"]
+    near = sum(abs(distance) <= NEAR for distance in distances)
+    about = f"""By the same command, in another clone; the second run is in no other table. Of its
+    values {near} of {len(distances)} are within {NEAR} standard deviations of the mean of all
+    replicates."""
+    return [title, _prose(about), grid(rows)]
 
 
 def _table(kind: str, compared: Sequence[Comparison], names: tuple[str, str], metrics: bool) -> str:

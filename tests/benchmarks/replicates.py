@@ -197,8 +197,8 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def page_of(results: Path) -> str:
-    return page(read_replicates(results), "SCENES.svg")
+def page_of(results: Path, again: Path = Path("nowhere")) -> str:
+    return page(read_replicates(results), read_replicates(again), "SCENES.svg")
 
 
 def rows_of(text: str, heading: str) -> list[dict[str, str]]:

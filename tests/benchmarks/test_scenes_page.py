@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from benchmarks import scenes_page
-from benchmarks.committed import RESULTS, read_replicates
+from benchmarks.committed import AGAIN, RESULTS, read_replicates
 from benchmarks.scenes_page import SCENES_MD
 from benchmarks.scenes_picture import draw
 from pretrain.runtime.config import REPOSITORY
@@ -123,7 +123,7 @@ def test_seeds_for_tuning_are_in_no_table_and_no_curve(tmp_path):
     after = page_of(tmp_path)
     assert "Left out, since seeds below 100 tune: 98, 99." in after
     assert after.replace("Left out, since seeds below 100 tune: 98, 99.\n\n", "") == before
-    scenes_page.write(tmp_path, tmp_path.parent / "SCENES.md")
+    scenes_page.write(tmp_path, tmp_path / "nowhere", tmp_path.parent / "SCENES.md")
     assert (tmp_path.parent / "SCENES.svg").read_text() == picture
 
 
@@ -177,8 +177,30 @@ def test_what_is_not_measured_yet_is_said(tmp_path):
     assert "**Nothing was measured yet.**" in page_of(tmp_path / "nowhere")
     write_pairs(tmp_path, [10.0], [9.0])
     text = page_of(tmp_path)
-    assert text.count("**Not measured yet.**") == 2  # the frozen trunk, ablations
+    assert text.count("**Not measured yet.**") == 3  # the frozen trunk, ablations, a second run
     assert "Nothing was measured" not in text
+
+
+def test_a_second_run_stands_beside_the_first_and_the_spread_of_all(tmp_path):
+    results, again = tmp_path / "results", tmp_path / "again"
+    write_pairs(results, [10.0, 11.0, 12.0], [9.0, 9.0, 9.0])
+    write_replicate(again, 100, {"full": {"clove": {"coco_fpn": 10.5}}})
+    high = {init: {"coco_fpn": 14.0} for init in ("clove", "random")}
+    write_replicate(again, 102, {"full": high})
+    write_replicate(again, 107, {"full": {"clove": {"coco_fpn": 11.5}}})
+    text = page_of(results, again)
+    rows = rows_of(text, "## The same seed, run a second time")
+    columns = ("seed", "init", "first run", "second run", "all replicates")
+    assert [[row[name] for name in columns] for row in rows] == [
+        ["100", "clove", "10.00", "10.50", "11.00 ± 1.00"],
+        ["102", "clove", "12.00", "14.00", "11.00 ± 1.00"],
+        ["102", "random", "9.00", "14.00", "9.00 ± 0.00"],
+        ["107", "clove", "–", "11.50", "11.00 ± 1.00"],
+    ]
+    assert [row["second run − mean, in std"] for row in rows] == ["-0.5", "+3.0", "–", "+0.5"]
+    assert "Of its values 2 of 3 are within 2 standard deviations" in " ".join(text.split())
+    without = page_of(results)
+    assert rows_of(text, FULL_HEADING) == rows_of(without, FULL_HEADING)
 
 
 def test_replicates_under_other_configs_are_pointed_out(tmp_path):
@@ -224,14 +246,15 @@ def test_the_same_results_give_the_same_bytes(tmp_path):
     write_pairs(tmp_path / "results", [10.0, 11.0, 12.0], [9.0, 9.5, 9.7])
     files = []
     for name in ("a", "b"):
-        scenes_page.write(tmp_path / "results", tmp_path / name / "SCENES.md")
+        scenes_page.write(tmp_path / "results", tmp_path / "again", tmp_path / name / "SCENES.md")
         files.append([(tmp_path / name / f"SCENES.{end}").read_bytes() for end in ("md", "svg")])
     assert files[0] == files[1]
     assert b"![Learning curves](SCENES.svg)" in files[0][0]
 
 
 def test_the_committed_page_is_what_the_committed_results_give():
-    assert SCENES_MD.read_text() == page_of(RESULTS)  # else: python -m benchmarks.scenes_page
+    # Else: python -m benchmarks.scenes_page
+    assert SCENES_MD.read_text() == page_of(RESULTS, AGAIN)
     reported = [replicate for replicate in read_replicates() if replicate.seed >= 100]
     assert SCENES_MD.with_suffix(".svg").read_text() == draw(reported)
 
@@ -240,7 +263,8 @@ def test_the_page_needs_neither_torch_nor_detectron2(tmp_path):
     write_pairs(tmp_path / "results", [10.0, 11.0, 12.0], [9.0, 9.5, 9.7])
     code = (
         "import sys; from pathlib import Path; from benchmarks.scenes_page import write; "
-        f"folder = Path({str(tmp_path)!r}); write(folder / 'results', folder / 'SCENES.md'); "
+        f"folder = Path({str(tmp_path)!r}); "
+        "write(folder / 'results', folder / 'again', folder / 'SCENES.md'); "
         "print(sorted({'torch', 'detectron2', 'transfer', 'cv2'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code]
