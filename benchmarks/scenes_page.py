@@ -57,6 +57,13 @@ TITLES = {
     FULL: "Full fine-tuning (`full`)",
     FROZEN: "Frozen trunk: only neck and heads learn (`frozen`)",
 }
+ABLATIONS = {
+    "no_attention": "no self-attention in pretraining",
+    "no_locals": "no local crops in pretraining",
+    "hardest_kept": "the most similar negative of each cell counts in pretraining, too",
+    "quarter": "a quarter of the labelled images; the pretraining of `full`",
+    "high_lr": "a learning rate of 0.02 in fine-tuning; the pretraining of `full`",
+}
 
 COMMANDS = f"""## To repeat it
 
@@ -105,7 +112,8 @@ def page(replicates: Sequence[Replicate], repeated: Sequence[Replicate], picture
         parts.append("**Nothing was measured yet.**")
         return "\n\n".join([*parts, *ending]) + "\n"
     found = {regime for replicate in reported for regime, _, _ in replicate.results}
-    ablations = sorted(found - TITLES.keys())
+    known = [name for name in ABLATIONS if name in found]
+    ablations = [*known, *sorted(found - TITLES.keys() - ABLATIONS.keys())]
     regimes = [*TITLES, *ablations]
     parts.append(_prose(TEST))
     for regime in regimes:
@@ -201,7 +209,8 @@ def _ablations(replicates: Sequence[Replicate], names: Sequence[str]) -> list[st
             *_bullets(notes),
         ]
     about = f"`{CLOVE}` of each ablation against `{CLOVE}` of the regime `{FULL}`."
-    return ["## Ablations", *([about, *parts] if parts else ["**Not measured yet.**"])]
+    what = _bullets([f"`{name}`: {ABLATIONS[name]}." for name in names if name in ABLATIONS])
+    return ["## Ablations", *([about, *what, *parts] if parts else ["**Not measured yet.**"])]
 
 
 def _again(

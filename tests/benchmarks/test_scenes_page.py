@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from benchmarks import scenes_page
+from benchmarks import replicate, scenes_page
 from benchmarks.committed import AGAIN, RESULTS, read_replicates
 from benchmarks.scenes_page import SCENES_MD
 from benchmarks.scenes_picture import draw
@@ -158,6 +158,7 @@ def test_frozen_trunks_and_ablations_have_tables_of_their_own(tmp_path):
     assert row["p"] == p_cell(slow_paired_p((18, 20.5, 21), (20, 21, 23)))
     assert "- `no_locals`: 1 replicate in no pair, only `full` has 103." in text
     assert "`no_locals`: clove against random" not in text
+    assert "- `no_locals`: no local crops in pretraining." in text
 
 
 def test_an_ablation_with_random_weights_is_compared_with_them_too(tmp_path):
@@ -171,6 +172,11 @@ def test_an_ablation_with_random_weights_is_compared_with_them_too(tmp_path):
     row = rows_of(text, "## `quarter`: clove against random")[0]
     assert row["p"] == p_cell(slow_paired_p([10, 11, 14], [4, 5, 6]))
     assert "- `quarter`: its fine-tuning had another config than `full`." in text
+
+
+def test_every_regime_of_the_repository_is_explained():
+    names = {path.stem.removeprefix("scenes-") for path in replicate.CONFIGS.glob("scenes-*.yaml")}
+    assert names == {*scenes_page.ABLATIONS, "frozen"}
 
 
 def test_what_is_not_measured_yet_is_said(tmp_path):
