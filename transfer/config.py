@@ -1,5 +1,6 @@
 """The config of a fine-tuning: Detectron2's keys and our own, below TRANSFER."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def resolve(
     if cfg.TRANSFER.AMP_DTYPE not in AMP_DTYPES:
         dtype, known = cfg.TRANSFER.AMP_DTYPE, ", ".join(AMP_DTYPES)
         raise ConfigError(f"{config}: TRANSFER.AMP_DTYPE {dtype!r} is none of {known}")
+    _check_steps(cfg, config)
     check_densepose_config(cfg)
     return cfg
 
@@ -98,6 +100,19 @@ def differences(cfg: CfgNode, other: dict[str, Any]) -> dict[str, tuple[Any, Any
         if ours.get(key) != theirs.get(key)
         and not any(key == name or key.startswith(f"{name}.") for name in NOT_HASHED)
     }
+
+
+def _check_steps(cfg: CfgNode, config: str | Path) -> None:
+    """Detectron2 leaves out steps above MAX_ITER, with a warning; fvcore has no use for others."""
+    if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupMultiStepLR":
+        return
+    last = cfg.SOLVER.MAX_ITER
+    steps = [0, *(step for step in cfg.SOLVER.STEPS if step <= last), last]
+    if any(one >= next_one for one, next_one in itertools.pairwise(steps)):
+        raise ConfigError(
+            f"{config}: SOLVER.STEPS {cfg.SOLVER.STEPS} with SOLVER.MAX_ITER {last}: expected "
+            'ascending iterations between 0 and it, or "()" for a rate that never falls'
+        )
 
 
 def _scale_anchors(cfg: CfgNode) -> None:

@@ -237,11 +237,26 @@ def test_the_hash_ignores_place_device_and_seed_but_no_setting():
         (["DATASETS.TEST", "('a', 'b')"], "DATASETS.TEST must name one"),
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN names no data set"),
         (["TRANSFER.AMP_DTYPE", "bf8"], "TRANSFER.AMP_DTYPE 'bf8' is none of fp16, bf16"),
+        (["SOLVER.MAX_ITER", "60000"], "STEPS .60000, 80000. with SOLVER.MAX_ITER 60000: expected"),
+        (["SOLVER.STEPS", "(9, 5)"], "STEPS .9, 5. with SOLVER.MAX_ITER 90000: expected ascending"),
+        (["SOLVER.STEPS", "(0, 5)"], "STEPS .0, 5. with SOLVER.MAX_ITER 90000: expected ascending"),
+        (["SOLVER.MAX_ITER", "0"], "with SOLVER.MAX_ITER 0: expected ascending"),
     ],
 )
 def test_a_wrong_override_says_what_is_wrong(overrides, message):
     with pytest.raises(ConfigError, match=message):
         resolve(TASKS["coco_c4"].config, overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["SOLVER.MAX_ITER", "70000"],  # Detectron2 leaves out 80000, with a warning
+        ["SOLVER.MAX_ITER", "60000", "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"],  # has no steps
+    ],
+)
+def test_steps_that_detectron2_leaves_out_are_left_to_it(overrides):
+    assert resolve(TASKS["coco_c4"].config, overrides=overrides).SOLVER.STEPS == (60000, 80000)
 
 
 def test_an_unknown_task_names_the_nearest_one():
