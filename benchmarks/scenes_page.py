@@ -67,8 +67,9 @@ ABLATIONS = {
 
 COMMANDS = f"""## To repeat it
 
-Seeds from {FIRST_REPORTED} on are reported, those below are for tuning. The first command runs for
-hours, and goes on when it is called again; NAME is that of an ablation.
+Seeds from {FIRST_REPORTED} on are reported, those below are for tuning. The first command took
+about 35 minutes on two cores; called again, it goes on. NAME is that of an ablation, which needs
+the first command's pretraining where it says so above.
 
 ```bash
 make scenes-replicate SEED={FIRST_REPORTED}
