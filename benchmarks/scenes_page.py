@@ -113,8 +113,7 @@ def page(replicates: Sequence[Replicate], repeated: Sequence[Replicate], picture
         parts.append("**Nothing was measured yet.**")
         return "\n\n".join([*parts, *ending]) + "\n"
     found = {regime for replicate in reported for regime, _, _ in replicate.results}
-    known = [name for name in ABLATIONS if name in found]
-    ablations = [*known, *sorted(found - TITLES.keys() - ABLATIONS.keys())]
+    ablations = sorted(found - TITLES.keys())
     regimes = [*TITLES, *ablations]
     parts.append(_prose(TEST))
     for regime in regimes:
