@@ -1,6 +1,7 @@
 """A run: what it does at which micro-step, and what a checkpoint holds of it."""
 
 import hashlib
+import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from pretrain.encoder import build_encoder
 from pretrain.optim import LARS, lars_param_groups, warmup_cosine
 from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY, ConfigError, flatten, is_within, plain
+from pretrain.runtime.precision import autocast_dtype
 from pretrain.runtime.provenance import provenance
 
 # Without them a checkpoint's weights and position mean something else
 FIXED = ("MODEL", "SOLVER.BATCH_SIZE_PER_GPU")
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+logger = logging.getLogger(__name__)
 
 
 class Plan:
@@ -87,6 +90,7 @@ class Run:
         self.folder = REPOSITORY / cfg.OUTPUT_DIR
         self.model = build_model(cfg).to(device)
         solver = cfg.SOLVER
+        self._dtype = autocast_dtype(AUTOCAST[solver.PRECISION], device.type, logger)
         groups = lars_param_groups(self.model, solver.WEIGHT_DECAY)
         self.optimizer = LARS(groups, 0.0, solver.MOMENTUM, solver.TRUST_COEFFICIENT)
         self.running = RunningStatistics(self.model)
@@ -101,8 +105,7 @@ class Run:
 
     def autocast(self) -> torch.autocast:
         """In which the model runs; its loss stays in float32."""
-        dtype = AUTOCAST[self.cfg.SOLVER.PRECISION]
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None)
 
     def gradients(self) -> list[torch.Tensor]:
         """Of all parameters that have one, less the scale of fp16. Once a step."""

@@ -43,6 +43,7 @@ from torch import nn
 from pretrain.runtime import files
 from pretrain.runtime.config import ConfigError, flatten
 from pretrain.runtime.interrupt import Interrupted, InterruptFlag
+from pretrain.runtime.precision import autocast_dtype
 from transfer.config import AMP_DTYPES
 from transfer.data.stream import PRECISE_BN, STEP, Stream, evaluation_loader, seed_rng
 from transfer.evaluation import build_evaluator
@@ -144,8 +145,9 @@ class Trainer(DefaultTrainer):
         model = build_model(cfg)
         if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
             # Around forward rather than around the step: PreciseBN and evaluation need it, too.
-            dtype = AMP_DTYPES[cfg.TRANSFER.AMP_DTYPE]
-            model.forward = torch.autocast("cpu", dtype)(model.forward)
+            dtype = autocast_dtype(AMP_DTYPES[cfg.TRANSFER.AMP_DTYPE], "cpu", logger)
+            if dtype is not None:
+                model.forward = torch.autocast("cpu", dtype)(model.forward)
         return model
 
     @classmethod

@@ -39,12 +39,14 @@ def git_commit() -> str:
 
 
 def hardware() -> str:
-    """``1 x NVIDIA H100`` or ``CPU, 8 cores``."""
+    """``1 x NVIDIA H100``, ``CPU, 8 cores`` or ``CPU without bf16, 8 cores``."""
     import torch
+
+    from pretrain.runtime.precision import cpu_has_bf16
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"CPU, {os.cpu_count()} cores"
+    return f"CPU{'' if cpu_has_bf16() else ' without bf16'}, {os.cpu_count()} cores"
 
 
 def packages() -> dict[str, str]:

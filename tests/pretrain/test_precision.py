@@ -9,8 +9,12 @@ import pretrain.run
 from pretrain import checkpoints
 from pretrain.clove import CLoVE
 from pretrain.optim import LARS
+from pretrain.runtime import precision
+from pretrain.runtime.provenance import hardware
 from pretrain.train import train
 from tests.pretrain.tiny import config, write_images
+
+SAID = "bf16 was asked for, but this processor has none"
 
 
 @pytest.fixture
@@ -27,13 +31,28 @@ def untrained(cfg):
     return pretrain.run.build_model(cfg)
 
 
-def test_bf16_trains_and_keeps_weights_in_float32(images, tmp_path):
+def test_bf16_trains_and_keeps_weights_in_float32(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
     cfg = config(images, tmp_path / "run", SOLVER__PRECISION="bf16")
     before = untrained(cfg).student.encoder.layer4[1].conv2.weight
     path = train(cfg)
     state = checkpoints.load(path)["model"]
     assert all(value.dtype in (torch.float32, torch.int64) for value in state.values())
     assert (weights(path) - before).norm() > 1e-4 * before.norm()
+
+
+def test_on_a_cpu_without_bf16_the_run_says_so_and_is_that_in_fp32(
+    images, tmp_path, monkeypatch, capfd
+):
+    straight = train(config(images, tmp_path / "straight", SOLVER__EPOCHS=1))
+    assert SAID not in capfd.readouterr().err
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
+    path = train(config(images, tmp_path / "run", SOLVER__EPOCHS=1, SOLVER__PRECISION="bf16"))
+    assert capfd.readouterr().err.count(SAID) == 1
+    assert hardware().startswith("CPU without bf16, ")
+    expected = checkpoints.load(straight)["model"]
+    actual = checkpoints.load(path)["model"]
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
 
 
 @pytest.mark.slow  # without a GPU

@@ -11,6 +11,7 @@ import yaml
 from detectron2.engine import hooks
 
 from benchmarks.scenes.generate import Request, generate
+from pretrain.runtime import precision
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE
 from tests.transfer import hostile, peers
@@ -88,6 +89,19 @@ def run(output, *flags, task="coco_fpn", weights="random", overrides=()):
 
 def read(output, name="metrics.json"):
     return json.loads((output / name).read_text())
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_a_cpu_without_bf16_computes_in_fp32_and_says_so(has_bf16, monkeypatch, caplog):
+    seen = []
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: has_bf16)
+    cfg = resolve(TASKS["coco_fpn"].config, SCENES, [*FAST, "MODEL.DEVICE", "cpu"])
+    model = Trainer.build_model(cfg).eval()
+    model.backbone.register_forward_hook(lambda _, __, maps: seen.append(maps["p2"].dtype))
+    with torch.no_grad():
+        model([{"image": torch.zeros(3, 64, 64), "height": 64, "width": 64}])
+    assert seen == [torch.bfloat16 if has_bf16 else torch.float32]
+    assert ("this processor has none" in caplog.text) is not has_bf16
 
 
 @pytest.mark.parametrize("task", TASKS)
