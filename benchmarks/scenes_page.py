@@ -68,8 +68,8 @@ ABLATIONS = {
 COMMANDS = f"""## To repeat it
 
 Seeds from {FIRST_REPORTED} on are reported, those below are for tuning. The first command took
-about 35 minutes on two cores; called again, it goes on. NAME is that of an ablation, which needs
-the first command's pretraining where it says so above.
+about 35 minutes on two cores with AMX; called again, it goes on. NAME is that of an ablation, which
+needs the first command's pretraining where it says so above.
 
 ```bash
 make scenes-replicate SEED={FIRST_REPORTED}
@@ -324,7 +324,7 @@ def _curves(picture: str) -> list[str]:
 def _hours(replicates: Sequence[Replicate], regimes: Sequence[str]) -> list[str]:
     about = f"""Hours. Pretraining: images over the rate in its log, without its start, its monitors
     and what an interruption lost. Fine-tuning: the sum of the cells' own seconds. {NOTHING}: not in
-    the logs, or not part of the regime."""
+    the logs, or not part of the regime. A CPU without bf16 computed in fp32."""
     stages = ("pretraining", "conversion", "fine_tuning")
     rows = [["seed", "regime", "machine", "scenes", *(name.replace("_", "-") for name in stages)]]
     for replicate in replicates:
