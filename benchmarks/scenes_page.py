@@ -216,7 +216,7 @@ def _ablations(replicates: Sequence[Replicate], names: Sequence[str]) -> list[st
 def _again(
     replicates: Sequence[Replicate], repeated: Sequence[Replicate], regimes: Sequence[str]
 ) -> list[str]:
-    """Every value of a second run, beside that of the first run and the spread of all seeds."""
+    """Every value of a second run beside the first and the spread of all; what it came from."""
     title = "## The same seed, run a second time"
     head = ["seed", "regime", "init", "task", "first run", "second run"]
     rows = [[*head, "all replicates", "second run − mean, in std"]]
@@ -241,7 +241,7 @@ def _again(
     about = f"""By the same command, in another clone; the second run is in no other table. Of its
     values {near} of {len(distances)} are within {NEAR} standard deviations of the mean of all
     replicates."""
-    return [title, _prose(about), grid(rows)]
+    return [title, _prose(about), grid(rows), *_bullets([_provenance(run) for run in repeated])]
 
 
 def _table(kind: str, compared: Sequence[Comparison], names: tuple[str, str], metrics: bool) -> str:

@@ -207,6 +207,10 @@ def test_a_second_run_stands_beside_the_first_and_the_spread_of_all(tmp_path):
     assert "Of its values 2 of 3 are within 2 standard deviations" in " ".join(text.split())
     without = page_of(results)
     assert rows_of(text, FULL_HEADING) == rows_of(without, FULL_HEADING)
+    part = text.split("run a second time")[1].split("##")[0]
+    assert [line[:13] for line in part.splitlines() if line.startswith("- ")] == [
+        f"- {seed}: commit" for seed in (100, 102, 107)
+    ]
 
 
 def test_replicates_under_other_configs_are_pointed_out(tmp_path):
