@@ -68,7 +68,7 @@ ABLATIONS = {
 COMMANDS = f"""## To repeat it
 
 Seeds from {FIRST_REPORTED} on are reported, those below are for tuning. The first command took
-about 35 minutes on two cores with AMX; called again, it goes on. NAME is that of an ablation, which
+35 to 66 minutes on two cores with AMX; called again, it goes on. NAME is that of an ablation, which
 needs the first command's pretraining where it says so above.
 
 ```bash
