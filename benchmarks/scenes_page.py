@@ -323,8 +323,9 @@ def _curves(picture: str) -> list[str]:
 
 def _hours(replicates: Sequence[Replicate], regimes: Sequence[str]) -> list[str]:
     about = f"""Hours. Pretraining: images over the rate in its log, without its start, its monitors
-    and what an interruption lost. Fine-tuning: the sum of the cells' own seconds. {NOTHING}: not in
-    the logs, or not part of the regime. A CPU without bf16 computed in fp32."""
+    and what an interruption lost. Fine-tuning: the sum of the cells' own seconds. Both as elapsed,
+    whatever else ran beside them. {NOTHING}: not in the logs, or not part of the regime. A CPU
+    without bf16 computed in fp32."""
     stages = ("pretraining", "conversion", "fine_tuning")
     rows = [["seed", "regime", "machine", "scenes", *(name.replace("_", "-") for name in stages)]]
     for replicate in replicates:
