@@ -174,6 +174,7 @@ def _regime(replicates: Sequence[Replicate], regime: str) -> list[str]:
         if neither := [r.seed for r in own if r.seed not in {*clove, *random}]:
             notes.append(f"`{comparison.name}`: not run in {_list(neither)}.")
         notes += _notes(comparison, (f"`{CLOVE}`", f"`{RANDOM}`"))
+        notes += _unlike(comparison, clove, random)
         notes += _doubts(comparison, [*clove.values(), *random.values()])
     verdict = _verdict(compared, f"`{CLOVE}`", f"`{RANDOM}`")
     return [
@@ -196,9 +197,10 @@ def _ablations(replicates: Sequence[Replicate], names: Sequence[str]) -> list[st
         compared, notes = compare(pairs), []
         for comparison in compared:
             notes += _notes(comparison, ("the ablation", f"`{FULL}`"))
-            own = results[comparison.name].values()
-            notes += _doubts(comparison, own, task)
-            if {result.config_sha256 for result in own} != configs:
+            own = results[comparison.name]
+            notes += _unlike(comparison, own, full)
+            notes += _doubts(comparison, own.values(), task)
+            if {result.config_sha256 for result in own.values()} != configs:
                 notes.append(
                     f"`{comparison.name}`: its fine-tuning had another config than `{FULL}`."
                 )
@@ -297,6 +299,15 @@ def _notes(row: Comparison, names: tuple[str, str]) -> list[str]:
         why = f"{pairs} of {MIN_PAIRS} pairs" if pairs < MIN_PAIRS else "all differences are equal"
         notes.append(f"`{row.name}`: not tested and not counted: {why}.")
     return notes
+
+
+def _unlike(row: Comparison, first: By, second: By) -> list[str]:
+    """Pairs in which the machine, and with it perhaps the precision, is a difference, too."""
+    both = first.keys() & second.keys()
+    unlike = sorted(seed for seed in both if first[seed].hardware != second[seed].hardware)
+    if not unlike:
+        return []
+    return [f"`{row.name}`: different machines in the pair of {_list(unlike)}, as listed below."]
 
 
 def _doubts(row: Comparison, results: Iterable[Result], task: str | None = None) -> list[str]:
