@@ -307,7 +307,7 @@ def _unlike(row: Comparison, first: By, second: By) -> list[str]:
     unlike = sorted(seed for seed in both if first[seed].hardware != second[seed].hardware)
     if not unlike:
         return []
-    return [f"`{row.name}`: different machines in the pair of {_list(unlike)}, as listed below."]
+    return [f"`{row.name}`: two kinds of machine in the pair of {_list(unlike)}, as listed below."]
 
 
 def _doubts(row: Comparison, results: Iterable[Result], task: str | None = None) -> list[str]:
