@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor, nn
 
 from pretrain.augment import FLIP, View, sample_crop
-from pretrain.clove import CLoVE
+from pretrain.methods.clove import CLoVE
 from pretrain.photometry import BLUR_RADIUS, GRAYSCALE, JITTER, MEAN, STD
 
 JITTERING = T.ColorJitter(0.4, 0.4, 0.2, 0.1)
@@ -50,7 +50,7 @@ def view(image: Image.Image, kind: View, rng: random.Random) -> Tensor:
 def multicrop_loss(
     global_students: Tensor, local_students: Tensor, global_teachers: Tensor, boxes: Tensor
 ) -> Tensor:
-    """As ``pretrain.clove.multicrop_loss`` with the paper's values: the mean over 14 pairs."""
+    """As ``multicrop_loss`` with the paper's values: the mean over 14 pairs."""
     batch = global_teachers.shape[0] // 2
     students = [*global_students.split(batch), *local_students.split(batch)]
     losses = [

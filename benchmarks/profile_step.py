@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.speed_pretrain import MOMENTUM, step_inputs
-from pretrain.clove import CLoVE
+from pretrain.methods.clove import CLoVE
 from pretrain.optim import LARS
 
 STEPS = 3  # profiled, after one that is not

@@ -16,9 +16,9 @@ from benchmarks import plain
 from benchmarks.speed import Row
 from pretrain import photometry
 from pretrain.augment import MultiCrop
-from pretrain.clove import CLoVE, multicrop_loss
 from pretrain.data.multicrop import decode
 from pretrain.encoder import build_encoder
+from pretrain.methods.clove import CLoVE, multicrop_loss
 from pretrain.optim import LARS, lars_param_groups
 
 SIZE = (500, 375)  # of the image that the views are cut from, as most of ImageNet's

@@ -7,11 +7,11 @@ from functools import partial
 
 from fvcore.common.config import CfgNode
 
-from pretrain.checkpoints import CheckpointError
 from pretrain.config import get_cfg
 from pretrain.data import DataError
 from pretrain.run import accumulation
 from pretrain.runtime import distributed, slurm
+from pretrain.runtime.checkpoints import CheckpointError
 from pretrain.runtime.config import REPOSITORY, ConfigError, check_known, merge
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted
 from pretrain.train import check, require_resume, train

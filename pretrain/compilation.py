@@ -5,7 +5,7 @@ import logging
 import torch
 from torch import nn
 
-from pretrain.clove import CLoVE
+from pretrain.methods.clove import CLoVE
 from pretrain.runtime import distributed
 
 

@@ -1,23 +1,16 @@
 """What the loop does beside training: the log, monitors, checkpoints, the clock."""
 
-import copy
-import json
 import logging
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from pretrain import monitors, pictures, probes
-from pretrain.data import Batch, DataError, MultiCropImages
-from pretrain.data.device import to_device
-from pretrain.data.multicrop import read
+from pretrain.data import Batch, DataError
 from pretrain.faults import SkippedSteps
 from pretrain.run import Run
 from pretrain.runtime import distributed
-from pretrain.runtime.config import REPOSITORY
 from pretrain.runtime.logging import MetricWriter, progress_bar
 from pretrain.statistics import Statistics, Step
 
@@ -101,106 +94,6 @@ class Log:
         numbers = " ".join(f"{name} {value:.6g}" for name, value in values.items())
         self.logger.info(f"step {number}/{total} {numbers}")
         self.window.clear()
-
-
-class Monitor:
-    """Every MONITOR.PERIOD steps what the network has learnt, beside what it knew untrained.
-
-    On one batch of global views of MONITOR.IMAGES images, drawn apart from those of training. All
-    ranks measure, since SyncBN needs them all; rank 0 tells, and shows the first SHOWN images.
-    """
-
-    SHOWN = 2
-
-    def __init__(self, run: Run, log: Log, clock: Clock, data: MultiCropImages) -> None:
-        cfg = run.cfg
-        self.log, self.clock = log, clock
-        self.seconds, self.began = 0.0, time.perf_counter()
-        images = data.spread(cfg.MONITOR.IMAGES)
-        self.crops, _, boxes = to_device(data.apart(images), run.device)
-        self.boxes = boxes[:2]
-        root = cfg.MONITOR.LABELS
-        self.labels = probes.Labels(REPOSITORY / root, cfg.CROPS.GLOBAL_SIZE) if root else None
-        self.untrained = _match_rate_of(run.folder / "metrics.jsonl") if log.speaks else None
-        if run.step == 0:
-            self.untrained = self.measure(run)["match_rate"]
-            self.show(run)
-            self.show_views(data, images[: self.SHOWN])
-        self.seconds = time.perf_counter() - self.began
-        self.clock.skip(self.seconds)
-
-    def __call__(self, run: Run, _: Step | None) -> None:
-        last = run.micro_step == run.plan.total
-        if run.step % run.cfg.MONITOR.PERIOD and not last:
-            return
-        if run.device.type == "cuda":
-            torch.cuda.synchronize(run.device)  # the step before is not ours to time
-        start = time.perf_counter()
-        self.measure(run)
-        if run.step % run.cfg.MONITOR.PICTURE_PERIOD == 0 or last:
-            self.show(run)
-        seconds = time.perf_counter() - start
-        self.seconds += seconds
-        self.clock.skip(seconds)
-
-    def measure(self, run: Run) -> dict[str, float]:
-        """The monitors now, in the log and in metrics.jsonl.
-
-        ``time_share``: of the time since the loop began, what all before this one have taken.
-        """
-        with run.autocast():
-            values = monitors.measure(
-                run.model, self.crops, self.boxes, run.cfg.LOSS.POSITIVE_RADIUS
-            )
-            if self.labels:
-                values |= probes.measure(run.model, self.labels, run.device, self.log.speaks)
-        values["time_share"] = self.seconds / (time.perf_counter() - self.began)
-        if self.log.speaks:
-            self.log.writer.write(run.step, {f"monitor/{k}": v for k, v in values.items()})
-            untrained = "" if self.untrained is None else f", untrained {self.untrained:.3f}"
-            self.log.logger.info(
-                f"monitor at step {run.step}: match rate {values['match_rate']:.3f} (chance "
-                f"{values['match_chance']:.3f}{untrained}), spread "
-                f"{values['embedding_spread']:.2f}, effective rank {values['effective_rank']:.1f}; "
-                f"monitors took {values['time_share']:.1%} of the time"
-            )
-            if run.step and (wrong := monitors.warning(values)):
-                self.log.logger.warning(f"warning: {wrong}")
-        return values
-
-    def show(self, run: Run) -> None:
-        """Matches, attention and PCA to TensorBoard, where step 0 is the untrained network."""
-        some = self.crops[:, : monitors.STATISTICS_VIEWS // 2].flatten(0, 1)
-        shown = self.crops[:, : self.SHOWN if self.log.speaks else 0].transpose(0, 1)
-        with run.autocast(), monitors.statistics_of(run.model, some):
-            maps = [pictures.embed(run.model, crops, crops[0]) for crops in shown]
-        for n, (crops, of) in enumerate(zip(shown, maps, strict=True)):
-            named, boxes = {f"step {run.step}": of}, self.boxes[:, n]
-            drawn = pictures.figures(named, crops, boxes, crops[0], run.cfg.LOSS.POSITIVE_RADIUS)
-            for kind, figure in drawn.items():
-                image = pictures.to_array(figure)
-                self.log.writer.write_image(run.step, f"monitor/{kind}/{n}", image)
-
-    def show_views(self, data: MultiCropImages, images: list[int]) -> None:
-        """All views of some images and where they were cut, once; unreadable images have none."""
-        data = copy.copy(data)
-        data.crops = copy.copy(data.crops)
-        data.crops.photometry = True  # as the network sees them, also where a GPU changes colours
-        for n, index in enumerate(images if self.log.speaks else ()):
-            views, tried = data["apart", index]
-            if len(tried) == 1:
-                drawn = pictures.to_array(pictures.draw_views(read(data.images, index), views))
-                self.log.writer.write_image(0, f"monitor/views/{n}", drawn)
-
-
-def _match_rate_of(path: Path) -> float | None:
-    """What a run measured at step 0, last."""
-    found = None
-    for line in path.read_text().splitlines():
-        values = json.loads(line)
-        if values["step"] == 0:
-            found = values.get("monitor/match_rate", found)
-    return found
 
 
 class Checkpointer:

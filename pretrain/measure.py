@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from pretrain import monitors, probes
 from pretrain.augment import MultiCrop
-from pretrain.checkpoints import CheckpointError
 from pretrain.data import DataError, MultiCropImages, open_images
 from pretrain.data.device import to_device
-from pretrain.networks import load
+from pretrain.monitor import measures, probes
+from pretrain.monitor.networks import load
+from pretrain.runtime.checkpoints import CheckpointError
 
 
 def measure(
@@ -36,7 +36,7 @@ def measure(
     crops, _, boxes = to_device(folder.apart(folder.spread(count)), device)
     found = {}
     for name, network in networks.items():
-        found[name] = monitors.measure(network, crops, boxes, cfg.LOSS.POSITIVE_RADIUS)
+        found[name] = measures.measure(network, crops, boxes, cfg.LOSS.POSITIVE_RADIUS)
         if labelled:
             found[name] |= probes.measure(network, labelled, device, tells=True)
     return found

@@ -10,15 +10,14 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from pretrain import checkpoints
-from pretrain.checkpoints import CheckpointError
-from pretrain.clove import CLoVE
 from pretrain.config import NOT_HASHED, get_cfg
 from pretrain.data import MultiCropImages
 from pretrain.data.sampler import epoch_length
 from pretrain.encoder import build_encoder
+from pretrain.methods.clove import CLoVE
 from pretrain.optim import LARS, lars_param_groups, warmup_cosine
-from pretrain.runtime import distributed
+from pretrain.runtime import checkpoints, distributed
+from pretrain.runtime.checkpoints import CheckpointError
 from pretrain.runtime.config import REPOSITORY, ConfigError, flatten, is_within, plain
 from pretrain.runtime.precision import autocast_dtype
 from pretrain.runtime.provenance import provenance

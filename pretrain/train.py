@@ -10,16 +10,16 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from pretrain import checkpoints
-from pretrain.clove import CLoVE
 from pretrain.compilation import compile_networks
 from pretrain.data import MultiCropImages, build_data, build_loader
 from pretrain.data.device import on_device
 from pretrain.encoder import ARCHITECTURES
 from pretrain.faults import BadImages, SkippedSteps
-from pretrain.hooks import Checkpointer, Clock, Log, Monitor
+from pretrain.hooks import Checkpointer, Clock, Log
+from pretrain.methods.clove import CLoVE
+from pretrain.monitor.monitor import Monitor
 from pretrain.run import AUTOCAST, Plan, Run
-from pretrain.runtime import distributed
+from pretrain.runtime import checkpoints, distributed
 from pretrain.runtime.config import REPOSITORY, ConfigError, flatten
 from pretrain.runtime.files import write_json, write_text
 from pretrain.runtime.interrupt import Interrupted, InterruptFlag

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from pretrain import monitors, pictures
 from pretrain.augment import Views
-from pretrain.checkpoints import CheckpointError
 from pretrain.data import DataError, build_crops
 from pretrain.data.folder import list_images
 from pretrain.data.multicrop import decode
-from pretrain.networks import load
+from pretrain.monitor import measures, pictures
+from pretrain.monitor.networks import load
 from pretrain.photometry import normalize
+from pretrain.runtime.checkpoints import CheckpointError
 from pretrain.runtime.files import write_atomically
 
 PNG = {"format": "png", "dpi": 110, "bbox_inches": "tight"}
@@ -63,9 +63,9 @@ def read_images(paths: Sequence[Path]) -> dict[Path, Tensor]:
 
 
 def views_of(images: dict[Path, Tensor], cfg: CfgNode, seed: int) -> list[Views]:
-    """Views of every image, then more of the same ones up to monitors.STATISTICS_VIEWS globals."""
+    """Views of every image, then more of the same ones up to measures.STATISTICS_VIEWS globals."""
     crops = build_crops(cfg, photometry=True)
-    rounds = -(-monitors.STATISTICS_VIEWS // (2 * len(images)))
+    rounds = -(-measures.STATISTICS_VIEWS // (2 * len(images)))
     return [
         crops(image, random.Random(f"{seed} {draw} {path.name}"))
         for draw in range(rounds)
@@ -91,12 +91,12 @@ def visualize(checkpoint: Path, paths: Sequence[Path], output: Path, seed: int =
     images = read_images(paths)
     cfg, models = load(checkpoint)
     views = views_of(images, cfg, seed)
-    some = views[: monitors.STATISTICS_VIEWS // 2]
+    some = views[: measures.STATISTICS_VIEWS // 2]
     statistics = torch.cat([normalize(each.global_crops / 255) for each in some])
     written = []
     with contextlib.ExitStack() as stack:
         for model in models.values():
-            stack.enter_context(monitors.statistics_of(model, statistics))
+            stack.enter_context(measures.statistics_of(model, statistics))
         for (path, image), of in zip(images.items(), views, strict=False):
             crops, picture = normalize(of.global_crops / 255), whole(image)
             maps = {name: pictures.embed(model, crops, picture) for name, model in models.items()}

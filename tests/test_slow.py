@@ -14,11 +14,11 @@ import torch
 import pretrain.run
 import pretrain.train
 from benchmarks.scenes.generate import Request, generate
-from pretrain import checkpoints
 from pretrain.augment import MultiCrop
 from pretrain.config import get_cfg
 from pretrain.data.multicrop import collate, decode
 from pretrain.photometry import normalize
+from pretrain.runtime import checkpoints
 from pretrain.runtime.config import merge
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

@@ -19,8 +19,8 @@ from benchmarks.cost import (
     memory_bytes,
     page,
 )
-from pretrain.clove import CLoVE
 from pretrain.encoder import build_encoder
+from pretrain.methods.clove import CLoVE
 
 PRETRAINING = load_cost()["pretraining"]
 FINE_TUNING = load_cost()["fine_tuning"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks import profile_step
 from benchmarks.speed import main
-from pretrain.clove import CLoVE
+from pretrain.methods.clove import CLoVE
 from pretrain.optim import LARS, lars_param_groups
 
 

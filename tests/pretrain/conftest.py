@@ -3,8 +3,8 @@ import socket
 
 import pytest
 
-from pretrain.clove import CLoVE
 from pretrain.encoder import build_encoder
+from pretrain.methods.clove import CLoVE
 
 
 @pytest.fixture(autouse=True)

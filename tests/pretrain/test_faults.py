@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from pretrain import checkpoints
 from pretrain.__main__ import main
+from pretrain.runtime import checkpoints
 from pretrain.train import train
 from tests.pretrain.tiny import (
     CONFIG,

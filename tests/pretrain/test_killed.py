@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from pretrain import checkpoints
+from pretrain.runtime import checkpoints
 from pretrain.runtime.interrupt import EXIT_CODE
 from tests.pretrain.tiny import (
     SAME,

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 import pretrain.run
-from pretrain import checkpoints
-from pretrain.clove import CLoVE
+from pretrain.methods.clove import CLoVE
 from pretrain.optim import LARS
-from pretrain.runtime import precision
+from pretrain.runtime import checkpoints, precision
 from pretrain.runtime.provenance import hardware
 from pretrain.train import train
 from tests.pretrain.tiny import config, write_images

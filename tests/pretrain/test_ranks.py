@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from pretrain import checkpoints
+from pretrain.runtime import checkpoints
 from tests.pretrain.tiny import last_checkpoint, torchrun, write_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

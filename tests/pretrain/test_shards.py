@@ -14,14 +14,13 @@ import pytest
 import torch
 import webdataset
 
-from pretrain import checkpoints
 from pretrain.__main__ import main as pretrain
 from pretrain.data import build_data, build_loader
 from pretrain.data.__main__ import main
 from pretrain.data.folder import DataError, Folder
 from pretrain.data.shards import INDEX, Shards, _decoded, open_images, write_shards
 from pretrain.measure import main as measure
-from pretrain.runtime import distributed
+from pretrain.runtime import checkpoints, distributed
 from pretrain.runtime.interrupt import Interrupted
 from pretrain.train import train
 from tests.pretrain.tiny import (

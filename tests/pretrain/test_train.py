@@ -9,7 +9,6 @@ import signal
 import pytest
 import torch
 
-from pretrain import checkpoints
 from pretrain.__main__ import main
 from pretrain.config import get_cfg
 from pretrain.data import PositionSampler, build_data
@@ -18,6 +17,7 @@ from pretrain.hooks import Checkpointer, Monitor
 from pretrain.optim import LARS, lars_param_groups, warmup_cosine
 from pretrain.photometry import normalize
 from pretrain.run import Plan, accumulation, build_model
+from pretrain.runtime import checkpoints
 from pretrain.runtime.config import ConfigError, merge, plain
 from pretrain.runtime.interrupt import Interrupted
 from pretrain.train import train

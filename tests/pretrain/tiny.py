@@ -15,9 +15,9 @@ import torch
 from fvcore.common.config import CfgNode
 from PIL import Image
 
-from pretrain import checkpoints
-from pretrain.clove import CLoVE
 from pretrain.config import get_cfg
+from pretrain.methods.clove import CLoVE
+from pretrain.runtime import checkpoints
 from pretrain.runtime.config import merge
 from pretrain.runtime.interrupt import EXIT_CODE
 

@@ -8,9 +8,8 @@ from functools import partial
 
 import pytest
 
-from pretrain import checkpoints
 from pretrain.__main__ import main
-from pretrain.runtime import slurm
+from pretrain.runtime import checkpoints, slurm
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.interrupt import Interrupted
 from pretrain.train import train

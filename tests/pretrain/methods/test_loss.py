@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain.clove import multicrop_loss, pair_loss, pair_statistics
+from pretrain.methods.clove import multicrop_loss, pair_loss, pair_statistics
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 PAIRS = sorted(set(GOLDEN.glob("loss_*.npz")) - {GOLDEN / "loss_multicrop_total.npz"})
 
 

@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 
 import pretrain.run
-from pretrain import monitors
-from pretrain.clove import CLoVE
 from pretrain.encoder import build_encoder
-from pretrain.hooks import Monitor
-from pretrain.monitors import (
+from pretrain.methods.clove import CLoVE
+from pretrain.monitor import measures
+from pretrain.monitor.measures import (
     attention_statistics,
     effective_rank,
     matches,
     measure,
     warning,
 )
+from pretrain.monitor.monitor import Monitor
 from pretrain.train import train
 from tests.pretrain.tiny import config, write_images
 
@@ -150,7 +150,7 @@ def test_a_network_that_diverged_is_measured_and_warned_of(model, monkeypatch):
 def test_under_autocast_only_the_networks_are_in_half_precision(model, monkeypatch):
     maps = unit(8, 16, 2, 2, seed=3)
     monkeypatch.setattr(model, "contextualize", lambda _: maps)
-    monkeypatch.setattr(monitors, "project", lambda *_: (maps, maps))
+    monkeypatch.setattr(measures, "project", lambda *_: (maps, maps))
     arguments = model, torch.randn(2, 4, 3, 64, 64), boxes(2, images=4), 0.7
     plain = measure(*arguments)
     with torch.autocast("cpu", torch.bfloat16):

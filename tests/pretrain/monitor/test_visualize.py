@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pretrain import checkpoints, monitors, networks, pictures, visualize
+from pretrain import visualize
 from pretrain.augment import MultiCrop
-from pretrain.clove import CLoVE
 from pretrain.config import get_cfg
 from pretrain.encoder import build_encoder
+from pretrain.methods.clove import CLoVE
+from pretrain.monitor import measures, networks, pictures
+from pretrain.runtime import checkpoints
 from pretrain.train import train
 from tests.pretrain.tiny import config, write_images
 
@@ -60,7 +62,7 @@ def test_matches_are_those_that_the_monitors_count(seed):
     box, teacher_box = torch.tensor([0.1, 0.1, 0.7, 0.8]), torch.tensor([0.9, 0.2, 0.3, 0.9])
     found = pictures.match(student, teacher, box, teacher_box, 0.7)
     batch = [each[None, None] for each in (student, teacher, box, teacher_box)]
-    right, among, chance = monitors.matches(*batch, 0.7)
+    right, among, chance = measures.matches(*batch, 0.7)
     assert found.is_right.sum() == right
     assert found.has_positive.sum() == among
     assert found.chance == pytest.approx(chance / among)
@@ -113,7 +115,7 @@ def test_statistics_are_those_of_the_views_and_the_model_is_as_before_afterwards
     crops = noise(6, 3, 64, 64) + 2
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with monitors.statistics_of(model, crops):
+    with measures.statistics_of(model, crops):
         assert not model.training
         for network in (model.student, model.teacher):
             responses = network.encoder.conv1(crops)
@@ -127,14 +129,14 @@ def test_statistics_are_those_of_the_views_and_the_model_is_as_before_afterwards
 
 def test_a_picture_that_fails_leaves_the_model_as_it_was(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(KeyboardInterrupt), monitors.statistics_of(model, noise(2, 3, 64, 64)):
+    with pytest.raises(KeyboardInterrupt), measures.statistics_of(model, noise(2, 3, 64, 64)):
         raise KeyboardInterrupt
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_maps_are_those_of_the_networks(model):
     crops, picture = noise(2, 3, 96, 96), noise(3, 64, 128, seed=1)
-    with monitors.statistics_of(model, noise(4, 3, 96, 96, seed=2)), torch.no_grad():
+    with measures.statistics_of(model, noise(4, 3, 96, 96, seed=2)), torch.no_grad():
         maps = pictures.embed(model, crops, picture)
         torch.testing.assert_close(maps.students, model.contextualize(model.student(crops)))
         torch.testing.assert_close(maps.teachers, F.normalize(model.teacher(crops), dim=1))
@@ -148,7 +150,7 @@ def test_a_network_that_diverged_is_drawn(model):
     with torch.no_grad():
         model.student.encoder.conv1.weight.fill_(math.nan)
     crops, boxes = noise(2, 3, 96, 96), torch.stack([WHOLE, WHOLE])
-    with monitors.statistics_of(model, crops):
+    with measures.statistics_of(model, crops):
         maps = pictures.embed(model, crops, crops[0])
     assert maps.students.abs().max() == 0
     for figure in pictures.figures({"step 1": maps}, crops, boxes, crops[0], 0.7).values():
@@ -158,7 +160,7 @@ def test_a_network_that_diverged_is_drawn(model):
 def test_without_self_attention_there_is_no_picture_of_it():
     model = CLoVE(build_encoder("resnet18"), hidden=32, dim=16, heads=0, num_negatives=3)
     crops, boxes = noise(2, 3, 96, 96), torch.stack([WHOLE, WHOLE])
-    with monitors.statistics_of(model, crops):
+    with measures.statistics_of(model, crops):
         maps = pictures.embed(model, crops, crops[0])
     drawn = pictures.figures({"trained": maps}, crops, boxes, crops[0], 0.7)
     assert drawn.keys() == {"matches", "pca"}
@@ -176,7 +178,7 @@ def test_a_picture_of_matches_says_how_many_are_right():
     figure = pictures.draw_matches(maps, noise(2, 3, 64, 64), boxes, 0.7)
     for ax, (name, of) in zip(figure.axes, maps.items(), strict=False):
         batch = of.students[:1, None], of.teachers[1:, None], boxes[:1, None], boxes[1:, None]
-        right, among, chance = monitors.matches(*batch, 0.7)
+        right, among, chance = measures.matches(*batch, 0.7)
         share = f"{right / among:.0%}; chance {chance / among:.0%}"
         assert ax.get_title() == f"{name}: {right:.0f} of {among:.0f} cells are right ({share})"
 
@@ -211,7 +213,7 @@ def test_views_of_an_image_do_not_depend_on_the_others():
     image = (torch.rand(3, 50, 60) * 255).to(torch.uint8)
     named = {visualize.Path(name): image for name in ("a.png", "b.png")}
     both = visualize.views_of(named, cfg, seed=3)
-    assert len(both) * 2 == monitors.STATISTICS_VIEWS
+    assert len(both) * 2 == measures.STATISTICS_VIEWS
     alone = visualize.views_of({visualize.Path("other/b.png"): image}, cfg, seed=3)
     assert all(torch.equal(x, y) for x, y in zip(both[1], alone[0], strict=True))
     assert not torch.equal(both[0].boxes, both[1].boxes)
@@ -239,7 +241,7 @@ def test_any_number_of_views_is_drawn(locals_):
 def small(monkeypatch):
     """Smaller pictures, for a faster test."""
     monkeypatch.setattr(visualize, "PICTURE_SIZE", 64)
-    monkeypatch.setattr(monitors, "STATISTICS_VIEWS", 4)
+    monkeypatch.setattr(measures, "STATISTICS_VIEWS", 4)
     monkeypatch.setattr(visualize, "PNG", {"format": "png", "dpi": 30})
 
 

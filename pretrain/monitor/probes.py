@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pretrain.clove import CLoVE
 from pretrain.data.folder import DataError, list_images
 from pretrain.data.multicrop import decode
-from pretrain.monitors import statistics_of
+from pretrain.methods.clove import CLoVE
+from pretrain.monitor.measures import statistics_of
 from pretrain.photometry import normalize
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of kNN, as arXiv 1805.01978 has them but for fewer neighbours

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain import measure, probes
-from pretrain.clove import CLoVE
+from pretrain import measure
 from pretrain.data import DataError
 from pretrain.encoder import build_encoder
+from pretrain.methods.clove import CLoVE
+from pretrain.monitor import probes
 from pretrain.train import train
 from tests.pretrain.tiny import config, write_images
 

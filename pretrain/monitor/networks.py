@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
-from pretrain import checkpoints
-from pretrain.checkpoints import CheckpointError
-from pretrain.clove import CLoVE
 from pretrain.config import get_cfg
+from pretrain.methods.clove import CLoVE
 from pretrain.run import build_model
+from pretrain.runtime import checkpoints
+from pretrain.runtime.checkpoints import CheckpointError
 
 
 class _Ignored:

@@ -22,8 +22,8 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from pretrain.augment import Views
-from pretrain.clove import CLoVE, positive_cells
-from pretrain.monitors import attention_weights, project
+from pretrain.methods.clove import CLoVE, positive_cells
+from pretrain.monitor.measures import attention_weights, project
 from pretrain.photometry import MEAN, STD
 
 

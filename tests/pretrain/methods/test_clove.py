@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from pretrain.clove import CLoVE
 from pretrain.encoder import ARCHITECTURES, Encoder, build_encoder
+from pretrain.methods.clove import CLoVE
 from pretrain.optim import LARS, lars_param_groups, warmup_cosine
 from tests.golden_fill import fill, image, probe
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def golden(name):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pretrain.clove import CLoVE, positive_cells
+from pretrain.methods.clove import CLoVE, positive_cells
 
 STATISTICS_VIEWS = 16  # global views that tell BN statistics well enough for pictures
 COLLAPSED_SPREAD = 0.3  # embedding_spread below it: the cells' embeddings are nearly one
