@@ -13,7 +13,8 @@ from pretrain.__main__ import main
 from pretrain.config import get_cfg
 from pretrain.data import PositionSampler, build_data
 from pretrain.data.multicrop import collate
-from pretrain.hooks import Checkpointer, Monitor
+from pretrain.hooks import Checkpointer
+from pretrain.monitor.monitor import Monitor
 from pretrain.optim import LARS, lars_param_groups, warmup_cosine
 from pretrain.photometry import normalize
 from pretrain.run import Plan, accumulation, build_model
