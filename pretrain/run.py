@@ -19,7 +19,7 @@ from pretrain.optim import LARS, lars_param_groups, warmup_cosine
 from pretrain.runtime import checkpoints, distributed
 from pretrain.runtime.checkpoints import CheckpointError
 from pretrain.runtime.config import REPOSITORY, ConfigError, flatten, is_within, plain
-from pretrain.runtime.precision import autocast_dtype
+from pretrain.runtime.distributed import autocast_dtype
 from pretrain.runtime.provenance import provenance
 
 # Without them a checkpoint's weights and position mean something else

@@ -42,8 +42,8 @@ from torch import nn
 
 from pretrain.runtime import files
 from pretrain.runtime.config import ConfigError, flatten
+from pretrain.runtime.distributed import autocast_dtype
 from pretrain.runtime.interrupt import Interrupted, InterruptFlag
-from pretrain.runtime.precision import autocast_dtype
 from transfer.config import AMP_DTYPES
 from transfer.data.stream import PRECISE_BN, STEP, Stream, evaluation_loader, seed_rng
 from transfer.evaluation import build_evaluator

@@ -8,7 +8,7 @@ import torch
 import pretrain.run
 from pretrain.methods.clove import CLoVE
 from pretrain.optim import LARS
-from pretrain.runtime import checkpoints, precision
+from pretrain.runtime import checkpoints, distributed
 from pretrain.runtime.provenance import hardware
 from pretrain.train import train
 from tests.pretrain.tiny import config, write_images
@@ -31,7 +31,7 @@ def untrained(cfg):
 
 
 def test_bf16_trains_and_keeps_weights_in_float32(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(distributed, "cpu_has_bf16", lambda: True)
     cfg = config(images, tmp_path / "run", SOLVER__PRECISION="bf16")
     before = untrained(cfg).student.encoder.layer4[1].conv2.weight
     path = train(cfg)
@@ -45,7 +45,7 @@ def test_on_a_cpu_without_bf16_the_run_says_so_and_is_that_in_fp32(
 ):
     straight = train(config(images, tmp_path / "straight", SOLVER__EPOCHS=1))
     assert SAID not in capfd.readouterr().err
-    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(distributed, "cpu_has_bf16", lambda: False)
     path = train(config(images, tmp_path / "run", SOLVER__EPOCHS=1, SOLVER__PRECISION="bf16"))
     assert capfd.readouterr().err.count(SAID) == 1
     assert hardware().startswith("CPU without bf16, ")

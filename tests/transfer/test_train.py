@@ -11,7 +11,7 @@ import yaml
 from detectron2.engine import hooks
 
 from benchmarks.scenes.generate import Request, generate
-from pretrain.runtime import precision
+from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE
 from tests.transfer import hostile, peers
@@ -94,7 +94,7 @@ def read(output, name="metrics.json"):
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_a_cpu_without_bf16_computes_in_fp32_and_says_so(has_bf16, monkeypatch, caplog):
     seen = []
-    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(distributed, "cpu_has_bf16", lambda: has_bf16)
     cfg = resolve(TASKS["coco_fpn"].config, SCENES, [*FAST, "MODEL.DEVICE", "cpu"])
     model = Trainer.build_model(cfg).eval()
     model.backbone.register_forward_hook(lambda _, __, maps: seen.append(maps["p2"].dtype))
