@@ -182,6 +182,13 @@ class CLoVE(nn.Module):
             tokens, _ = self.attention(tokens, tokens, tokens, need_weights=False)
         return F.normalize(_at_least_float32(tokens).transpose(1, 2).reshape(maps.shape), dim=1)
 
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the monitors look at: unit maps (N,D,H,W) of student and teacher, of (N,3,S,S)."""
+        # Part by part: networks that torch.compile changed would be compiled anew for a few images
+        student = self.contextualize(self.student.projector(self.student.encoder(images)))
+        teacher = self.teacher.projector(self.teacher.encoder(images))
+        return student, F.normalize(_at_least_float32(teacher), dim=1)
+
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """θ_t ← m·θ_t + (1−m)·θ_s on parameters; the teacher's BN statistics are its own."""
