@@ -35,7 +35,7 @@ def measure(
         except ValueError as error:  # of a loss that lacks cells
             raise DataError(f"--size {size}: {error}") from error
         if labelled:
-            found[name] |= probes.measure(network, labelled, device, tells=True)
+            found[name] |= probes.measure(network, labelled, device)
     return found
 
 

@@ -89,14 +89,12 @@ def visualize(checkpoint: Path, paths: Sequence[Path], output: Path, seed: int =
     views = views_of(images, cfg, seed)
     some = views[: measures.STATISTICS_VIEWS // 2]
     statistics = torch.cat([normalize(each.global_crops / 255) for each in some])
-    settled = {name: measures.settled(model, statistics) for name, model in models.items()}
+    models = {name: measures.settled(model, statistics) for name, model in models.items()}
     written = []
     for (path, image), of in zip(images.items(), views, strict=False):
         crops, picture = normalize(of.global_crops / 255), whole(image)
-        maps = {name: pictures.embed(model, crops, picture) for name, model in settled.items()}
-        radius = measures.radius_of(cfg)
         drawn = {"views": pictures.draw_views(image, of)}
-        drawn |= pictures.figures(maps, crops, of.boxes[:2], picture, radius)
+        drawn |= pictures.figures(models, crops, of.boxes[:2], picture, measures.radius_of(cfg))
         for kind, figure in drawn.items():
             written.append(output / f"{path.stem}_{kind}.png")
             write_atomically(written[-1], functools.partial(figure.savefig, **PNG))

@@ -148,16 +148,10 @@ def srun(folder: Path, *words: str) -> None:
 
 
 def squeue(folder: Path, *words: str) -> None:
-    if "--user" in words:
-        for path in sorted(jobs(folder).glob("*")):
-            if state(path) in ("PENDING", "RUNNING"):
-                print(path.name)
-        return
-    job = jobs(folder) / words[words.index("--job") + 1]
-    if not job.exists():
-        sys.exit("slurm_load_jobs error: Invalid job id specified")
-    if state(job) in ("PENDING", "RUNNING"):
-        print(state(job))
+    assert "--me" in words
+    for path in sorted(jobs(folder).glob("*")):
+        if state(path) in ("PENDING", "RUNNING"):
+            print(path.name)
 
 
 def scontrol(folder: Path, action: str, job_id: str) -> None:

@@ -67,7 +67,7 @@ class Monitor:
         with run.autocast():
             values = measures.measure(run.model, self.crops, self.boxes, self.radius)
             if self.labels:
-                values |= probes.measure(run.model, self.labels, run.device, self.log.speaks)
+                values |= probes.measure(run.model, self.labels, run.device)
         values["time_share"] = self.seconds / (time.perf_counter() - self.began)
         if self.log.speaks:
             self.log.writer.write(run.step, {f"monitor/{k}": v for k, v in values.items()})
@@ -86,11 +86,10 @@ class Monitor:
         """Matches, attention and PCA to TensorBoard, where step 0 is the untrained network."""
         some = self.crops[:, : measures.STATISTICS_VIEWS // 2].flatten(0, 1)
         with run.autocast():
-            model = measures.settled(run.model, some)
+            models = {f"step {run.step}": measures.settled(run.model, some)}
             for n in range(self.SHOWN if self.log.speaks else 0):
-                crops = self.crops[:, n]
-                maps = {f"step {run.step}": pictures.embed(model, crops, crops[0])}
-                drawn = pictures.figures(maps, crops, self.boxes[:, n], crops[0], self.radius)
+                crops, boxes = self.crops[:, n], self.boxes[:, n]
+                drawn = pictures.figures(models, crops, boxes, crops[0], self.radius)
                 for kind, figure in drawn.items():
                     self.log.writer.write_figure(run.step, f"monitor/{kind}/{n}", figure)
 

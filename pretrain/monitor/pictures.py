@@ -4,8 +4,8 @@ First what is drawn, then how. Figures belong to no window and no global state.
 """
 
 import itertools
-from collections.abc import Mapping
-from typing import NamedTuple
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,28 +29,6 @@ from pretrain.monitor.measures import (
     match,
 )
 from pretrain.photometry import MEAN, STD
-
-
-class Maps(NamedTuple):
-    """What one network makes of an image; L = H·W cells."""
-
-    students: Tensor  # (2,D,H,W) unit length over D, of the two global views
-    teachers: Tensor  # (2,D,H,W) unit length over D
-    attention: Tensor | None  # (2,heads,L,L), rows sum to 1; None where there is none
-    c5: Tensor  # (C,h,w) of the exported encoder, of the picture
-
-
-@torch.no_grad()
-def embed(model: nn.Module, crops: Tensor, picture: Tensor) -> Maps:
-    """What ``model``, in eval mode, makes of two global views (2,3,S,S) and a picture (3,h,w).
-
-    All normalized. Maps are float32 on the CPU; what is not finite, of a network that has diverged,
-    is 0.
-    """
-    maps = *dense_maps(model, crops), attention_weights(model, crops)
-    maps = *maps, encoder_of(model)(picture[None])[0]
-    finite = (m if m is None else torch.nan_to_num(m.float(), 0.0, 0.0, 0.0).cpu() for m in maps)
-    return Maps(*finite)
 
 
 def principal_components(maps: Tensor, count: int = 3) -> tuple[Tensor, float]:
@@ -89,18 +67,29 @@ WRONG = {"linestyle": (0, (4, 2)), "linewidth": 1.2, "marker": "X", "zorder": 2,
 RIGHT = {"linestyle": "solid", "linewidth": 2.2, "marker": "o", "zorder": 3, **DOT}
 
 
+@torch.no_grad()
 def figures(
-    maps: Mapping[str, Maps], crops: Tensor, boxes: Tensor, picture: Tensor, radius: float = RADIUS
+    models: Mapping[str, nn.Module],
+    crops: Tensor,
+    boxes: Tensor,
+    picture: Tensor,
+    radius: float = RADIUS,
 ) -> dict[str, Figure]:
-    """Matches, attention (where there are heads) and PCA of an image, by kind.
+    """Matches, attention (where there is one) and PCA of an image, by kind.
 
-    maps: of each network, by the name it goes by in the pictures. The other arguments as those of
-    ``embed``, boxes (2,4).
+    models: in eval mode, by the names they go by in the pictures. crops: its two global views
+    (2,3,S,S), with boxes (2,4); picture: the image (3,h,w). Both normalized.
     """
-    drawn = {"matches": draw_matches(maps, crops, boxes.cpu(), radius)}
-    if all(of.attention is not None for of in maps.values()):
-        drawn["attention"] = draw_attention(maps, crops[0])
-    return drawn | {"pca": draw_pca(maps, picture)}
+    drawn = {"matches": draw_matches(models, crops, boxes.cpu(), radius)}
+    weights = [attention_weights(model, crops[:1]) for model in models.values()]
+    if all(each is not None for each in weights):
+        drawn["attention"] = draw_attention(list(models), _finite(torch.cat(weights)), crops[0])
+    return drawn | {"pca": draw_pca(models, picture)}
+
+
+def _finite(maps: Tensor) -> Tensor:
+    """Float32 on the CPU; what is not finite, of a network that has diverged, is 0."""
+    return torch.nan_to_num(maps.float(), 0.0, 0.0, 0.0).cpu()
 
 
 def _show(ax: Axes, image: Tensor, **how: object) -> None:
@@ -142,23 +131,24 @@ def draw_views(image: Tensor, views: Views) -> Figure:
 
 
 def draw_matches(
-    maps: Mapping[str, Maps], crops: Tensor, boxes: Tensor, radius: float = RADIUS
+    models: Mapping[str, nn.Module], crops: Tensor, boxes: Tensor, radius: float = RADIUS
 ) -> Figure:
     """Lines from the student's cells of one view to the teacher's most similar ones of the other.
 
     From all cells that have a geometric positive; what only one view shows is faded.
     """
-    figure = Figure((7.2 * len(maps) + 1, 4.6), layout="compressed")
+    figure = Figure((7.2 * len(models) + 1, 4.6), layout="compressed")
     title = "The most similar cell of the other view: is it the same place?"
     figure.suptitle(title, fontsize=TITLE)
-    axes = figure.subplots(1, len(maps), squeeze=False)[0]
+    axes = figure.subplots(1, len(models), squeeze=False)[0]
     scale = ScalarMappable(Normalize(0, 1), "viridis_r")
-    for ax, (name, of) in zip(axes, maps.items(), strict=True):
-        found = match(of.students[:1], of.teachers[1:], boxes[:1], boxes[1:], radius)
+    for ax, (name, model) in zip(axes, models.items(), strict=True):
+        students, teachers = map(_finite, dense_maps(model, crops))
+        found = match(students[:1], teachers[1:], boxes[:1], boxes[1:], radius)
         number, among = int(found.is_right.sum()), int(found.has_positive.sum())
         share = f"{found.rate:.0%}; chance {found.chance:.0%}"
         ax.set_title(f"{name}: {number} of {among} cells are right ({share})", fontsize=TITLE)
-        _draw_lines(ax, found, crops, of.students.shape[2:], scale)
+        _draw_lines(ax, found, crops, students.shape[2:], scale)
     lines = [
         Line2D([], [], color="black", label=f"{word} place", **how)
         for word, how in (("right", RIGHT), ("wrong", WRONG))
@@ -192,40 +182,37 @@ def _draw_lines(
         ax.plot(x[1], y[1], marker=".", zorder=3, **DOT)
 
 
-def draw_attention(maps: Mapping[str, Maps], crop: Tensor) -> Figure:
-    """Where three cells of the first view look, in every head of the self-attention."""
-    heads, length = next(iter(maps.values())).attention.shape[1:3]
-    size = 1.3 * 1.12 * (heads + 1) + 1.2, 5.4 * len(maps) + 0.4  # inches
+def draw_attention(names: Sequence[str], weights: Tensor, crop: Tensor) -> Figure:
+    """Where three cells of a view (3,S,S) look, in every head of the self-attention.
+
+    weights: of each network, (networks,heads,H·W,H·W), of a square map.
+    """
+    heads, length = weights.shape[1:3]
+    cells = math.isqrt(length)  # along a side
+    queries = [(2 * n + 1) * cells // (2 * QUERIES) for n in range(QUERIES)]  # on the diagonal
+    size = 1.3 * 1.12 * (heads + 1) + 1.2, 5.4 * len(names) + 0.4  # inches
     figure = Figure(size, layout="compressed")
     figure.suptitle("Where three cells look, in every head of the attention", fontsize=TITLE)
-    axes = figure.subplots(len(maps), 1, squeeze=False)[:, 0]
-    every = torch.stack([of.attention[0] for of in maps.values()]) * length
-    most = max(2.0, every.flatten().quantile(0.99).item())
+    axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+    most = max(2.0, length * weights.flatten().quantile(0.99).item())
     scale = ScalarMappable(Normalize(0, most), "YlOrBr")
     image, side = pixels(crop), crop.shape[-1]
     gray = 0.4 + 0.6 * image.mean(dim=0)[..., None]  # light, so that colours show on it
     gap = side // 8
-    starts = [gap + column * (side + gap) for column in range(heads + 1)]
-    for ax, (name, of), weights in zip(axes, maps.items(), every, strict=True):
-        height, width = of.students.shape[2:]
-        places = [
-            [(2 * q + 1) * n // (2 * QUERIES) for n in (height, width)] for q in range(QUERIES)
-        ]
-        rows = []
-        for row, column in places:
-            looks = weights[:, row * width + column].view(1, heads, height, width)
-            colours = torch.from_numpy(
-                scale.cmap(scale.norm(F.interpolate(looks, side)[0].numpy()))
-            )
-            tiles = gray.lerp(colours[..., :3].float(), 0.7).movedim(-1, 1)  # (heads,3,S,S)
-            rows += [image[None], tiles]
-        _show(ax, make_grid(torch.cat(rows), heads + 1, gap, pad_value=1.0))
-        for (n, (row, column)), x in itertools.product(enumerate(places), starts):
-            corner = x + column * side / width - 0.5, starts[n] + row * side / height - 0.5
+    starts = [gap + n * (side + gap) for n in range(heads + 1)]
+    for ax, name, of in zip(axes, names, length * weights, strict=True):
+        looks = of[:, [n * (cells + 1) for n in queries]].unflatten(2, (cells, cells))
+        looks = F.interpolate(looks.transpose(0, 1), side).numpy()  # (QUERIES,heads,S,S)
+        colours = torch.from_numpy(scale.cmap(scale.norm(looks))[..., :3]).float()
+        tiles = gray.lerp(colours, 0.7).movedim(-1, 2)
+        tiles = torch.cat([image.expand(QUERIES, 1, -1, -1, -1), tiles], dim=1).flatten(0, 1)
+        _show(ax, make_grid(tiles, heads + 1, gap, pad_value=1.0))
+        for (start, cell), x in itertools.product(zip(starts, queries, strict=False), starts):
+            corner = [each + cell * side / cells - 0.5 for each in (x, start)]
             mark = {"edgecolor": "black", "linewidth": 1.5, "path_effects": HALO}
-            ax.add_patch(Rectangle(corner, side / width, side / height, fill=False, **mark))
-        names = ["cell", *(f"head {head + 1}" for head in range(heads))]
-        ax.set_xticks([x + side / 2 for x in starts], names, fontsize=11)
+            ax.add_patch(Rectangle(corner, side / cells, side / cells, fill=False, **mark))
+        columns = ["cell", *(f"head {n + 1}" for n in range(heads))]
+        ax.set_xticks([x + side / 2 for x in starts], columns, fontsize=11)
         ax.tick_params(length=0, labeltop=True, labelbottom=False)
         ax.set_title(name, fontsize=TITLE)
     bar = figure.colorbar(scale, ax=axes, extend="max", shrink=0.8)
@@ -233,17 +220,17 @@ def draw_attention(maps: Mapping[str, Maps], crop: Tensor) -> Figure:
     return figure
 
 
-def draw_pca(maps: Mapping[str, Maps], picture: Tensor) -> Figure:
+def draw_pca(models: Mapping[str, nn.Module], picture: Tensor) -> Figure:
     """The three main components of every cell of C5 as red, green and blue, beside the picture."""
     height, width = picture.shape[1:]
-    figure = Figure((4.5 * (len(maps) + 1), 4.5 * height / width + 0.8), layout="compressed")
+    figure = Figure((4.5 * (len(models) + 1), 4.5 * height / width + 0.8), layout="compressed")
     title = "The encoder's map C5: its three main components as red, green, blue"
     figure.suptitle(title, fontsize=TITLE)
-    first, *axes = figure.subplots(1, len(maps) + 1)
+    first, *axes = figure.subplots(1, len(models) + 1)
     _show(first, pixels(picture))
     first.set_title("image", fontsize=TITLE)
-    for ax, (name, of) in zip(axes, maps.items(), strict=True):
-        components, held = principal_components(of.c5)
+    for ax, (name, model) in zip(axes, models.items(), strict=True):
+        components, held = principal_components(_finite(encoder_of(model)(picture[None])[0]))
         low, high = components.amin((1, 2), True), components.amax((1, 2), True)
         _show(ax, (components - low) / (high - low).clamp(min=1e-12), extent=(0, width, height, 0))
         ax.set_title(f"{name} ({held:.0%} of the variance)", fontsize=TITLE)

@@ -1,7 +1,6 @@
 """Slurm through submitit: jobs that save themselves before a time limit, and go on in a new one."""
 
 import contextlib
-import getpass
 import io
 import os
 import shutil
@@ -84,20 +83,14 @@ def require_commands(flag: str = "--slurm") -> None:
 
 
 def submit(
-    function: Callable[[], Any],
-    folder: str | Path,
-    name: str,
-    resources: Resources,
-    cluster: str = "slurm",
+    function: Callable[[], Any], folder: str | Path, name: str, resources: Resources
 ) -> submitit.Job:
     """Queue ``function``, which pickles; the job's files and what it prints go below ``folder``.
 
-    cluster: slurm, or local for processes of this machine. Raises ConfigError where there is no
-    Slurm, or where it refuses the job.
+    Raises ConfigError where there is no Slurm, or where it refuses the job.
     """
-    if cluster == "slurm":
-        require_commands()
-    job = _queue([Job(function)], folder, name, resources, "--slurm", cluster)[0]
+    require_commands()
+    job = _queue([Job(function)], folder, name, resources, "--slurm")[0]
     write_text(Path(folder, "job_id"), f"{job.job_id}\n")
     return job
 
@@ -126,23 +119,21 @@ def _queue(
     name: str,
     resources: Resources,
     flag: str,
-    cluster: str = "slurm",
     **more: str,
 ) -> list[submitit.Job]:
     """What sbatch says against the jobs becomes a ConfigError. more: options of sbatch."""
-    limits = {f"{cluster}_max_num_timeout": NO_LIMIT}
-    executor = submitit.AutoExecutor(folder, cluster=cluster, **limits)
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=NO_LIMIT)
     executor.update_parameters(
-        name=name,
+        job_name=name,
         nodes=resources.nodes,
-        tasks_per_node=resources.processes,
+        ntasks_per_node=resources.processes,
         gpus_per_node=resources.gpus or None,
         cpus_per_task=resources.cpus,
-        timeout_min=round(60 * resources.hours),
-        slurm_partition=resources.partition or None,
-        slurm_signal_delay_s=SIGNAL_DELAY,
-        slurm_setup=[CPUS_FOR_SRUN],
-        slurm_additional_parameters={**resources.options, **more, "requeue": True},
+        time=round(60 * resources.hours),
+        partition=resources.partition or None,
+        signal_delay_s=SIGNAL_DELAY,
+        setup=[CPUS_FOR_SRUN],
+        additional_parameters={**resources.options, **more, "requeue": True},
     )
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises, too
@@ -167,7 +158,7 @@ def queued_ids(flag: str = "--slurm") -> set[str]:
 
     Raises ConfigError, naming ``flag``, where squeue does not say so: that is not an empty queue.
     """
-    command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i"]
+    command = ["squeue", "--noheader", "--array", "--me", "--format", "%i"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:

@@ -1,17 +1,17 @@
 """What the pictures show, and that the monitor writes them without changing the run."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from matplotlib import colormaps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pretrain.augment import MultiCrop
 from pretrain.monitor import pictures
-from pretrain.monitor.measures import match, settled
+from pretrain.monitor.measures import attention_weights, match, settled
 from pretrain.photometry import normalize
 from pretrain.runtime import checkpoints
 from pretrain.train import train
@@ -19,7 +19,7 @@ from pretrain.visualize import random
 from tests.pretrain.monitor.tiny_maps import WHOLE, boxes, clove, noise, unit
 from tests.pretrain.tiny import config, write_images
 
-CROPS, BOXES = noise(2, 3, 96, 96), torch.stack([WHOLE, WHOLE])
+CROPS = noise(2, 3, 96, 96)
 
 
 def test_principal_components_are_those_of_numpys_svd():
@@ -41,18 +41,6 @@ def test_a_map_of_fewer_directions_than_colours_has_components_of_zeros():
     assert held == pytest.approx(1)
 
 
-def test_maps_are_those_of_the_networks():
-    model, picture = settled(clove(), noise(4, 3, 96, 96, seed=2)), noise(3, 64, 128, seed=1)
-    maps = pictures.embed(model, CROPS, picture)
-    with torch.no_grad():
-        torch.testing.assert_close(maps.students, model.contextualize(model.student(CROPS)))
-        torch.testing.assert_close(maps.teachers, F.normalize(model.teacher(CROPS), dim=1))
-        torch.testing.assert_close(maps.c5, model.student.encoder(picture[None])[0])
-    assert maps.c5.shape == (512, 2, 4)
-    assert maps.attention.shape == (2, 2, 9, 9)
-    torch.testing.assert_close(maps.attention.sum(dim=-1), torch.ones(2, 2, 9))
-
-
 @pytest.mark.parametrize(
     ("heads", "kinds"), [(2, {"matches", "attention", "pca"}), (0, {"matches", "pca"})]
 )
@@ -60,59 +48,66 @@ def test_a_network_that_diverged_is_drawn_and_attention_where_there_is_some(head
     model = clove(heads)
     with torch.no_grad():
         model.student.encoder.conv1.weight.fill_(math.nan)
-    maps = pictures.embed(settled(model, CROPS), CROPS, CROPS[0])
-    assert maps.students.abs().max() == 0
-    figures = pictures.figures({"step 1": maps}, CROPS, BOXES, CROPS[0])
+    models = {"step 1": settled(model, CROPS)}
+    figures = pictures.figures(models, CROPS, torch.stack([WHOLE, WHOLE]), CROPS[0])
     assert figures.keys() == kinds
     for figure in figures.values():
         figure.canvas.draw()
 
 
-def random_maps(seed):
-    attention = noise(2, 3, 20, 20, seed=seed).softmax(dim=-1)
-    students, teachers = unit(2, 8, 4, 5, seed=seed), unit(2, 8, 4, 5, seed=seed + 1)
-    return pictures.Maps(students, teachers, attention, noise(16, 3, 6, seed=seed))
+class Known(torch.nn.Module):
+    """Its maps are 4x5 cells, whatever it is shown."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.known = unit(2, 8, 4, 5, seed=seed), unit(2, 8, 4, 5, seed=seed + 1)
+
+    def maps(self, _):
+        return self.known
 
 
 def test_a_picture_of_matches_has_a_line_for_each_and_says_how_many_are_right():
-    maps = {"trained": random_maps(0), "untrained": random_maps(5)}
-    of = boxes(3, 2)
-    figure = pictures.draw_matches(maps, noise(2, 3, 64, 64), of)
-    for ax, (name, each) in zip(figure.axes, maps.items(), strict=False):
-        found = match(each.students[:1], each.teachers[1:], of[:1], of[1:])
+    models, of = {"trained": Known(0), "untrained": Known(5)}, boxes(3, 2)
+    figure = pictures.draw_matches(models, noise(2, 3, 64, 64), of)
+    for ax, (name, model) in zip(figure.axes, models.items(), strict=False):
+        students, teachers = model.known
+        found = match(students[:1], teachers[1:], of[:1], of[1:])
         right, among = found.is_right.sum(), found.has_positive.sum()
         share = f"{right / among:.0%}; chance {found.chance:.0%}"
         assert ax.get_title() == f"{name}: {right} of {among} cells are right ({share})"
         lines = [line for line in ax.lines if len(line.get_xdata()) == 2]
         assert sum(line.get_linestyle() == "-" for line in lines) == right
-        assert len(lines) == among > 0
-        starts = {(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in lines}
+        starts = [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines]
         cells = found.has_positive[0].nonzero()[:, 0].tolist()  # of 12.8 x 16 px
-        expected = {(12.8 * (n % 5 + 0.5) - 0.5, 16 * (n // 5 + 0.5) - 0.5) for n in cells}
-        np.testing.assert_allclose(sorted(starts), sorted(expected), rtol=1e-5)
+        expected = [(12.8 * (n % 5 + 0.5) - 0.5, 16 * (n // 5 + 0.5) - 0.5) for n in cells]
+        np.testing.assert_allclose(starts, expected, rtol=1e-5)
 
 
-def test_a_picture_of_attention_shows_the_rows_of_the_marked_cells():
-    maps, crop = random_maps(0), noise(3, 80, 80)
-    figure = pictures.draw_attention({"trained": maps}, crop)
+def test_attention_is_drawn_as_the_rows_of_the_marked_cells():
+    model = settled(clove(), CROPS)
+    with torch.no_grad():
+        maps = model.student(CROPS).flatten(2).transpose(1, 2)
+        _, weights = model.attention(maps, maps, maps, average_attn_weights=False)
+        actual = attention_weights(model, CROPS)
+    torch.testing.assert_close(actual, weights)
+
+    crop, weights = noise(3, 80, 80), noise(1, 3, 16, 16).softmax(dim=-1)
+    figure = pictures.draw_attention(["trained"], weights, crop)
     (grid,) = (image.get_array() for image in figure.axes[0].images)
     gray = 0.4 + 0.6 * pictures.pixels(crop).mean(dim=0)
-    most = max(2, 20 * maps.attention[0].flatten().quantile(0.99).item())
-    places = [(0, 0), (2, 2), (3, 4)]  # of 4x5: at 1/6, 3/6 and 5/6 of both sides
-    for n, (row, column) in enumerate(places):
-        for head in range(3):
-            looks = 20 * maps.attention[0, head, 5 * row + column].view(4, 5)
-            tile = grid[10 + 90 * n :, 10 + 90 * (head + 1) :]
-            for y, x in np.ndindex(4, 5):  # cells of 20 x 16 px
-                at = 20 * y + 10, 16 * x + 8
-                colour = np.array(colormaps["YlOrBr"](looks[y, x].item() / most)[:3])
-                np.testing.assert_allclose(
-                    tile[at], 0.3 * gray[at].item() + 0.7 * colour, atol=0.01
-                )
+    most = max(2, 16 * weights.flatten().quantile(0.99).item())
+    places = 0, 2, 3  # of 4x4 cells: at 1/6, 3/6 and 5/6 of both sides
+    for (n, place), head in itertools.product(enumerate(places), range(3)):
+        looks = 16 * weights[0, head, 5 * place].view(4, 4)
+        tile = grid[10 + 90 * n :, 10 + 90 * (head + 1) :]
+        for y, x in np.ndindex(4, 4):  # cells of 20 px
+            at = 20 * y + 10, 20 * x + 10
+            colour = np.array(colormaps["YlOrBr"](looks[y, x].item() / most)[:3])
+            np.testing.assert_allclose(tile[at], 0.3 * gray[at].item() + 0.7 * colour, atol=0.01)
     marks = sorted(patch.get_xy() for patch in figure.axes[0].patches)
     expected = [
-        (10 + 90 * tile + 16 * column - 0.5, 10 + 90 * n + 20 * row - 0.5)
-        for n, (row, column) in enumerate(places)
+        (10 + 90 * tile + 20 * place - 0.5, 10 + 90 * n + 20 * place - 0.5)
+        for n, place in enumerate(places)
         for tile in range(4)
     ]
     np.testing.assert_allclose(marks, sorted(expected))

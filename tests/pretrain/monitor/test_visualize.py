@@ -89,13 +89,13 @@ class Stop(Exception):
 def test_the_networks_are_the_last_checkpoints_and_the_one_that_training_began_with(
     run, images, monkeypatch, tmp_path
 ):
-    drawn, began = [], {}
+    drawn, began = {}, {}
 
-    def embed(model, *_):
-        drawn.append({name: each.clone() for name, each in model.named_parameters()})
+    def figures(models, *_):
+        drawn.update((name, dict(model.named_parameters())) for name, model in models.items())
+        return {}
 
-    monkeypatch.setattr(pictures, "embed", embed)
-    monkeypatch.setattr(pictures, "figures", lambda *_: {})
+    monkeypatch.setattr(pictures, "figures", figures)
     visualize.visualize(run, [images / "0.png"], tmp_path)
 
     def stop(started, *_):
@@ -105,7 +105,7 @@ def test_the_networks_are_the_last_checkpoints_and_the_one_that_training_began_w
     monkeypatch.setattr("pretrain.train.loop", stop)
     with pytest.raises(Stop):
         train(config(images, tmp_path / "again", SOLVER__EPOCHS=1))
-    trained, untrained = drawn
+    trained, untrained = drawn.values()
     last = checkpoints.load(last_checkpoint(run))["model"]
     assert all(torch.equal(last[name], value) for name, value in trained.items())
     assert all(torch.equal(began[name], value) for name, value in untrained.items())
@@ -116,10 +116,10 @@ def released(model):
     """A file as the authors released it: 660 entries, a Namespace, numpy numbers."""
     state = {}
     for key, value in model.state_dict().items():
-        network, part, rest = (*key.split(".", 2), "")[:3]
-        names = {"attention": "self_attn", "student": part, "teacher": f"{part}_k"}
-        parts = ["module", names[network], part if network == "attention" else "", rest]
-        state[".".join(filter(None, parts))] = value
+        network, _, rest = key.partition(".")
+        part, _, name = rest.partition(".")
+        names = {"attention": f"self_attn.{rest}", "student": rest, "teacher": f"{part}_k.{name}"}
+        state[f"module.{names[network]}"] = value
     return {
         "opt": argparse.Namespace(crop=0.2, model="CLoVE"),
         "model": state,
@@ -153,43 +153,30 @@ class RunsCode:
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"),
+    ("content", "wrong"),
     [
-        ("missing", "No such file"),
-        ("text", "cannot be read (Unsupported operand"),
-        ("cut", "cannot be read ("),
-        ("hostile", "cannot be read (GLOBAL posix.mkdir)"),
-        ("tensor", "holds Tensor, not a checkpoint"),
-        ("other", "does not hold the networks of CLoVE"),
-        ("another_arch", "does not hold the networks of CLoVE"),
-        ("newer", "format 99 is newer than"),
-        ("empty_folder", "no checkpoints/step_*.pth in it"),
-        ("broken_run", "none of its 1 checkpoints loads"),
+        (None, "No such file"),
+        (b"weights", "cannot be read (Unsupported operand"),
+        ({"opt": RunsCode("canary")}, "cannot be read (GLOBAL posix.mkdir)"),
+        (torch.zeros(3), "holds Tensor, not a checkpoint"),
+        ({"state_dict": {"conv1.weight": torch.zeros(1)}}, "does not hold the networks of CLoVE"),
+        ({"kind": checkpoints.KIND, "format": 99}, "format 99 is newer than"),
+        ({}, "no checkpoints/step_*.pth in it"),
+        ({"step_00000002.pth": b"weights"}, "none of its 1 checkpoints loads"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_used_is_told_in_one_line(
-    run, images, tmp_path, draw, name, wrong
+    images, tmp_path, monkeypatch, draw, content, wrong
 ):
-    path = tmp_path / f"{name}.pth"
-    good = checkpoints.load(last_checkpoint(run))
-    if name == "text":
-        path.write_text("weights\n")
-    elif name == "cut":
-        torch.save(good, path)
-        path.write_bytes(path.read_bytes()[:-1000])
-    elif name == "empty_folder":
-        path.mkdir()
-    elif name == "broken_run":
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "file.pth"
+    if wrong.startswith("no"):
         (path / "checkpoints").mkdir(parents=True)
-        (path / "checkpoints" / "step_00000002.pth").write_text("weights\n")
-    elif name != "missing":
-        content = {
-            "hostile": {"model": {}, "opt": argparse.Namespace(hook=RunsCode(tmp_path / "canary"))},
-            "tensor": torch.zeros(3),
-            "other": {"state_dict": {"conv1.weight": torch.zeros(1)}, "epoch": 3},
-            "another_arch": good | {"config": {"MODEL": {"ARCH": "resnet34"}}},
-            "newer": good | {"format": 99},
-        }[name]
+        for name, data in content.items():
+            (path / "checkpoints" / name).write_bytes(data)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
         torch.save(content, path)
     code, drawn, error = draw(images, checkpoint=path)
     assert (code, drawn) == (2, [])
