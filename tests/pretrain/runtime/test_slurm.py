@@ -86,7 +86,7 @@ def test_the_job_asks_for_what_the_config_says(images, tmp_path, cluster, capfd)
         2,
         SLURM__PARTITION="gpu",
         SLURM__HOURS=1.5,
-        SLURM__OPTIONS="account=vision qos=low",
+        SLURM__OPTIONS="account=vision --mail-user=me cpus-per-task=2",
         DATA__NUM_WORKERS=3,
         DEVICE="auto",
     )
@@ -99,33 +99,19 @@ def test_the_job_asks_for_what_the_config_says(images, tmp_path, cluster, capfd)
         "nodes=1",
         "ntasks-per-node=2",
         "gpus-per-node=2",
-        "cpus-per-task=4",
+        "cpus-per-task=2",
         "time=90",
         "signal=USR2@180",
         "requeue",
         "account=vision",
-        "qos=low",
+        "mail-user=me",
         "job-name=run",
     }
+    assert "--cpus-per-task=4" not in script  # an option replaces what would be asked for
     assert slurm.CPUS_FOR_SRUN in script.splitlines()
     code, _, error = submit(words(images, tmp_path / "run", **changes), capfd)
     assert code == 2
     assert re.fullmatch(r"error: .*/run: job 1 of this run is queued or runs; scancel 1\n", error)
-
-
-def test_an_option_replaces_what_would_be_asked_for_and_any_function_can_be_queued(
-    tmp_path, cluster
-):
-    options = slurm.parse_options("cpus-per-task=2 --mail-user=me", "OPTIONS")
-    resources = slurm.Resources(cpus=9, options=options)
-    slurm.submit(partial(print, "hello"), tmp_path / "files", "any", resources)
-    job = cluster / "jobs" / "1"
-    stand_in.wait_until(lambda: ended(job), job)
-    assert (job / "state").read_text() == "COMPLETED"
-    assert "hello\n" in (tmp_path / "files" / "1_0_log.out").read_text()
-    script = (job / "script").read_text()
-    assert re.findall("--cpus-per-task=.*", script) == ["--cpus-per-task=2"]
-    assert "#SBATCH --mail-user=me\n" in script
 
 
 @pytest.mark.parametrize(
@@ -145,18 +131,13 @@ def test_a_saved_job_is_queued_again_by_the_signal_of_the_time_limit_or_has_fail
     def saved():
         raise Interrupted("saved", signals)
 
-    names = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT"
-    for name in names.split():  # what a job exports must not outlive the test
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
-    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "1")
     received, waited = [], []
     monkeypatch.setattr(slurm.time, "sleep", waited.append)
     before = signal.signal(signal.SIGUSR2, lambda number, _: received.append(number))
     queued_again = "SIGUSR2" in signals
     try:
         with contextlib.nullcontext() if queued_again else pytest.raises(Interrupted):
-            slurm.Job(saved)()
+            slurm.Job(saved, distributed=False)()
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert received == [signal.SIGUSR2] * queued_again
