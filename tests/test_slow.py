@@ -72,7 +72,7 @@ def pretrain_and_check(scenes, output, build=pretrain.run.build_model):
         path = pretrain.train.train(cfg)
     model = pretrain.run.build_model(cfg)
     model.load_state_dict(checkpoints.load(path)["model"])
-    return learns(before, on_held_out_views(model, cfg, scenes), cfg.MODEL.DIM)
+    return learns(before, on_held_out_views(model, cfg, scenes), cfg.METHOD.DIM)
 
 
 def test_pretraining_on_scenes_learns_to_match_places(scenes, tmp_path):

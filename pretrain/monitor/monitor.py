@@ -10,11 +10,10 @@ import torch
 from pretrain.data import MultiCropImages
 from pretrain.data.device import to_device
 from pretrain.data.multicrop import read
-from pretrain.hooks import Clock, Log
 from pretrain.monitor import measures, pictures, probes
+from pretrain.monitor.log import Log
 from pretrain.run import Run
 from pretrain.runtime.config import REPOSITORY
-from pretrain.statistics import Step
 
 
 class Monitor:
@@ -26,9 +25,9 @@ class Monitor:
 
     SHOWN = 2
 
-    def __init__(self, run: Run, log: Log, clock: Clock, data: MultiCropImages) -> None:
+    def __init__(self, run: Run, log: Log, data: MultiCropImages) -> None:
         cfg = run.cfg
-        self.log, self.clock = log, clock
+        self.log, self.clock = log, log.clock
         self.seconds, self.began = 0.0, time.perf_counter()
         images = data.spread(cfg.MONITOR.IMAGES)
         self.crops, _, boxes = to_device(data.apart(images), run.device)
@@ -43,7 +42,7 @@ class Monitor:
         self.seconds = time.perf_counter() - self.began
         self.clock.skip(self.seconds)
 
-    def __call__(self, run: Run, _: Step | None) -> None:
+    def __call__(self, run: Run) -> None:
         last = run.micro_step == run.plan.total
         if run.step % run.cfg.MONITOR.PERIOD and not last:
             return
@@ -64,7 +63,7 @@ class Monitor:
         """
         with run.autocast():
             values = measures.measure(
-                run.model, self.crops, self.boxes, run.cfg.LOSS.POSITIVE_RADIUS
+                run.model, self.crops, self.boxes, run.cfg.METHOD.POSITIVE_RADIUS
             )
             if self.labels:
                 values |= probes.measure(run.model, self.labels, run.device, self.log.speaks)
@@ -90,7 +89,7 @@ class Monitor:
             maps = [pictures.embed(run.model, crops, crops[0]) for crops in shown]
         for n, (crops, of) in enumerate(zip(shown, maps, strict=True)):
             named, boxes = {f"step {run.step}": of}, self.boxes[:, n]
-            drawn = pictures.figures(named, crops, boxes, crops[0], run.cfg.LOSS.POSITIVE_RADIUS)
+            drawn = pictures.figures(named, crops, boxes, crops[0], run.cfg.METHOD.POSITIVE_RADIUS)
             for kind, figure in drawn.items():
                 image = pictures.to_array(figure)
                 self.log.writer.write_image(run.step, f"monitor/{kind}/{n}", image)

@@ -79,7 +79,10 @@ def merge(cfg: CfgNode, path: str | Path | None = None, overrides: Sequence[str]
         except KeyError as error:  # below a node that takes any key, from a file
             raise ConfigError(f"command line: {key}: there is no {error}") from error
         value = _as_floats(node, {name: cfg._decode_cfg_value(text)})[name]
-        _merge("command line", cfg.merge_from_list, [key, value])
+        if name in node:
+            _merge("command line", cfg.merge_from_list, [key, value])
+        else:  # a new key of a node that takes any
+            node[name] = value
 
 
 def _merge(source: str, merge_into: Callable[[Any], None], values: Any) -> None:

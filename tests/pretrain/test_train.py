@@ -63,7 +63,7 @@ def test_run_leaves_config_provenance_log_metrics_and_checkpoints(images, tmp_pa
     content = checkpoints.load(path)
     assert content["epoch"] == 3
     assert content["images_seen"] == 3 * 3 * 2
-    assert content["config"]["MODEL"]["ARCH"] == "resnet18"
+    assert content["config"]["ENCODER"]["ARCH"] == "resnet18"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     names = "loss loss_minus_margin positive_similarity negative_similarity embedding_std lr"
@@ -170,7 +170,7 @@ def test_recipes_have_the_values_of_the_specification_and_differ_in_nothing_else
     assert plan.total_steps == 626 * epochs
     solver = cfg.SOLVER
     assert (solver.BASE_LR, solver.WARMUP_EPOCHS, solver.TEACHER_MOMENTUM) == (1.0, 5, 0.99)
-    assert (cfg.LOSS.POSITIVE_RADIUS, cfg.LOSS.GAMMA, cfg.LOSS.MARGIN) == (0.7, 2.0, 100.0)
+    assert (cfg.METHOD.POSITIVE_RADIUS, cfg.METHOD.GAMMA, cfg.METHOD.MARGIN) == (0.7, 2.0, 100.0)
 
 
 def test_finished_run_is_left_alone(images, tmp_path, capfd):
@@ -194,9 +194,9 @@ def run_main(arguments, capfd):
             r"no/such/folder: no such folder; name .*DATA\.ROOT",
         ),
         ({"SOLVER__BASE_RL": 1}, r"unknown key SOLVER\.BASE_RL \(did you mean SOLVER\.BASE_LR\?\)"),
-        ({"MODEL__ARCH": "vit"}, r"MODEL\.ARCH 'vit' is not one of resnet18"),
-        ({"MODEL__DIM": 9}, r"MODEL\.DIM 9 is not a multiple of MODEL\.HEADS 2"),
-        ({"MODEL__HEADS": -1}, r"DIM 8 is not a multiple of MODEL\.HEADS -1, which is 0 for none"),
+        ({"ENCODER__ARCH": "vit"}, r"MODEL\.ARCH 'vit' is not one of resnet18"),
+        ({"METHOD__DIM": 9}, r"MODEL\.DIM 9 is not a multiple of MODEL\.HEADS 2"),
+        ({"METHOD__HEADS": -1}, r"DIM 8 is not a multiple of MODEL\.HEADS -1, which is 0 for none"),
         ({"SOLVER__PRECISION": "fp8"}, r"SOLVER\.PRECISION 'fp8' is not one of fp32, bf16, fp16"),
         (
             {"SOLVER__BATCH_SIZE_PER_GPU": 50, "SOLVER__TOTAL_BATCH_SIZE": 50},
@@ -204,7 +204,7 @@ def run_main(arguments, capfd):
         ),
         ({"SOLVER__WARMUP_EPOCHS": 9}, r"SOLVER\.WARMUP_EPOCHS 9 exceeds SOLVER\.EPOCHS 3"),
         (
-            {"CROPS__GLOBAL_SIZE": 96, "LOSS__NUM_NEGATIVES": 9},
+            {"CROPS__GLOBAL_SIZE": 96, "METHOD__NUM_NEGATIVES": 9},
             r"GLOBAL_SIZE 96 gives 9 cells, fewer than the 10.*97 px or more",
         ),
         ({"SOLVER__EPOCHS": "many"}, r"SOLVER\.EPOCHS"),
@@ -265,7 +265,7 @@ def test_a_key_that_may_change_does_and_no_other(images, tmp_path, capfd):
     assert code == 0, error
     last = checkpoints.load(checkpoints.list_checkpoints(tmp_path / "run")[-1])
     assert (last["epoch"], last["config"]["SOLVER"]["WEIGHT_DECAY"]) == (2, 0.5)
-    wider = words(images, tmp_path / "run", SOLVER__EPOCHS=3, MODEL__HIDDEN=32)
+    wider = words(images, tmp_path / "run", SOLVER__EPOCHS=3, METHOD__HIDDEN=32)
     code, error = run_main([*allow, "--allow-changed", "MODEL", *wider], capfd)
     assert code == 2
     assert re.search(r"MODEL\.HIDDEN was 16, is 32.*MODEL, .*PER_GPU may never change", error)
