@@ -2,6 +2,9 @@
 
 from fvcore.common.config import CfgNode
 
+from pretrain.encoder import ARCHITECTURES
+from pretrain.runtime.config import ConfigError, flatten
+
 _C = CfgNode()
 _C.OUTPUT_DIR = "runs/pretrain"  # relative paths start at the repository
 _C.SEED = 0  # of weights, order and views; a view depends on (SEED, epoch, image) only
@@ -20,18 +23,9 @@ _C.CROPS.NUM_LOCALS = 6  # per image, may be 0
 _C.CROPS.LOCAL_SIZE = 96  # px
 _C.CROPS.LOCAL_AREA = (0.08, 0.3)  # share of the image's area
 
-_C.MODEL = CfgNode()
-_C.MODEL.ARCH = "resnet50"  # resnet18, 34, 50, 101, 152; Detectron2's C4 head needs 50 or more
-_C.MODEL.HIDDEN = 4096  # channels between the projector's two layers
-_C.MODEL.DIM = 256  # D, embedding width
-_C.MODEL.HEADS = 8  # of the self-attention; 0: without it
-
-_C.LOSS = CfgNode()
-_C.LOSS.GAMMA = 2.0  # weight of the positive term
-_C.LOSS.MARGIN = 100.0  # offset of the hinge, which it keeps from ever clipping
-_C.LOSS.POSITIVE_RADIUS = 0.7  # T_pos, in diagonals of the larger cell
-_C.LOSS.NUM_NEGATIVES = 9  # kept per student cell
-_C.LOSS.NUM_SKIPPED = 1  # most similar negatives left out before them
+_C.METHOD = CfgNode({"NAME": "clove"}, new_allowed=True)  # its other keys: pretrain/methods
+_C.ENCODER = CfgNode()
+_C.ENCODER.ARCH = "resnet50"  # resnet18, 34, 50, 101, 152; Detectron2's C4 head needs 50 or more
 
 _C.SOLVER = CfgNode()
 _C.SOLVER.EPOCHS = 200
@@ -46,7 +40,6 @@ _C.SOLVER.WEIGHT_DECAY = 2e-5  # 1e-5 for 50 epochs; none on norms and biases
 _C.SOLVER.TRUST_COEFFICIENT = 0.001  # LARS
 _C.SOLVER.TEACHER_MOMENTUM = 0.99  # at the start; a cosine takes it to 1
 _C.SOLVER.PRECISION = "fp32"  # fp32, bf16 or fp16 (autocast; fp16 scales gradients; loss in fp32)
-_C.SOLVER.MAX_SKIPPED_STEPS = 10  # in a row, for a loss or gradient of NaN or infinity; then stop
 _C.SOLVER.COMPILE = False  # torch.compile of the two networks; without it where it cannot be
 
 _C.LOG = CfgNode()
@@ -73,7 +66,6 @@ NOT_HASHED = (
     "DEVICE",
     "TIMEOUT_MINUTES",
     "DATA.NUM_WORKERS",
-    "SOLVER.MAX_SKIPPED_STEPS",
     "LOG",
     "MONITOR",
     "CHECKPOINT",
@@ -84,3 +76,51 @@ NOT_HASHED = (
 def get_cfg() -> CfgNode:
     """A fresh copy of the defaults."""
     return _C.clone()
+
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+AT_LEAST_ONE = (
+    "CROPS.GLOBAL_SIZE",
+    "CROPS.LOCAL_SIZE",
+    "SOLVER.EPOCHS",
+    "SOLVER.BATCH_SIZE_PER_GPU",
+    "SOLVER.TOTAL_BATCH_SIZE",
+    "LOG.PERIOD",
+    "CHECKPOINT.PERIOD_EPOCHS",
+    "CHECKPOINT.KEEP",
+    "SLURM.NODES",
+    "SLURM.PROCESSES",
+)
+
+
+def check(cfg: CfgNode) -> None:
+    """Raise ConfigError for values that would fail late or silently."""
+    values = flatten(cfg)
+    for key in AT_LEAST_ONE:
+        if values[key] < 1:
+            raise ConfigError(f"{key} {values[key]} is under 1")
+    for key in ("CROPS.GLOBAL_AREA", "CROPS.LOCAL_AREA"):
+        if len(values[key]) != 2 or not 0 < values[key][0] <= values[key][1] <= 1:
+            raise ConfigError(f"{key} {values[key]} is not a range (from, to) within 0 and 1")
+    if cfg.MONITOR.IMAGES < 2:
+        raise ConfigError(
+            f"MONITOR.IMAGES {cfg.MONITOR.IMAGES}: cells of different images are compared, so 2 or "
+            "more"
+        )
+    if cfg.MONITOR.LABELS and not cfg.MONITOR.PERIOD:
+        raise ConfigError("MONITOR.LABELS is set but MONITOR.PERIOD 0 measures nothing; set both")
+    if cfg.CROPS.NUM_LOCALS < 0:
+        raise ConfigError(f"CROPS.NUM_LOCALS {cfg.CROPS.NUM_LOCALS} is negative")
+    if cfg.ENCODER.ARCH not in ARCHITECTURES:
+        raise ConfigError(
+            f"ENCODER.ARCH {cfg.ENCODER.ARCH!r} is not one of {', '.join(ARCHITECTURES)}"
+        )
+    if cfg.SOLVER.PRECISION not in PRECISIONS:
+        raise ConfigError(
+            f"SOLVER.PRECISION {cfg.SOLVER.PRECISION!r} is not one of {', '.join(PRECISIONS)}"
+        )
+    if cfg.SOLVER.WARMUP_EPOCHS > cfg.SOLVER.EPOCHS:
+        raise ConfigError(
+            f"SOLVER.WARMUP_EPOCHS {cfg.SOLVER.WARMUP_EPOCHS} exceeds SOLVER.EPOCHS "
+            f"{cfg.SOLVER.EPOCHS}"
+        )

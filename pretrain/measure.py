@@ -31,7 +31,7 @@ def measure(
     found = {}
     for name, network in networks.items():
         try:
-            found[name] = measures.measure(network, crops, boxes, measures.radius_of(cfg))
+            found[name] = measures.measure(network, crops, boxes)
         except ValueError as error:  # of a loss that lacks cells
             raise DataError(f"--size {size}: {error}") from error
         if labelled:

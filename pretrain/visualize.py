@@ -94,7 +94,7 @@ def visualize(checkpoint: Path, paths: Sequence[Path], output: Path, seed: int =
     for (path, image), of in zip(images.items(), views, strict=False):
         crops, picture = normalize(of.global_crops / 255), whole(image)
         drawn = {"views": pictures.draw_views(image, of)}
-        drawn |= pictures.figures(models, crops, of.boxes[:2], picture, measures.radius_of(cfg))
+        drawn |= pictures.figures(models, crops, of.boxes[:2], picture)
         for kind, figure in drawn.items():
             written.append(output / f"{path.stem}_{kind}.png")
             write_atomically(written[-1], functools.partial(figure.savefig, **PNG))

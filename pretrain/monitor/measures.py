@@ -10,27 +10,21 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.methods.clove import positive_cells
 
-RADIUS = 0.7  # in diagonals of the larger cell: closer cells show the same place (CLoVE's T_pos)
+RADIUS = 0.7  # diagonals of the larger cell, within which cells lie at the same place, as in CLoVE
 STATISTICS_VIEWS = 16  # global views that tell BN statistics well enough for pictures
 COLLAPSED_SPREAD = 0.3  # embedding_spread below it: the cells' embeddings are nearly one
 COLLAPSED_RANK = 2.0  # effective_rank below it: they lie along one line
 RUNAWAY_GROWTH = 1.5  # weight_growth above it: steps as long as the weights themselves
 
 
-def radius_of(cfg: CfgNode) -> float:
-    """RADIUS, or what a method of its own accord holds for the same place."""
-    return cfg.LOSS.POSITIVE_RADIUS
-
-
 def encoder_of(model: nn.Module) -> nn.Module:
     """The trunk that is exported, whose C5 downstream tasks start from."""
-    return getattr(model, getattr(model, "exported", "student")).encoder
+    return getattr(model, model.exported).encoder
 
 
 def dense_maps(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,9 +64,7 @@ def settled(model: nn.Module, crops: Tensor) -> nn.Module:
 
 
 @torch.no_grad()
-def measure(
-    model: nn.Module, global_crops: Tensor, boxes: Tensor, radius: float = RADIUS
-) -> dict[str, float]:
+def measure(model: nn.Module, global_crops: Tensor, boxes: Tensor) -> dict[str, float]:
     """The monitors of ``model`` on global views (2,B,3,S,S), normalized, with boxes (2,B,4).
 
     A copy of its networks runs as in training, on the views' own BN statistics. ``match_rate``:
@@ -91,7 +83,8 @@ def measure(
     with torch.autocast(boxes.device.type, enabled=False):  # in float32, as the loss
         students, teachers = students.float(), teachers.float()
         others = teachers.roll(boxes.shape[1], dims=0)  # every view against the other one
-        found = match(students, others, boxes.flatten(0, 1), boxes.flip(0).flatten(0, 1), radius)
+        both = boxes.flatten(0, 1), boxes.flip(0).flatten(0, 1)
+        found = match(students, others, *both, getattr(model, "positive_radius", RADIUS))
         values = {"match_rate": found.rate, "match_chance": found.chance}
         if hasattr(model, "multicrop_loss"):
             own = model.multicrop_loss(students, students[:0], teachers, boxes)[1]

@@ -10,11 +10,10 @@ import torch
 from pretrain.data import MultiCropImages
 from pretrain.data.device import to_device
 from pretrain.data.multicrop import read
-from pretrain.hooks import Clock, Log
 from pretrain.monitor import measures, pictures, probes
+from pretrain.monitor.log import Log
 from pretrain.run import Run
 from pretrain.runtime.config import REPOSITORY
-from pretrain.statistics import Step
 
 
 class Monitor:
@@ -26,13 +25,13 @@ class Monitor:
 
     SHOWN = 2
 
-    def __init__(self, run: Run, log: Log, clock: Clock, data: MultiCropImages) -> None:
+    def __init__(self, run: Run, log: Log, data: MultiCropImages) -> None:
         cfg = run.cfg
-        self.log, self.clock = log, clock
+        self.log, self.clock = log, log.clock
         self.seconds, self.began = 0.0, time.perf_counter()
         images = data.spread(cfg.MONITOR.IMAGES)
         self.crops, _, boxes = to_device(data.apart(images), run.device)
-        self.boxes, self.radius = boxes[:2], measures.radius_of(cfg)
+        self.boxes = boxes[:2]
         root = cfg.MONITOR.LABELS
         self.labels = probes.Labels(REPOSITORY / root, cfg.CROPS.GLOBAL_SIZE) if root else None
         self.untrained = _match_rate_of(run.folder / "metrics.jsonl") if log.speaks else None
@@ -42,7 +41,7 @@ class Monitor:
             self.show_views(data, images[: self.SHOWN])
         self._no_training_since(self.began)
 
-    def __call__(self, run: Run, _: Step | None) -> None:
+    def __call__(self, run: Run) -> None:
         last = run.micro_step == run.plan.total
         if run.step % run.cfg.MONITOR.PERIOD and not last:
             return
@@ -65,7 +64,7 @@ class Monitor:
         ``time_share``: of the time since the loop began, what all before this one have taken.
         """
         with run.autocast():
-            values = measures.measure(run.model, self.crops, self.boxes, self.radius)
+            values = measures.measure(run.model, self.crops, self.boxes)
             if self.labels:
                 values |= probes.measure(run.model, self.labels, run.device)
         values["time_share"] = self.seconds / (time.perf_counter() - self.began)
@@ -89,7 +88,7 @@ class Monitor:
             models = {f"step {run.step}": measures.settled(run.model, some)}
             for n in range(self.SHOWN if self.log.speaks else 0):
                 crops, boxes = self.crops[:, n], self.boxes[:, n]
-                drawn = pictures.figures(models, crops, boxes, crops[0], self.radius)
+                drawn = pictures.figures(models, crops, boxes, crops[0])
                 for kind, figure in drawn.items():
                     self.log.writer.write_figure(run.step, f"monitor/{kind}/{n}", figure)
 

@@ -69,18 +69,14 @@ RIGHT = {"linestyle": "solid", "linewidth": 2.2, "marker": "o", "zorder": 3, **D
 
 @torch.no_grad()
 def figures(
-    models: Mapping[str, nn.Module],
-    crops: Tensor,
-    boxes: Tensor,
-    picture: Tensor,
-    radius: float = RADIUS,
+    models: Mapping[str, nn.Module], crops: Tensor, boxes: Tensor, picture: Tensor
 ) -> dict[str, Figure]:
     """Matches, attention (where there is one) and PCA of an image, by kind.
 
     models: in eval mode, by the names they go by in the pictures. crops: its two global views
     (2,3,S,S), with boxes (2,4); picture: the image (3,h,w). Both normalized.
     """
-    drawn = {"matches": draw_matches(models, crops, boxes.cpu(), radius)}
+    drawn = {"matches": draw_matches(models, crops, boxes.cpu())}
     weights = [attention_weights(model, crops[:1]) for model in models.values()]
     if all(each is not None for each in weights):
         drawn["attention"] = draw_attention(list(models), _finite(torch.cat(weights)), crops[0])
@@ -130,9 +126,7 @@ def draw_views(image: Tensor, views: Views) -> Figure:
     return figure
 
 
-def draw_matches(
-    models: Mapping[str, nn.Module], crops: Tensor, boxes: Tensor, radius: float = RADIUS
-) -> Figure:
+def draw_matches(models: Mapping[str, nn.Module], crops: Tensor, boxes: Tensor) -> Figure:
     """Lines from the student's cells of one view to the teacher's most similar ones of the other.
 
     From all cells that have a geometric positive; what only one view shows is faded.
@@ -144,6 +138,7 @@ def draw_matches(
     scale = ScalarMappable(Normalize(0, 1), "viridis_r")
     for ax, (name, model) in zip(axes, models.items(), strict=True):
         students, teachers = map(_finite, dense_maps(model, crops))
+        radius = getattr(model, "positive_radius", RADIUS)
         found = match(students[:1], teachers[1:], boxes[:1], boxes[1:], radius)
         number, among = int(found.is_right.sum()), int(found.has_positive.sum())
         share = f"{found.rate:.0%}; chance {found.chance:.0%}"

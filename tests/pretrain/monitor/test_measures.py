@@ -189,8 +189,8 @@ def test_weights_that_outgrow_their_past_are_warned_of(model):
 
 BROKEN = {
     "CROPS__NUM_LOCALS": 0,
-    "MODEL__DIM": 32,
-    "LOSS__NUM_NEGATIVES": 3,
+    "METHOD__DIM": 32,
+    "METHOD__NUM_NEGATIVES": 3,
     "SOLVER__EPOCHS": 4,
     "SOLVER__WARMUP_EPOCHS": 0,
     "SOLVER__BATCH_SIZE_PER_GPU": 4,
