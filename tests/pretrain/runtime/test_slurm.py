@@ -58,12 +58,9 @@ def ended(job):
     lost=SAME,
 )
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_job_is_queued_again_and_ends_as_an_undisturbed_run(
-    images, tmp_path, cluster, capfd, processes
-):
+def test_a_job_is_queued_again_and_ends_as_an_undisturbed_run(images, tmp_path, cluster, capfd):
     run, straight = tmp_path / "run", tmp_path / "straight"
-    code, said, error = submit(words(images, run, **asked(processes)), capfd)
+    code, said, error = submit(words(images, run, **asked(2)), capfd)
     assert code == 0, error
     assert re.fullmatch(r"job 1 is queued; it prints to \S+/run/slurm/1_0_log\.err and .*\n", said)
     job = cluster / "jobs" / "1"
@@ -77,7 +74,7 @@ def test_a_job_is_queued_again_and_ends_as_an_undisturbed_run(
     assert (job / "state").read_text() == "COMPLETED"
     assert lives_of(job) == 3
     assert (run / "log.txt").read_text().count("resuming at step") == 2
-    finish(start(words(images, straight, **LONG), torchrun(2) if processes == 2 else ()))
+    finish(start(words(images, straight, **LONG), torchrun(2)))
     assert_equal_states(last_checkpoint(straight), last_checkpoint(run))
 
 
