@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pretrain.encoder import STAGES, build_encoder
-from transfer.checkpoints import CheckpointError
+from pretrain.runtime.reading import CheckpointError
 
 TOLERANCE = 1e-4  # of a stage's largest value
 
