@@ -271,7 +271,7 @@ def _plain(name: str, value: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Finite and contiguous in a storage of its own: float32, int64 for batch counters."""
     wanted = torch.int64 if name.endswith(COUNTER) else torch.float32
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.asarray(value, value.dtype.newbyteorder("="), order="C"))
+        value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("="), order="C"))
     odd = value.layout is not torch.strided or value.is_meta or value.is_quantized
     if odd or value.is_complex() or not (value.is_floating_point() or wanted is torch.int64):
         kind = f"{value.layout}, {value.dtype}, on {value.device}"
