@@ -22,9 +22,7 @@ def load(path: Path) -> tuple[CfgNode, dict[str, nn.Module]]:
     """
     path, content = read_newest(path) if path.is_dir() else (path, read(path, IN_CLOVE))
     cfg = get_cfg()
-    ours = checkpoints.is_ours(content)
-    if ours:
-        checkpoints.check(path, content)
+    ours = checkpoints.is_ours(content, path)
     try:
         if ours:
             cfg.merge_from_other_cfg(CfgNode(content["config"]))

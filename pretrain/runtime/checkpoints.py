@@ -1,6 +1,7 @@
 """A run's checkpoints: complete, atomic, tensors and numbers and strings only."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,26 +54,7 @@ def require_space(run: str | Path, needed: int) -> None:
 
 def load(path: str | Path) -> dict[str, Any]:
     """One checkpoint, on the CPU. Raises CheckpointError unless it is complete and ours."""
-    content = read(path)
-    check(path, content)
-    return content
-
-
-def check(path: str | Path, content: dict[str, Any]) -> None:
-    """Raises CheckpointError unless this code can go on from ``content``."""
-    if not is_ours(content):
-        raise CheckpointError(f"{path}: not a checkpoint of python -m pretrain")
-    if content.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: format {shown(content['format'])} of a checkpoint, this code goes on from "
-            f"{FORMAT}. An older one still converts; for a newer one update the code"
-        )
-
-
-def is_ours(content: dict[str, Any]) -> bool:
-    """Whether python -m pretrain wrote it, in this format or in another."""
-    kind = content.get("kind")
-    return isinstance(kind, str) and kind in (KIND, KIND_1)
+    return _require_ours(path, read(path))
 
 
 def load_latest(run: str | Path) -> dict[str, Any] | None:
@@ -80,8 +62,22 @@ def load_latest(run: str | Path) -> dict[str, Any] | None:
 
     Raises CheckpointError when files are there and none of them loads.
     """
-    if not list_checkpoints(run):
-        return None
-    path, content = read_newest(run)
-    check(path, content)
+    return _require_ours(*read_newest(run)) if list_checkpoints(run) else None
+
+
+def is_ours(content: Mapping[str, Any], name: str | Path = "a pretraining checkpoint") -> bool:
+    """Whether python -m pretrain wrote it. Raises CheckpointError when newer code did."""
+    if shown(content.get("kind")) not in (KIND, KIND_1):
+        return False
+    version = content.get("format")
+    if not isinstance(version, int) or version > FORMAT:
+        raise CheckpointError(
+            f"{name}: format {shown(version)} is newer than this code's {FORMAT}; update it"
+        )
+    return True
+
+
+def _require_ours(path: str | Path, content: dict[str, Any]) -> dict[str, Any]:
+    if not is_ours(content, path):
+        raise CheckpointError(f"{path}: not a checkpoint of python -m pretrain")
     return content

@@ -52,8 +52,7 @@ class _Inert:
     def __init__(self, *_: Any) -> None:
         pass
 
-    def __setstate__(self, _: Any) -> None:
-        pass
+    __setstate__ = __init__
 
 
 class _Dtype:
@@ -103,12 +102,8 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1 and 2
 class _ArrayUnpickler(pickle._Unpickler):
     """Of bare pickles: arrays and plain values under ``stand_ins``, no other name.
 
-    In Python, since the C unpickler makes room for any index or size that a file names.
+    In Python, since the C unpickler makes room for any index that a file names.
     """
-
-    dispatch = pickle._Unpickler.dispatch | {
-        pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8  # reads before it makes room
-    }
 
     def __init__(self, file: Any, stand_ins: Mapping[str, Any]) -> None:
         super().__init__(file, encoding="latin1")  # of arrays in Python 2's strings

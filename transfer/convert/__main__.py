@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def _report_and_prove(source: Path, backbone: Backbone) -> None:
     print(f"source   {source}")
     print(f"method   {backbone.method.name} ({backbone.reason})")
     print(f"network  {backbone.network} ({backbone.place or 'no'} prefix), R{backbone.depth}")
-    print(f"kept     {counts(Counter(key.split('.')[0] for key in backbone.torchvision))}")
+    print(f"kept     {len(backbone.torchvision)} entries")
     print(f"dropped  {counts(backbone.dropped)}")
     stages = prove(
         backbone.torchvision,
@@ -90,15 +89,12 @@ def meta_of(backbone: Backbone, source: Path, loaded: dict[str, Any]) -> dict[st
 
 def list_methods() -> str:
     """The table of methods' files, and where they are."""
-    files = [(x.method, x.file, x.prefix, x.network, ", ".join(x.marks)) for x in LAYOUTS]
     pages = [(x.name, x.source, x.license, ", ".join(x.allowed)) for x in METHODS.values()]
-    return "\n\n".join(
-        [
-            tabulate(files, ("method", "file", "backbone under", "network", "told by"), "plain"),
-            tabulate(pages, ("method", "page", "licence", "may hold beside tensors"), "plain"),
-            "`module.` before every key is ignored. Files that nothing tells, and those that\n"
-            "other converters wrote in Detectron2's names, convert with --method.",
-        ]
+    headers = ("method", "page", "licence", "may hold beside tensors and plain values")
+    return (
+        f"{tabulate(LAYOUTS, headers='keys', tablefmt='plain')}\n\n{tabulate(pages, headers)}\n\n"
+        "`module.` before every key is ignored. Files without marks, and those that other "
+        "converters\nwrote in Detectron2's names, convert with --method."
     )
 
 

@@ -5,10 +5,11 @@ method's files bear (layouts.py), and for all that remain the user says it.
 """
 
 import functools
+import itertools
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,15 @@ State = dict[str, Any]
 Tensors = dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trunk:
     """Where a backbone lies: in which dictionary (``""``: at the top), and under which prefix."""
 
     container: str
     prefix: str
     names: str  # as in names.TO_TORCHVISION
+    state: State  # all of the dictionary
+    keys: dict[str, str] = field(default_factory=dict)  # torchvision's names -> its keys
 
     @property
     def place(self) -> str:
@@ -44,6 +47,10 @@ class Trunk:
     def is_at(self, prefix: str) -> bool:
         """Whether ``prefix``, with or without the dictionary's name, leads here."""
         return prefix in (self.prefix, self.place)
+
+    def bears(self, mark: str) -> bool:
+        """Whether ``mark``, or what begins with it, lies beside it."""
+        return any(key == mark or key.startswith(f"{mark}.") for key in self.state)
 
 
 @dataclass(frozen=True)
@@ -77,14 +84,22 @@ def find_backbone(
         raise CheckpointError("converted already; give it to python -m transfer --weights")
     states = _state_dicts(checkpoint)
     trunks = _trunks(states)
-    row, reason, fits = _whose(checkpoint, states, trunks, method)
-    trunk = _choose(trunks, fits, row, prefix, states)
-    state, keys = states[trunk.container], trunks[trunk]
-    depth = _check_entries({name: state[key] for name, key in keys.items()})
-    tensors = {name: _plain(name, state[key]) for name, key in keys.items()}
-    dropped = Counter(key.split(".")[0] for key in state.keys() - set(keys.values()))
-    dropped.update({name: len(each) for name, each in states.items() if name != trunk.container})
-    networks = [layout.network for layout, at in fits if row and at == trunk]
+    row, reason, fits = _whose(checkpoint, trunks, method)
+    found = _meant(trunks, fits, row, prefix)
+    if len(found) != 1:
+        asked = f"under --prefix {prefix!r}" if prefix is not None else f"for method {method}"
+        components = Counter(key.split(".")[0] for state in states.values() for key in state)
+        places = ", ".join(repr(shown(trunk.place)) for trunk in trunks[:8]) or "nothing"
+        raise CheckpointError(
+            f"{len(found) or 'no'} backbones {asked}. Seen: {counts(components)}; backbones under "
+            f"{places}. Name one by --prefix, or its method by --method. Entries named by "
+            "position, as in nn.Sequential, must be renamed: 0 to conv1, 1 to bn1, 4 to layer1, ..."
+        )
+    trunk, networks = found[0], [layout.network for layout, at in fits if row and at is found[0]]
+    depth = _check_entries({name: trunk.state[key] for name, key in trunk.keys.items()})
+    tensors = {name: _plain(name, trunk.state[key]) for name, key in trunk.keys.items()}
+    rest = trunk.state.keys() - set(trunk.keys.values())
+    others = {name: len(state) for name, state in states.items() if state is not trunk.state}
     return Backbone(
         method=row,
         candidates=tuple(dict.fromkeys(layout.method for layout, _ in fits)),
@@ -94,7 +109,7 @@ def find_backbone(
         depth=depth,
         torchvision=tensors,
         detectron2={to_detectron2(name): value for name, value in tensors.items()},
-        dropped=dropped,
+        dropped=Counter(key.split(".")[0] for key in rest) + Counter(others),
     )
 
 
@@ -103,8 +118,11 @@ def _state_dicts(checkpoint: Mapping[str, Any]) -> dict[str, State]:
     states = {}
     for container, content in [*checkpoint.items(), ("", checkpoint)]:
         if isinstance(container, str) and isinstance(content, Mapping):
-            names = [key for key in content if isinstance(key, str)]
-            state = {key: content[key] for key in names if _is_tensor(content[key])}
+            state = {
+                key: value
+                for key, value in content.items()
+                if isinstance(key, str) and isinstance(value, (torch.Tensor, np.ndarray))
+            }
             if all(key.startswith("module.") for key in state):
                 state = {key.removeprefix("module."): value for key, value in state.items()}
             if state:
@@ -112,44 +130,30 @@ def _state_dicts(checkpoint: Mapping[str, Any]) -> dict[str, State]:
     return states
 
 
-def _is_tensor(value: Any) -> bool:
-    # A nested tensor has no shape
-    return isinstance(value, np.ndarray) or (torch.is_tensor(value) and not value.is_nested)
-
-
-def _trunks(states: Mapping[str, State]) -> dict[Trunk, dict[str, str]]:
-    """Every backbone, with torchvision's name of each entry -> its key."""
-    found: dict[Trunk, dict[str, str]] = defaultdict(dict)
+def _trunks(states: Mapping[str, State]) -> list[Trunk]:
+    """Every backbone, whatever its depth."""
+    found: dict[tuple[str, str, str], Trunk] = {}
     for container, state in states.items():
-        for key in state:
-            for names, translate in TO_TORCHVISION.items():
-                start = PREFIX.match(key) if names == "torchvision" else None
-                prefix = start[0] if start else ""
-                name = translate(key.removeprefix(prefix))
-                if name is not None and TRUNK.match(name):
-                    keys = found[Trunk(container, prefix, names)]
-                    if keys.setdefault(name, key) != key:
-                        both = f"{shown(keys[name])} and {shown(key)}"
-                        raise CheckpointError(f"{both} are the same entry")
-    return {trunk: keys for trunk, keys in found.items() if "layer1.0.conv1.weight" in keys}
+        for key, (names, translate) in itertools.product(state, TO_TORCHVISION.items()):
+            start = PREFIX.match(key) if names == "torchvision" else None
+            prefix = start[0] if start else ""
+            name = translate(key.removeprefix(prefix))
+            if name is not None and TRUNK.match(name):
+                at = container, prefix, names
+                keys = found.setdefault(at, Trunk(*at, state)).keys
+                if keys.setdefault(name, key) != key:
+                    raise CheckpointError(f"{shown(keys[name])} and {shown(key)} are the same")
+    return [trunk for trunk in found.values() if "layer1.0.conv1.weight" in trunk.keys]
 
 
 Fits = list[tuple[Layout, Trunk]]
 
 
 def _whose(
-    checkpoint: Mapping[str, Any],
-    states: Mapping[str, State],
-    trunks: Mapping[Trunk, Any],
-    method: str,
+    checkpoint: Mapping[str, Any], trunks: list[Trunk], method: str
 ) -> tuple[Method | None, str, Fits]:
     """The method's row, how it is known, and where in the file its backbone may be."""
     says = {f"{key}={value}" for key, value in checkpoint.items() if isinstance(value, str)}
-
-    def bears(trunk: Trunk, mark: str) -> bool:
-        keys = states[trunk.container]
-        return mark in says or any(key == mark or key.startswith(f"{mark}.") for key in keys)
-
     fits = [
         (layout, trunk)
         for layout in (_own(checkpoint) if checkpoints.is_ours(checkpoint) else LAYOUTS)
@@ -157,28 +161,24 @@ def _whose(
         if layout.names == trunk.names and trunk.is_at(layout.prefix)
         if not (layout.bare and trunk.container)
     ]
-    marked = [(lay, at) for lay, at in fits if lay.marks and all(bears(at, m) for m in lay.marks)]
+    marked = [
+        (layout, trunk)
+        for layout, trunk in fits
+        if layout.marks and all(mark in says or trunk.bears(mark) for mark in layout.marks)
+    ]
     owners = list(dict.fromkeys(layout.method for layout, _ in marked))
-    if method == "auto":
-        unmarked = [(layout, trunk) for layout, trunk in fits if not layout.marks]
-        if len(owners) != 1:
-            return None, "not recognised", marked or unmarked
+    if method == "auto" and len(owners) == 1:
         return method_row(owners[0]), f"recognised: {marked[0][0].file}", marked
-    own = [fit for fit in marked if fit[0].method == method]
-    own = own or [fit for fit in fits if fit[0].method == method]
-    others = [name for name in owners if name != method]
-    reason = "as told" + (f", but its entries are {' and '.join(others)}'s" if others else "")
-    return method_row(method), reason, own
+    if method == "auto":
+        return None, "", marked or [fit for fit in fits if not fit[0].marks]
+    own = [[fit for fit in some if fit[0].method == method] for some in (marked, fits)]
+    others = " and ".join(name for name in owners if name != method)
+    reason = "as told" + (f", but its entries are {others}'s" if others else "")
+    return method_row(method), reason, own[0] or own[1]
 
 
 def _own(checkpoint: Mapping[str, Any]) -> tuple[Layout, ...]:
     """Our own checkpoints say whose they are, and which network is transferred."""
-    version = checkpoint.get("format")
-    if not isinstance(version, int) or version > checkpoints.FORMAT:
-        raise CheckpointError(
-            f"format {shown(version)} of a pretraining checkpoint, this version reads up to "
-            f"{checkpoints.FORMAT}. Update the repository"
-        )
     method = method_row(inside(checkpoint, "config", "METHOD", "NAME") or "clove").name
     network = "teacher" if shown(checkpoint.get("export")) == "teacher" else "student"
     mark = f"kind={checkpoint['kind']}"
@@ -186,34 +186,17 @@ def _own(checkpoint: Mapping[str, Any]) -> tuple[Layout, ...]:
     return (Layout(method, file, f"{network}.encoder.", network, (mark,)),)
 
 
-def _choose(
-    trunks: Mapping[Trunk, Any],
-    fits: Fits,
-    row: Method | None,
-    prefix: str | None,
-    states: Mapping[str, State],
-) -> Trunk:
-    """The one backbone that can be meant; else CheckpointError with what was seen."""
+def _meant(trunks: list[Trunk], fits: Fits, row: Method | None, prefix: str | None) -> list[Trunk]:
+    """The backbones that can be meant, of which there should be one."""
     if prefix is not None:
         start = prefix.rstrip(".") + "." if prefix else ""
         without = start.replace("module.", "")  # which may have been taken off all keys
-        found = [t for t in trunks if t.is_at(start)] or [t for t in trunks if t.is_at(without)]
-        asked = f"under --prefix {prefix!r}"
-    else:
-        found, asked = list(dict.fromkeys(trunk for _, trunk in fits)), "to choose"
-        if not found:  # what other converters wrote in Detectron2's names may be any method's
-            known = row is not None and any(layout.method == row.name for layout in LAYOUTS)
-            found = [t for t in trunks if t.names == "detectron2" or not known]
-            asked = f"as method {row.name} has it" if known else asked
-    if len(found) == 1:
-        return found[0]
-    components = Counter(key.split(".")[0] for state in states.values() for key in state)
-    places = ", ".join(repr(shown(trunk.place)) for trunk in list(trunks)[:8]) or "nothing"
-    raise CheckpointError(
-        f"{len(found) or 'no'} backbones {asked}. Seen: {counts(components)}; backbones under "
-        f"{places}. Name one by --prefix, or its method by --method. Entries named by position, as "
-        "in nn.Sequential, must be renamed first: 0 to conv1, 1 to bn1, 4 to layer1, ..."
-    )
+        return [t for t in trunks if t.is_at(start)] or [t for t in trunks if t.is_at(without)]
+    if fits:
+        return list(dict.fromkeys(trunk for _, trunk in fits))
+    # What other converters wrote in Detectron2's names may be any method's
+    known = row is not None and any(layout.method == row.name for layout in LAYOUTS)
+    return [trunk for trunk in trunks if trunk.names == "detectron2" or not known]
 
 
 def inside(value: Any, *keys: str) -> Any:

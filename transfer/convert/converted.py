@@ -30,9 +30,7 @@ def load_converted(path: str | Path) -> dict[str, Any]:
     Raises CheckpointError with the command that converts ``path`` when it is something else.
     """
     path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path}: a folder, not converted weights. Run: {_command(path)}")
-    loaded = read(path, allowed())
+    loaded = {} if path.is_dir() else read(path, allowed())
     if not is_converted(loaded):
         raise CheckpointError(
             f"{path}: not converted for Detectron2, which would start from random weights without "

@@ -346,14 +346,14 @@ class RunsCode:
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("missing", "cannot be read (.*No such file"),
-        ("text", "cannot be read (Unsupported operand"),
-        ("cut", "cannot be read ("),
-        ("hostile", "cannot be read (GLOBAL posix.mkdir)"),
+        ("missing", "cannot be read (No such file"),
+        ("text", "not a complete, plain PyTorch checkpoint"),
+        ("cut", "not a complete, plain PyTorch checkpoint"),
+        ("hostile", "holds posix.mkdir, which is"),
         ("tensor", "holds Tensor, not a checkpoint"),
         ("other", "does not hold the networks of CLoVE"),
         ("converted", "does not hold the networks of CLoVE"),
-        ("another_arch", "does not hold the networks of CLoVE"),
+        ("another_arch", "does not hold the networks of its config"),
         ("newer", "format 99 is newer than"),
         ("empty_folder", "no checkpoints/step_*.pth in it"),
         ("broken_run", "none of its 1 checkpoints loads"),
@@ -387,10 +387,7 @@ def test_a_checkpoint_that_cannot_be_used_is_told_in_one_line(
     assert visualize.main([str(path), str(images), "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: {path}: ")
-    before, _, after = wrong.partition(".*")
-    assert before in error
-    assert after in error
-    assert "weights_only" not in error
+    assert wrong in error
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "canary").exists()
 

@@ -5,7 +5,7 @@ import torch
 from pretrain.encoder import STAGES
 from tests.golden_fill import image
 from tests.transfer.convert.layouts import GOLDEN, filled, random_trunk, released
-from transfer.convert import proof
+from transfer.convert import CheckpointError, proof
 from transfer.convert.__main__ import main
 from transfer.convert.backbones import find_backbone
 from transfer.convert.layouts import RGB
@@ -78,7 +78,7 @@ def test_features_are_preserved_on_c4_and_fpn_by_an_independent_comparison(arch)
 def test_the_proof_catches_strides_in_the_wrong_convolution(trunk):
     backbone = find_backbone(trunk)
     wrong = RGB | {"MODEL.RESNETS.STRIDE_IN_1X1": True}
-    with pytest.raises(proof.ProofError, match=r"res3: C4 \S+, FPN .*STRIDE_IN_1X1 True") as caught:
+    with pytest.raises(CheckpointError, match=r"res3: C4 \S+, FPN .*STRIDE_IN_1X1 True") as caught:
         proof.prove(backbone.torchvision, backbone.detectron2, wrong, 50)
     assert "stem" not in str(caught.value)
     assert "res2" not in str(caught.value)
@@ -89,15 +89,15 @@ def test_the_proof_catches_swapped_and_unloaded_entries(trunk):
     swapped = dict(backbone.detectron2)
     names = ("res4.3.conv2.norm.weight", "res4.3.conv1.norm.weight")
     swapped[names[0]], swapped[names[1]] = (swapped[name] for name in reversed(names))
-    with pytest.raises(proof.ProofError, match=r"differ from the source's.*res4"):
+    with pytest.raises(CheckpointError, match=r"differ from the source's.*res4"):
         proof.prove(backbone.torchvision, swapped, RGB, 50)
     lacking = dict(backbone.detectron2)
     del lacking["res5.0.shortcut.weight"]
     with pytest.raises(
-        proof.ProofError, match=r"1 entries were not loaded .*R50-C4 \(roi_heads\.res5\.0\.shortcut"
+        CheckpointError, match=r"1 entries were not loaded .*R50-C4 \(roi_heads\.res5\.0\.shortcut"
     ):
         proof.prove(backbone.torchvision, lacking, RGB, 50)
-    with pytest.raises(proof.ProofError, match=r"not loaded into Detectron2's R50-C4 \(res6"):
+    with pytest.raises(CheckpointError, match=r"not loaded into Detectron2's R50-C4 \(res6"):
         proof.prove(backbone.torchvision, backbone.detectron2 | {"res6.x": torch.zeros(1)}, RGB, 50)
 
 
@@ -109,5 +109,5 @@ def test_features_that_are_not_numbers_prove_nothing():
 
 def test_a_source_whose_own_features_are_not_finite_is_refused(trunk):
     backbone = find_backbone(trunk | {"layer4.2.bn3.running_var": torch.full((2048,), -1.0)})
-    with pytest.raises(proof.ProofError, match="source's own features are not finite"):
+    with pytest.raises(CheckpointError, match="source's own features are not finite"):
         proof.prove(backbone.torchvision, backbone.detectron2, RGB, 50)
