@@ -60,8 +60,7 @@ def export(folder: str | Path, out: str | Path) -> int:
 
 def _read_backbone(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tensors and ``meta`` of a converted file."""
-    from transfer.checkpoints import CheckpointError
-    from transfer.reading import load_converted
+    from transfer.convert import CheckpointError, load_converted
 
     try:
         converted = load_converted(path)
@@ -138,7 +137,7 @@ def _card(
     init: str, meta: Mapping[str, Any], sha256: Mapping[str, str], results: Sequence[Result]
 ) -> str:
     """The model card: a YAML head as the Hugging Face hub reads it, then Markdown."""
-    from transfer.checkpoints import shown
+    from transfer.convert import shown
 
     method, depth, page = meta["method"], meta["depth"], meta["source_page"]
     own = method == "clove" and re.fullmatch(r"step_\d+\.pth", meta["source_name"]) is not None

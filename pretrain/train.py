@@ -57,7 +57,7 @@ def train(cfg: CfgNode, resume: bool = False, allowed: Collection[str] = ()) -> 
     distributed.seed_everything(cfg.SEED)
     torch.backends.cudnn.benchmark = True
     run = Run(cfg, plan, data, device)
-    if latest := checkpoints.load_latest(folder, logger):
+    if latest := checkpoints.load_latest(folder):
         run.restore(latest, allowed)
         if run.micro_step == plan.total:
             logger.info(f"{folder}: finished, {run.step} steps; nothing to do")

@@ -21,12 +21,11 @@ from pretrain.runtime import distributed, files
 from pretrain.runtime.config import ConfigError, find_config
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
 from transfer import data, own, record
-from transfer.checkpoints import CheckpointError
 from transfer.config import config_sha256, resolve
+from transfer.convert import CheckpointError, load_converted
 from transfer.data.layout import DataError
 from transfer.evaluation import build_evaluator
 from transfer.frozen import recompute_frozen_bn
-from transfer.reading import load_converted
 from transfer.tasks import TASKS, Task, get_task
 from transfer.train import Trainer, images_per_bn_batch
 from transfer.visualize import visualize

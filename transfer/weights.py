@@ -9,8 +9,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from pretrain.runtime.config import ConfigError, flatten, plain
-from transfer.checkpoints import CheckpointError
-from transfer.reading import read_checkpoint
+from pretrain.runtime.reading import CheckpointError, read
 
 # Detectron2's names of backbone entries; roi_heads.res5.norm is the C4 head's own extra norm.
 BACKBONE = re.compile(r"(?:^|\.)(?:stem|res[2-5])\.(?!norm\.)")
@@ -43,7 +42,7 @@ def read_model(path: str) -> dict[str, torch.Tensor] | None:
 
     None where ``path`` holds something else. Nothing in the file is executed.
     """
-    entries = read_checkpoint(path).get("model")
+    entries = read(path).get("model")
     if not isinstance(entries, dict):
         return None
     if not all(any(name.startswith(part) for name in entries) for part in PARTS):

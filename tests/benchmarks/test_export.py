@@ -17,11 +17,10 @@ from benchmarks.export import LICENCES
 from pretrain.runtime import files
 from pretrain.runtime.files import sha256_of
 from tests.benchmarks.cells import OFFICIAL, SCENES, VALUES, write_cell
-from transfer import convert
-from transfer.checkpoints import METHODS
-from transfer.convert import Conversion, write_converted
-from transfer.reading import load_converted
-from transfer.recognition import Backbone
+from transfer.convert import METHODS, load_converted
+from transfer.convert.__main__ import meta_of
+from transfer.convert.backbones import Backbone
+from transfer.convert.converted import write_converted
 
 TENSORS = {
     "stem.conv1.weight": torch.arange(24.0).reshape(2, 3, 2, 2),
@@ -39,10 +38,10 @@ def write_init(tmp_path, method="clove", source_name="step_00012500.pth", epochs
     """A folder as ``python -m benchmarks run`` leaves it after the conversion, of few tensors."""
     source = tmp_path / source_name
     source.write_bytes(b"a checkpoint")
-    backbone = Backbone(METHODS[method], (), "", "student", "", {}, Counter())
+    backbone = Backbone(METHODS[method], (), "", "student", "", 50, {}, TENSORS, Counter())
+    loaded = {"epoch": epochs, "config": {"DATA": {"ROOT": data}}}
     folder = tmp_path / "results" / "clove"
-    conversion = Conversion(backbone, 50, {}, TENSORS)
-    write_converted(folder / "backbone.pth", conversion, METHODS[method], source, epochs, data)
+    write_converted(folder / "backbone.pth", TENSORS, meta_of(backbone, source, loaded))
     record = {"checkpoint": str(source), "method": method, "sha256": sha256_of(source)}
     (folder / "source.json").write_text(json.dumps(record))
     return folder
@@ -166,22 +165,9 @@ def test_of_other_weights_the_source_has_to_say_the_data(tmp_path):
         (3, None),
     ],
 )
-def test_the_data_are_the_last_two_folders_of_our_own_checkpoint(tmp_path, monkeypatch, root, data):
-    def convert_nothing(*_, **__):
-        return Conversion(backbone, 50, {}, TENSORS)
-
-    backbone = Backbone(METHODS["clove"], (), "", "student", "", {}, Counter())
-    monkeypatch.setattr(convert, "convert", convert_nothing)
-    monkeypatch.setattr(convert, "prove", lambda *_: [])
-    source, out = tmp_path / "step_00000010.pth", tmp_path / "backbone.pth"
-    torch.save({"epoch": 2.5, "config": {"DATA": {"ROOT": root}}}, source)
-    assert convert.main([str(source), str(out)]) == 0
-    assert load_converted(out)["meta"].get("pretrain_data") == data
-
-
-@pytest.mark.parametrize("content", [{}, {"config": 1}, {"config": {"DATA": "x"}}])
-def test_other_checkpoints_name_no_data(content):
-    assert convert._data(content) is None
+def test_the_data_are_the_last_two_folders_of_our_own_checkpoint(tmp_path, root, data):
+    folder = write_init(tmp_path, data=root)
+    assert load_converted(folder / "backbone.pth")["meta"].get("pretrain_data") == data
 
 
 @pytest.mark.parametrize(

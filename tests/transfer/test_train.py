@@ -14,7 +14,7 @@ from benchmarks.scenes.generate import Request, generate
 from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE
-from tests.transfer import hostile, peers
+from tests.transfer.convert import layouts, peers
 from tests.transfer.tiny import FAST, SCENES, converted, data_sets_at, write_coco
 from transfer.__main__ import main
 from transfer.config import resolve
@@ -302,18 +302,18 @@ def test_flags_of_several_machines_become_torchruns(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("method", "layout"),
+    ("method", "name"),
     [
-        ("moco", "v2, or ReSim-C4 training, file"),
-        ("supervised_msra", "R-50.pkl, R-101.pkl of Detectron2's model zoo"),
-        ("pixpro", "in an FPN model's names"),
-        ("clove", "in a C4 model's names"),
+        ("moco", "moco_v2.pth.tar"),
+        ("supervised_msra", "R-50.pkl"),
+        ("dino", "model_final_fpn.pth"),
+        ("clove", "model_final_c4.pth"),
     ],
 )
 def test_weights_that_are_not_a_converted_file_stop_with_the_command(
-    method, layout, root, tmp_path, capsys
+    method, name, root, tmp_path, capsys
 ):
-    path = peers.write(method, layout, hostile.small_trunk(), tmp_path)
+    path = peers.write(method, name, layouts.small_trunk(), tmp_path)
     assert run(tmp_path / "run", weights=path) == 2
     assert f"Run: python -m transfer.convert {path} {tmp_path}" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()

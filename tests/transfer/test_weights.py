@@ -8,8 +8,8 @@ from detectron2.modeling import build_model
 
 from pretrain.runtime.config import ConfigError
 from tests.transfer.tiny import converted
-from transfer.checkpoints import CheckpointError
 from transfer.config import resolve
+from transfer.convert import CheckpointError
 from transfer.tasks import TASKS
 from transfer.weights import check_agreement, load_backbone, load_model, read_model
 

@@ -8,6 +8,7 @@ from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 
+from pretrain.runtime import reading
 from pretrain.runtime.config import ConfigError, flatten, plain
 from tests.transfer.densepose.golden import load_json
 from tests.transfer.densepose.rois import random_outputs
@@ -15,7 +16,6 @@ from transfer.config import resolve
 from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.config import add_densepose_config
 from transfer.densepose.roi_heads import DensePoseROIHeads
-from transfer.reading import read_checkpoint
 
 HEADS = load_json("head")
 CONFIGS = load_json("config")
@@ -99,7 +99,7 @@ def test_weights_of_an_upstream_file_load(s1x, tmp_path):
     file = tmp_path / "model_final.pkl"
     file.write_bytes(pickle.dumps({"model": arrays, "__author__": "upstream"}))
     model = DensePoseROIHeads(config("s1x"), SHAPES)
-    read = read_checkpoint(file)["model"]
+    read = reading.read(file)["model"]
     model.load_state_dict({name: torch.as_tensor(value) for name, value in read.items()})
     for name, value in model.state_dict().items():
         assert torch.equal(value, torch.from_numpy(arrays[name]))

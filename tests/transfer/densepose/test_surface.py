@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
+from tests.transfer.convert.peers import write_python2
 from tests.transfer.densepose.golden import load, load_json
 from tests.transfer.densepose.surfaces import as_surface, write_surface
-from tests.transfer.peers import write_python2
 from transfer.data.layout import DataError
 from transfer.densepose.__main__ import main
 from transfer.densepose.surface import NORMALISERS, Surface

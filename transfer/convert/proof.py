@@ -12,15 +12,11 @@ import torch
 from torch import nn
 
 from pretrain.encoder import STAGES, build_encoder
-from transfer.checkpoints import CheckpointError
+from pretrain.runtime.reading import CheckpointError
 
 TOLERANCE = 1e-4  # of a stage's largest value
 
 Tensors = dict[str, torch.Tensor]
-
-
-class ProofError(CheckpointError):
-    """Detectron2 does not compute what the source does; the message names stages or entries."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +46,8 @@ def prove(
     source, converted: the same tensors under torchvision's and Detectron2's names.
     config: what fine-tuning must match, by Detectron2's keys.
     stride_in_1x1: of the network that the weights were trained in; torchvision's own is False.
-    Raises ProofError when a backbone entry was not loaded, or when a stage differs by more than
-    TOLERANCE.
+    Raises CheckpointError when a backbone entry was not loaded, or when a stage differs by more
+    than TOLERANCE.
     """
     image = torch.randn(1, 3, 128, 160, generator=torch.Generator().manual_seed(0))
     with torch.device("meta"):
@@ -62,7 +58,9 @@ def prove(
         _move_strides(encoder)
     reference = encoder.stages(image)
     if not all(torch.isfinite(features).all() for features in reference.values()):
-        raise ProofError("the source's own features are not finite: its BN statistics are unusable")
+        raise CheckpointError(
+            "the source's own features are not finite: its BN statistics are unusable"
+        )
     differences = {}
     for kind, build in {"C4": _detectron2_c4, "FPN": _detectron2_fpn}.items():
         model, stages = build(depth, config)
@@ -73,7 +71,7 @@ def prove(
     wrong = [row for row in proof if not row.holds]
     if wrong:
         shown = ", ".join(f"{row.stage}: C4 {row.c4:.1e}, FPN {row.fpn:.1e}" for row in wrong)
-        raise ProofError(
+        raise CheckpointError(
             f"Detectron2's features differ from the source's by more than {TOLERANCE:.0e} of a "
             f"stage's largest value ({shown}), with MODEL.RESNETS.STRIDE_IN_1X1 "
             f"{config['MODEL.RESNETS.STRIDE_IN_1X1']}"
@@ -158,6 +156,6 @@ def _load_all(model: nn.Module, tensors: Tensors, kind: str) -> None:
     ]
     failed = [*random, *loaded.unexpected_keys, *map(str, loaded.incorrect_shapes)]
     if failed:
-        raise ProofError(
+        raise CheckpointError(
             f"{len(failed)} entries were not loaded into Detectron2's {kind} ({failed[0]}, …)"
         )

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pretrain.encoder import build_encoder
 from tests.golden_fill import fill
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 KEY_MAP = json.loads((GOLDEN / "model_d2_key_map.json").read_text())["mapping"]
 RELEASED_STATE = json.loads((GOLDEN / "model_state_dict.json").read_text())["state_dict"]
 
@@ -22,6 +23,28 @@ def filled(trained_statistics=False):
         )
         for row in KEY_MAP
     }
+
+
+def small_trunk(arch="resnet50"):
+    """Names and shapes of the real one; each entry is a number of its own, on disk only that."""
+    with torch.device("meta"):
+        state = build_encoder(arch).state_dict()
+    return {
+        key: torch.tensor(number, dtype=value.dtype).expand(value.shape)
+        for number, (key, value) in enumerate(state.items())
+    }
+
+
+def random_trunk(arch, seed=0):
+    """An encoder whose every BN has its own weights and statistics."""
+    torch.manual_seed(seed)
+    encoder = build_encoder(arch)
+    for key, value in encoder.state_dict().items():
+        if key.endswith("running_var") or (value.ndim == 1 and key.endswith("weight")):
+            value.uniform_(0.5, 1.0)
+        elif key.endswith(("bias", "running_mean")):
+            value.uniform_(-0.1, 0.1)
+    return encoder.eval()
 
 
 def under(prefix, trunk):
@@ -46,16 +69,18 @@ def released(trunk, epoch=200):
     }
 
 
-def own(trunk, epoch=2.5):
+def own(trunk, epoch=2.5, **more):
     """The layout of python -m pretrain."""
     others = ("student.projector.0.weight", "teacher.projector.0.weight", "attention.in_proj_bias")
     model = under("student.encoder.", trunk) | {key: torch.zeros(3) for key in others}
-    model |= {f"teacher.encoder.{key}": torch.tensor(7.0) for key in trunk}
+    sevens = {key: torch.tensor(7.0).expand(value.shape) for key, value in trunk.items()}
+    model |= under("teacher.encoder.", sevens)
     return {
-        "format": 1,
-        "kind": "clove_pretraining",
+        "format": 2,
+        "kind": "pretraining",
+        "export": "student",
         "model": model,
         "step": 10,
         "epoch": epoch,
-        "config": {"MODEL": {"ARCH": "resnet50"}},
-    }
+        "config": {"METHOD": {"NAME": "clove"}, "ENCODER": {"ARCH": "resnet50"}},
+    } | more

@@ -1,6 +1,6 @@
 """A ResNet's entries under the three names they go by: torchvision's, Detectron2's, Caffe2's.
 
-peer_checkpoints.md section 2. A name that is no part of the trunk has no translation (None).
+A name that is no part of the trunk has no translation (None).
 """
 
 import re

@@ -2,28 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.encoder import STAGES, build_encoder
+from pretrain.encoder import STAGES
 from tests.golden_fill import image
-from tests.transfer.layouts import GOLDEN, filled, released
-from transfer import proof
-from transfer.checkpoints import METHODS
-from transfer.convert import convert, main
-
-RGB = METHODS["clove"].config
+from tests.transfer.convert.layouts import GOLDEN, filled, random_trunk, released
+from transfer.convert import CheckpointError, proof
+from transfer.convert.__main__ import main
+from transfer.convert.backbones import find_backbone
+from transfer.convert.layouts import RGB
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def random_trunk(arch, seed=0):
-    """An encoder whose every BN has its own weights and statistics."""
-    torch.manual_seed(seed)
-    encoder = build_encoder(arch)
-    for key, value in encoder.state_dict().items():
-        if key.endswith("running_var") or (value.ndim == 1 and key.endswith("weight")):
-            value.uniform_(0.5, 1.0)
-        elif key.endswith(("bias", "running_mean")):
-            value.uniform_(-0.1, 0.1)
-    return encoder.eval()
 
 
 def detectron2_models(depth=50):
@@ -76,44 +63,42 @@ def test_golden_c5_comes_out_of_whole_detectors_loaded_from_the_written_file(
 @pytest.mark.parametrize("arch", ["resnet50", "resnet101"])
 def test_features_are_preserved_on_c4_and_fpn_by_an_independent_comparison(arch):
     encoder = random_trunk(arch)
-    conversion = convert(encoder.state_dict())
-    stages = proof.prove(conversion.torchvision, conversion.detectron2, RGB, depth=conversion.depth)
+    backbone = find_backbone(encoder.state_dict())
+    stages = proof.prove(backbone.torchvision, backbone.detectron2, RGB, depth=backbone.depth)
     assert [row.stage for row in stages] == list(STAGES)
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = encoder(images)
         for build in (proof._detectron2_c4, proof._detectron2_fpn):
-            model, forward = build(conversion.depth, RGB)
-            proof._load_all(model, conversion.detectron2, "model")
+            model, forward = build(backbone.depth, RGB)
+            proof._load_all(model, backbone.detectron2, "model")
             torch.testing.assert_close(forward(images)["res5"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_proof_catches_strides_in_the_wrong_convolution(trunk):
-    conversion = convert(trunk)
+    backbone = find_backbone(trunk)
     wrong = RGB | {"MODEL.RESNETS.STRIDE_IN_1X1": True}
-    with pytest.raises(proof.ProofError, match=r"res3: C4 \S+, FPN .*STRIDE_IN_1X1 True") as caught:
-        proof.prove(conversion.torchvision, conversion.detectron2, wrong, 50)
+    with pytest.raises(CheckpointError, match=r"res3: C4 \S+, FPN .*STRIDE_IN_1X1 True") as caught:
+        proof.prove(backbone.torchvision, backbone.detectron2, wrong, 50)
     assert "stem" not in str(caught.value)
     assert "res2" not in str(caught.value)
 
 
 def test_the_proof_catches_swapped_and_unloaded_entries(trunk):
-    conversion = convert(trunk)
-    swapped = dict(conversion.detectron2)
+    backbone = find_backbone(trunk)
+    swapped = dict(backbone.detectron2)
     names = ("res4.3.conv2.norm.weight", "res4.3.conv1.norm.weight")
     swapped[names[0]], swapped[names[1]] = (swapped[name] for name in reversed(names))
-    with pytest.raises(proof.ProofError, match=r"differ from the source's.*res4"):
-        proof.prove(conversion.torchvision, swapped, RGB, 50)
-    lacking = dict(conversion.detectron2)
+    with pytest.raises(CheckpointError, match=r"differ from the source's.*res4"):
+        proof.prove(backbone.torchvision, swapped, RGB, 50)
+    lacking = dict(backbone.detectron2)
     del lacking["res5.0.shortcut.weight"]
     with pytest.raises(
-        proof.ProofError, match=r"1 entries were not loaded .*R50-C4 \(roi_heads\.res5\.0\.shortcut"
+        CheckpointError, match=r"1 entries were not loaded .*R50-C4 \(roi_heads\.res5\.0\.shortcut"
     ):
-        proof.prove(conversion.torchvision, lacking, RGB, 50)
-    with pytest.raises(proof.ProofError, match=r"not loaded into Detectron2's R50-C4 \(res6"):
-        proof.prove(
-            conversion.torchvision, conversion.detectron2 | {"res6.x": torch.zeros(1)}, RGB, 50
-        )
+        proof.prove(backbone.torchvision, lacking, RGB, 50)
+    with pytest.raises(CheckpointError, match=r"not loaded into Detectron2's R50-C4 \(res6"):
+        proof.prove(backbone.torchvision, backbone.detectron2 | {"res6.x": torch.zeros(1)}, RGB, 50)
 
 
 def test_features_that_are_not_numbers_prove_nothing():
@@ -123,6 +108,6 @@ def test_features_that_are_not_numbers_prove_nothing():
 
 
 def test_a_source_whose_own_features_are_not_finite_is_refused(trunk):
-    conversion = convert(trunk | {"layer4.2.bn3.running_var": torch.full((2048,), -1.0)})
-    with pytest.raises(proof.ProofError, match="source's own features are not finite"):
-        proof.prove(conversion.torchvision, conversion.detectron2, RGB, 50)
+    backbone = find_backbone(trunk | {"layer4.2.bn3.running_var": torch.full((2048,), -1.0)})
+    with pytest.raises(CheckpointError, match="source's own features are not finite"):
+        proof.prove(backbone.torchvision, backbone.detectron2, RGB, 50)
