@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from pretrain.runtime.config import ConfigError
 from transfer.config import resolve
-from transfer.frozen import recompute_frozen_bn
+from transfer.weights import recompute_frozen_bn
 from transfer.tasks import TASKS
 
 ON_CPU = ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN"]

@@ -11,7 +11,13 @@ from tests.transfer.tiny import converted
 from transfer.checkpoints import CheckpointError
 from transfer.config import resolve
 from transfer.tasks import TASKS
-from transfer.weights import check_agreement, load_backbone, load_model, read_model
+from transfer.weights import (
+    check_agreement,
+    load_backbone,
+    load_model,
+    read_model,
+    recompute_frozen_bn,
+)
 
 EXTRA_NORM = 5  # entries that a C4 head has beside the backbone's
 
