@@ -56,11 +56,9 @@ def register_datasets(cfg: CfgNode, source: str) -> None:
     and for a name that another data set has.
     """
     for name, entry in cfg.TRANSFER.DATASETS.items():
-        where = f"{source}: TRANSFER.DATASETS.{name}"
+        where, entry = f"{source}: TRANSFER.DATASETS.{name}", plain(entry)
         if not (isinstance(entry, dict) and entry.keys() == {"JSON", "IMAGES"}):
-            raise ConfigError(
-                f"{where}: expected {{JSON: file, IMAGES: folder}}, found {plain(entry)!r}"
-            )
+            raise ConfigError(f"{where}: expected {{JSON: file, IMAGES: folder}}, found {entry}")
         json_file, images = (
             str(data_root() / Path(entry[key]).expanduser()) for key in ("JSON", "IMAGES")
         )

@@ -33,8 +33,8 @@ def check_data(
 ) -> tuple[list[Dataset], list[Dataset]]:
     """The data sets of training and test, looked at before anything is built.
 
-    known: what has been looked at already, by name; grows. say: takes a line on each. Raises DataError, and ConfigError where
-    they do not suit the config or have no evaluator.
+    known: what has been looked at already, by name; grows. say: takes a line on each. Raises
+    DataError, and ConfigError where they do not suit the config or have no evaluator.
     """
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name not in known:

@@ -243,8 +243,8 @@ def train(run: Run) -> None:
                 if last or done % WINDOW == 0:
                     for writer in writers:
                         writer.write()
+            storage.iter = solver.MAX_ITER  # by which the printer knows that training is over
         finally:
-            storage.iter = run.iteration
             for writer in writers:
                 writer.write()
                 writer.close()

@@ -108,15 +108,14 @@ PLACE = {"JSON": "a.json", "IMAGES": "a"}
 @pytest.mark.parametrize(
     ("datasets", "message"),
     [
-        ({"own_val": {"JSON": "a.json"}}, "TRANSFER.DATASETS.own_val: IMAGES is missing"),
-        ({"own_val": PLACE | {"IMAGE": "b"}}, r"unknown key IMAGE \(did you mean IMAGES\?\)"),
-        ({"own_val": "a.json"}, r"expected \{JSON: file, IMAGES: folder\}, found 'a.json'"),
+        ({"own_val": {"JSON": "a.json"}}, "own_val: expected {JSON: file, IMAGES: folder}, found"),
+        ({"own_val": "a.json"}, "own_val: expected {JSON: file, IMAGES: folder}, found a.json"),
         ({"coco_2017_val": PLACE}, "another data set has that name"),
     ],
 )
 def test_a_data_set_that_is_not_well_described_is_named(datasets, message, root):
     cfg = resolve(write_task(root / "my.yaml", datasets))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         own.register_datasets(cfg, "my.yaml")
 
 
