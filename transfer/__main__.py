@@ -95,10 +95,10 @@ def _fine_tune(args: argparse.Namespace, interrupted: InterruptFlag) -> None:
         raise ConfigError(f"--init {args.init}: only lower-case letters, digits and _")
     if args.visualize is not None:
         args.visualize = _pictures(*args.visualize)
-    name, task, config = _chosen(args)
-    cfg = resolve(config, args.overlay, args.overrides)
-    own.register_datasets(cfg, config)
-    task = own.check_metrics(cfg, config, task)
+    name, task = _chosen(args)
+    cfg = resolve(task.config, args.overlay, args.overrides)
+    own.register_datasets(cfg, task.config)
+    task = own.check_metrics(cfg, task)
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, cfg.SEED = str(args.output), args.weights, args.seed
     cfg = _join(cfg)
     cfg.freeze()
@@ -120,20 +120,19 @@ def _pictures(count: str, folder: str) -> tuple[int, Path]:
     return int(count), Path(folder)
 
 
-def _chosen(args: argparse.Namespace) -> tuple[str, Task | None, str]:
-    """Name, task and config file; a config that is a task's own is that task."""
+def _chosen(args: argparse.Namespace) -> tuple[str, Task]:
+    """Name and task; a config that is a task's own is that task."""
     if args.task is not None:
-        task = get_task(args.task)
-        return args.task, task, task.config
+        return args.task, get_task(args.task)
     for name, task in TASKS.items():
         if find_config(task.config) == find_config(args.config_file):
-            return name, task, task.config
+            return name, task
     name = Path(args.config_file).stem
     if name in TASKS:
         raise ConfigError(
             f"{args.config_file}: a task is called {name} ({TASKS[name].config}); rename the file"
         )
-    return name, None, args.config_file
+    return name, Task(args.config_file)
 
 
 def _join(cfg: CfgNode) -> CfgNode:
@@ -166,13 +165,13 @@ def _check_data(args: argparse.Namespace) -> int:
     """Look at the data of the chosen task, or of all; says the first fault of each."""
     one = args.task is not None or args.config_file is not None
     known, status = {}, 0
-    for config in [_chosen(args)[2]] if one else [task.config for task in TASKS.values()]:
-        cfg = resolve(config, args.overlay, args.overrides)
-        own.register_datasets(cfg, config)
+    for task in [_chosen(args)[1]] if one else TASKS.values():
+        cfg = resolve(task.config, args.overlay, args.overrides)
+        own.register_datasets(cfg, task.config)
         try:
             record.check_data(cfg, known, print)
         except (ConfigError, DataError) as error:
-            print(f"error: {config}: {error}", file=sys.stderr)
+            print(f"error: {task.config}: {error}", file=sys.stderr)
             status = USER_ERROR
     return status
 

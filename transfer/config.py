@@ -75,7 +75,10 @@ def resolve(
     if overlay is not None:
         merge(cfg, overlay)
     merge(cfg, overrides=overrides)
-    _scale_anchors(cfg)
+    scale, sizes = cfg.TRANSFER.ANCHOR_SCALE, cfg.MODEL.ANCHOR_GENERATOR.SIZES
+    if scale != 1.0:
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[size * scale for size in level] for level in sizes]
+        cfg.TRANSFER.ANCHOR_SCALE = 1.0
     if not cfg.DATASETS.TRAIN:
         raise ConfigError(f"{config}: DATASETS.TRAIN names no data set")
     if len(cfg.DATASETS.TEST) != 1:
@@ -137,11 +140,3 @@ def _check_steps(cfg: CfgNode, config: str | Path) -> None:
             f"{config}: SOLVER.STEPS {cfg.SOLVER.STEPS} with SOLVER.MAX_ITER {last}: expected "
             'ascending iterations between 0 and it, or "()" for a rate that never falls'
         )
-
-
-def _scale_anchors(cfg: CfgNode) -> None:
-    scale = cfg.TRANSFER.ANCHOR_SCALE
-    if scale != 1.0:
-        sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
-        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[size * scale for size in level] for level in sizes]
-        cfg.TRANSFER.ANCHOR_SCALE = 1.0

@@ -69,24 +69,24 @@ def register_datasets(cfg: CfgNode, source: str) -> None:
             raise ConfigError(f"{where}: another data set has that name; choose a different one")
 
 
-def check_metrics(cfg: CfgNode, source: str, task: Task | None) -> Task | None:
+def check_metrics(cfg: CfgNode, task: Task) -> Task:
     """The task with the metrics of ``TRANSFER.METRICS``; ``task`` itself where there are none.
 
     Raises ConfigError for metrics that an evaluation of COCO's would not give, and for those of a
     task that overrides have switched off: better now than after the training.
     """
-    where, metrics = f"{source}: TRANSFER.METRICS", tuple(cfg.TRANSFER.METRICS)
+    where, metrics = f"{task.config}: TRANSFER.METRICS", tuple(cfg.TRANSFER.METRICS)
     off = {group for group, switch in SWITCHES.items() if not cfg.MODEL[switch]}
     if not metrics:
-        for metric in task.metrics if task else ():
+        for metric in task.metrics:
             group = metric.partition("/")[0]
             if group in off:
                 raise ConfigError(
                     f"MODEL.{SWITCHES[group]} False: the task reports {metric}. Without it, give a "
-                    f"YAML of your own with _BASE_: {source} as --config-file"
+                    f"YAML of your own with _BASE_: {task.config} as --config-file"
                 )
         return task
-    if task is not None:
+    if task.metrics:
         raise ConfigError(f"{where}: for configs of one's own; this one's task has its metrics")
     if len(set(metrics)) < len(metrics):
         raise ConfigError(f"{where}: a metric comes twice in {', '.join(metrics)}")
@@ -99,4 +99,4 @@ def check_metrics(cfg: CfgNode, source: str, task: Task | None) -> Task | None:
                     f"{where}: this model gives no {metric}{nearest(metric, known)}; "
                     f"it gives {', '.join(known)}"
                 )
-    return Task(source, metrics, metrics[0])
+    return Task(task.config, metrics, metrics[0])

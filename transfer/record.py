@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 METRICS = "metrics.json"  # written last: its presence means done
 PROVENANCE = "provenance.json"
 CONFIG = "config.yaml"
-SHOWN_DIFFERENCES = 5
 
 
 def check_data(
@@ -82,11 +81,9 @@ def check_same_run(output: Path, cfg: CfgNode, about: dict[str, Any]) -> None:
             if key != "config_sha256" and earlier.get(key) != value:
                 changed[key] = (value, earlier.get(key))
     if changed:
-        shown = [f"{key} {old}, now {new}" for key, (new, old) in changed.items()]
-        more = len(shown) - SHOWN_DIFFERENCES
-        shown = shown[:SHOWN_DIFFERENCES] + ([f"and {more} more"] if more > 0 else [])
+        shown = [f"{key} {old}, now {new}" for key, (new, old) in list(changed.items())[:5]]
         raise ConfigError(
-            f"{output} holds another run ({'; '.join(shown)}). "
+            f"{output} holds another run ({'; '.join(shown)}{'; …' * (len(changed) > 5)}). "
             "Choose another --output, or delete that folder"
         )
 
@@ -98,7 +95,7 @@ def start(output: Path, cfg: CfgNode, about: dict[str, Any]) -> None:
 
 
 def select_metrics(
-    results: dict[str, dict[str, float]], task: Task | None, only: Sequence[str] = ()
+    results: dict[str, dict[str, float]], task: Task, only: Sequence[str] = ()
 ) -> dict[str, float]:
     """``{"bbox/AP50": 12.3}`` out of an evaluator's nested results, per-category values left out.
 
@@ -116,8 +113,8 @@ def select_metrics(
     metrics = {k: v for k, v in given.items() if math.isfinite(v) and v != NO_TRUTH}
     if undefined := [name for name in given if name not in metrics]:
         logger.info("left out, the data set has nothing to compute: %s", ", ".join(undefined))
-    absent = [name for name in (task.metrics if task else ()) if name not in given]
-    if task and task.main_metric in undefined:
+    absent = [name for name in task.metrics if name not in given]
+    if task.main_metric in undefined:
         absent.append(task.main_metric)
     if absent or not metrics:
         raise ConfigError(f"evaluation gave no {', '.join(absent) or 'metric'}; it gave {results}")
@@ -125,17 +122,14 @@ def select_metrics(
 
 
 def result(
-    about: dict[str, Any], task: Task | None, metrics: dict[str, float], seconds: float
+    about: dict[str, Any], task: Task, metrics: dict[str, float], seconds: float
 ) -> dict[str, Any]:
-    """The content of ``metrics.json`` (format 1).
-
-    Without a task the first AP that the evaluator gave is the main metric.
-    """
-    first = next((name for name in metrics if name.endswith("/AP")), None)
+    """The content of ``metrics.json`` (format 1)."""
+    main = task.main_metric or next((n for n in metrics if n.endswith("/AP")), next(iter(metrics)))
     return {
         "format": 1,
         **about,
-        "main_metric": task.main_metric if task else first,
+        "main_metric": main,
         "metrics": metrics,
         "seconds": round(seconds, 1),
         **provenance.provenance(),

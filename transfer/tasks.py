@@ -10,12 +10,13 @@ class Task:
     """One downstream benchmark.
 
     config: YAML below the repository; metrics: those that its tables show, as ``bbox/AP50``;
-    main_metric: the one that ranks.
+    main_metric: the one that ranks. A config of one's own may leave these two open: all that an
+    evaluation gives, ranked by the first AP.
     """
 
     config: str
-    metrics: tuple[str, ...]
-    main_metric: str
+    metrics: tuple[str, ...] = ()
+    main_metric: str = ""
 
 
 BOX = ("bbox/AP", "bbox/AP50", "bbox/AP75")

@@ -49,7 +49,7 @@ WINDOW = 20  # iterations between two lines of the log
 def fine_tune(
     cfg: CfgNode,
     name: str,
-    task: Task | None,
+    task: Task,
     flags: argparse.Namespace,
     interrupted: InterruptFlag,
 ) -> None:

@@ -92,7 +92,7 @@ def test_the_readme_shows_one_in_fifteen_lines_and_it_resolves(tmp_path):
     cfg = resolve(tmp_path / "my_task.yaml")
     own.register_datasets(cfg, "my_task.yaml")
     assert {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} == set(cfg.TRANSFER.DATASETS)
-    task = own.check_metrics(cfg, "my_task.yaml", None)
+    task = own.check_metrics(cfg, Task("my_task.yaml"))
     assert task.main_metric == task.metrics[0]
 
 
@@ -131,7 +131,7 @@ def test_metrics_that_evaluation_does_not_give_stop_before_the_training(metrics,
     cfg = resolve(write_task(root / "my.yaml", metrics=metrics))
     own.register_datasets(cfg, "my.yaml")
     with pytest.raises(ConfigError, match=message):
-        own.check_metrics(cfg, "my.yaml", None)
+        own.check_metrics(cfg, Task("my.yaml"))
 
 
 def test_a_file_called_as_a_task_is_refused(root, capsys):

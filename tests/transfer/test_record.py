@@ -13,7 +13,7 @@ def test_metrics_get_slashes_and_lose_categories():
     metrics = select_metrics(results, TASK)
     assert metrics == {"bbox/AP": 1.0, "bbox/AP50": 2.0, "segm/AP": 4.0}
     assert result({}, TASK, metrics, 1.0)["main_metric"] == "segm/AP"
-    assert result({}, None, metrics, 1.0)["main_metric"] == "bbox/AP"
+    assert result({}, Task(""), metrics, 1.0)["main_metric"] == "bbox/AP"
     assert list(select_metrics(results, TASK, ["segm/AP", "bbox/AP"])) == ["segm/AP", "bbox/AP"]
 
 

@@ -112,7 +112,7 @@ class Stream:
         self._sampler, self._shapes = parts["sampler"], None
         if parts["aspect_ratio_grouping"]:
             self._shapes = [
-                {"height": image["height"], "width": image["width"]} for image in parts["dataset"]
+                {k: image[k] for k in ("height", "width")} for image in parts["dataset"]
             ]
         self._batch_size = parts["total_batch_size"] // comm.get_world_size()
 
