@@ -33,7 +33,6 @@ from transfer.data.densepose import (
 from transfer.data.layout import DataError
 from transfer.densepose.annotations import MASK_KEY, POINT_KEYS
 from transfer.densepose.mapper import DensePoseMapper
-from transfer.train import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TRAIN = "densepose_coco_2014_train"
@@ -180,11 +179,11 @@ def test_the_training_stream_has_densepose_and_goes_on_where_it_stopped(root, cf
 def test_a_test_loader_leaves_out_images_without_anybody(root, cfg):
     write_data(root, MINIVAL, [person(1), person(2, 3, points=0)], images=3)
     cfg.DATALOADER.NUM_WORKERS = 0
-    loader = Trainer.build_test_loader(cfg, MINIVAL)
+    loader = stream.evaluation_loader(cfg, MINIVAL)
     assert isinstance(loader.dataset._map_func._obj, DensePoseMapper)
     assert [image["image_id"] for (image,) in loader] == [1, 3]
     cfg.MODEL.DENSEPOSE_ON = False
-    loader = Trainer.build_test_loader(cfg, MINIVAL)
+    loader = stream.evaluation_loader(cfg, MINIVAL)
     assert [image["image_id"] for (image,) in loader] == [1, 2, 3]
     assert not isinstance(loader.dataset._map_func._obj, DensePoseMapper)
 
