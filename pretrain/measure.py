@@ -29,8 +29,8 @@ def measure(
     cells, negatives = math.ceil(size / 32) ** 2, cfg.LOSS.NUM_NEGATIVES + cfg.LOSS.NUM_SKIPPED
     if cells < negatives:
         raise DataError(f"--size {size} gives {cells} cells, fewer than {negatives} negatives")
-    area = tuple(cfg.CROPS.GLOBAL_AREA)
-    folder = MultiCropImages(open_images(images), MultiCrop(size, area, num_locals=0), seed=0)
+    cfg.CROPS.GLOBAL_SIZE, cfg.CROPS.NUM_LOCALS = size, 0
+    folder = MultiCropImages(open_images(images), MultiCrop(cfg.CROPS), seed=0)
     labelled = probes.Labels(labels, size) if labels else None
     device = torch.device("cpu")
     crops, _, boxes = to_device(folder.apart(folder.spread(count)), device)

@@ -19,7 +19,6 @@ __all__ = [
     "DataError",
     "MultiCropImages",
     "PositionSampler",
-    "build_crops",
     "build_data",
     "build_loader",
     "open_images",
@@ -31,20 +30,8 @@ def build_data(cfg: CfgNode, device: torch.device) -> MultiCropImages:
 
     A GPU changes the colours of whole batches; on a CPU the loader's processes do it.
     """
-    crops = build_crops(cfg, photometry=device.type == "cpu")
+    crops = MultiCrop(cfg.CROPS, photometry=device.type == "cpu")
     return MultiCropImages(open_images(REPOSITORY / cfg.DATA.ROOT), crops, cfg.SEED)
-
-
-def build_crops(cfg: CfgNode, photometry: bool) -> MultiCrop:
-    """The views that CROPS describes."""
-    return MultiCrop(
-        cfg.CROPS.GLOBAL_SIZE,
-        tuple(cfg.CROPS.GLOBAL_AREA),
-        cfg.CROPS.NUM_LOCALS,
-        cfg.CROPS.LOCAL_SIZE,
-        tuple(cfg.CROPS.LOCAL_AREA),
-        photometry,
-    )
 
 
 def ignore_signals(_: int) -> None:

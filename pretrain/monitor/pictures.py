@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from pretrain.augment import Views
+from pretrain.augment import Views, boxes_of
 from pretrain.methods.clove import CLoVE, positive_cells
 from pretrain.monitor.measures import attention_weights, project
 from pretrain.photometry import MEAN, STD
@@ -152,7 +152,9 @@ def draw_views(image: Tensor, views: Views) -> Figure:
     left, right = figure.subfigures(1, 2, width_ratios=(5.5, 2.1 * columns))
     source, axes = left.subplots(), [*right.subplots(rows, columns, squeeze=False).flat]
     source.imshow(image.permute(1, 2, 0).numpy())
-    for n, (ax, crop, box) in enumerate(zip(axes, crops, views.boxes.tolist(), strict=False)):
+    for n, (ax, crop, box) in enumerate(
+        zip(axes, crops, boxes_of(views.crops, "centers").tolist(), strict=False)
+    ):
         colour, mirrored = COLOURS[n % len(COLOURS)], box[0] > box[2]
         _outline(source, box, image.shape[1:], f"{n + 1}{'↔' * mirrored}", n, colour)
         ax.imshow(crop.permute(1, 2, 0).numpy())
