@@ -3,7 +3,7 @@
 from fvcore.common.config import CfgNode
 
 from pretrain.encoder import ARCHITECTURES
-from pretrain.runtime.config import ConfigError, flatten
+from pretrain.runtime.config import ConfigError, flatten, is_within
 
 _C = CfgNode()
 _C.OUTPUT_DIR = "runs/pretrain"  # relative paths start at the repository
@@ -77,14 +77,8 @@ _C.SLURM.OPTIONS = ""  # others of sbatch: "account=x qos=y"
 
 # Keys that may differ between a run and its resumption: they do not change the numbers
 NOT_HASHED = (
-    "OUTPUT_DIR",
-    "DEVICE",
-    "TIMEOUT_MINUTES",
-    "DATA.NUM_WORKERS",
-    "LOG",
-    "MONITOR",
-    "CHECKPOINT",
-    "SLURM",
+    *("OUTPUT_DIR", "DEVICE", "TIMEOUT_MINUTES", "DATA.NUM_WORKERS"),
+    *("LOG", "MONITOR", "CHECKPOINT", "SLURM"),
 )
 
 
@@ -93,15 +87,15 @@ def get_cfg() -> CfgNode:
     return _C.clone()
 
 
-AT_LEAST = {
-    0: ("CROPS.NUM_LOCALS", "CROPS.PATCH_SIZE"),
-    1: (
-        *("CROPS.GLOBAL_SIZE", "CROPS.LOCAL_SIZE"),
-        *("SOLVER.EPOCHS", "SOLVER.BATCH_SIZE_PER_GPU", "SOLVER.TOTAL_BATCH_SIZE"),
-        *("LOG.PERIOD", "CHECKPOINT.PERIOD_EPOCHS", "CHECKPOINT.KEEP"),
-        *("SLURM.NODES", "SLURM.PROCESSES"),
-    ),
-    2: ("MONITOR.IMAGES",),  # cells of different images are compared
+# The least value of a whole number; of others it is 1
+LEAST = {
+    "SEED": 0,
+    "DATA.NUM_WORKERS": 0,
+    "CROPS.NUM_LOCALS": 0,
+    "CROPS.PATCH_SIZE": 0,
+    "SOLVER.WARMUP_EPOCHS": 0,
+    "MONITOR.PERIOD": 0,
+    "MONITOR.IMAGES": 2,  # cells of different images are compared
 }
 CHOICES = {
     "CROPS.INTERPOLATION": ("bicubic", "bilinear"),
@@ -110,32 +104,26 @@ CHOICES = {
     "SOLVER.SCHEDULE_BY": ("step", "epoch"),
     "SOLVER.PRECISION": ("fp32", "bf16", "fp16"),
 }
-RANGES = ("CROPS.GLOBAL_AREA", "CROPS.LOCAL_AREA")
-# Numbers from 0 to 1, as many as their default has
-SHARES = (
-    *("CROPS.MIN_OVERLAP", "CROPS.JITTER", "CROPS.JITTER_STRENGTH", "CROPS.GRAYSCALE"),
-    *("CROPS.BLUR", "CROPS.SOLARIZE"),
-    *("SOLVER.TEACHER_MOMENTUM", "SOLVER.TEACHER_MOMENTUM_END"),
-)
+# Keys and sections whose fractions lie within 0 and 1; there are as many as in the default
+SHARES = ("CROPS", "SOLVER.TEACHER_MOMENTUM", "SOLVER.TEACHER_MOMENTUM_END")
 
 
 def check(cfg: CfgNode) -> None:
     """Raise ConfigError for values that would fail late or silently."""
-    values, defaults = flatten(cfg), flatten(_C)
-    for least, keys in AT_LEAST.items():
-        for key in keys:
-            if values[key] < least:
-                raise ConfigError(f"{key} {values[key]} is under {least}")
-    for key, choices in CHOICES.items():
-        if values[key] not in choices:
-            raise ConfigError(f"{key} {values[key]!r} is not one of {', '.join(choices)}")
-    for key in SHARES:
-        found, known = (v if isinstance(v, tuple) else (v,) for v in (values[key], defaults[key]))
-        if len(found) != len(known) or not all(0 <= share <= 1 for share in found):
-            raise ConfigError(f"{key} {values[key]}: {len(known)} numbers from 0 to 1 are needed")
-    for key in RANGES:
-        if len(values[key]) != 2 or not 0 < values[key][0] <= values[key][1] <= 1:
-            raise ConfigError(f"{key} {values[key]} is not a range (from, to) within 0 and 1")
+    values = flatten(cfg)
+    for key, default in flatten(_C).items():
+        value = values[key]
+        if type(default) is int and value < LEAST.get(key, 1):
+            raise ConfigError(f"{key} {value} is under {LEAST.get(key, 1)}")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise ConfigError(f"{key} {value!r} is not one of {', '.join(CHOICES[key])}")
+        if is_within(key, SHARES) and type(default) in (float, tuple):
+            found, known = (v if isinstance(v, tuple) else (v,) for v in (value, default))
+            if len(found) != len(known) or not all(0 <= share <= 1 for share in found):
+                raise ConfigError(f"{key} {value}: {len(known)} numbers from 0 to 1 are needed")
+    for key in ("CROPS.GLOBAL_AREA", "CROPS.LOCAL_AREA"):
+        if not 0 < values[key][0] <= values[key][1]:
+            raise ConfigError(f"{key} {values[key]} is not a range (from, to) above 0")
     if 3 * cfg.CROPS.PATCH_SIZE > cfg.CROPS.LOCAL_SIZE:
         raise ConfigError(
             f"CROPS.PATCH_SIZE {cfg.CROPS.PATCH_SIZE} exceeds a third of CROPS.LOCAL_SIZE "

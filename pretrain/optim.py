@@ -51,15 +51,10 @@ class LARS(torch.optim.Optimizer):
         trust_coefficient: float = 0.001,
         eps: float = 1e-8,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "trust_coefficient": trust_coefficient,
-            "eps": eps,
-            "weight_decay": 0.0,
-            "adapt": True,
-        }
-        super().__init__(param_groups, defaults)
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "adapt": True}
+        super().__init__(
+            param_groups, defaults | {"trust_coefficient": trust_coefficient, "eps": eps}
+        )
 
     @torch.no_grad()
     def step(self) -> None:

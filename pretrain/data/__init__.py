@@ -6,23 +6,14 @@ import torch
 from fvcore.common.config import CfgNode
 
 from pretrain.augment import MultiCrop
-from pretrain.data.folder import DataError
-from pretrain.data.multicrop import Batch, MultiCropImages, collate
+from pretrain.data.folder import DataError as DataError
+from pretrain.data.multicrop import Batch as Batch
+from pretrain.data.multicrop import MultiCropImages, collate
 from pretrain.data.sampler import PositionSampler
 from pretrain.data.shards import open_images
 from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY
 from pretrain.runtime.interrupt import InterruptFlag
-
-__all__ = [
-    "Batch",
-    "DataError",
-    "MultiCropImages",
-    "PositionSampler",
-    "build_data",
-    "build_loader",
-    "open_images",
-]
 
 
 def build_data(cfg: CfgNode, device: torch.device) -> MultiCropImages:

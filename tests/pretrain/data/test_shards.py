@@ -1,6 +1,7 @@
 """A folder and the shards written from it are the same images to a run."""
 
 import errno
+import gzip
 import io
 import logging
 import multiprocessing
@@ -10,6 +11,7 @@ import shutil
 import signal
 import tarfile
 
+import numpy as np
 import pytest
 import torch
 import webdataset
@@ -19,15 +21,12 @@ from pretrain.data import build_data, build_loader
 from pretrain.data.__main__ import main
 from pretrain.data.folder import DataError, Folder
 from pretrain.data.shards import INDEX, Shards, _decoded, open_images, write_shards
-from pretrain.measure import main as measure
 from pretrain.runtime import checkpoints, distributed
-from pretrain.runtime.interrupt import Interrupted
 from pretrain.train import train
 from tests.pretrain.tiny import (
     CONFIG,
     assert_equal_states,
     config,
-    last_checkpoint,
     words,
     write_images,
 )
@@ -97,36 +96,10 @@ def test_writing_again_gives_the_same_bytes(images, shards, tmp_path):
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
 
-def test_a_run_on_shards_and_its_measures_are_those_on_the_folder(images, shards, tmp_path, capfd):
+def test_a_run_on_shards_is_that_on_the_folder(images, shards, tmp_path):
     on_folder = train(config(images, tmp_path / "a", SOLVER__EPOCHS=1))
     on_shards = train(config(shards, tmp_path / "b", SOLVER__EPOCHS=1))
     assert_equal_states(on_folder, on_shards)
-    capfd.readouterr()
-    assert measure([str(on_shards), str(images), "--count", "4"]) == 0
-    of_folder = capfd.readouterr().out
-    assert measure([str(on_shards), str(shards), "--count", "4"]) == 0
-    assert capfd.readouterr().out == of_folder
-
-
-@pytest.mark.slow
-def test_a_run_on_shards_resumes_in_mid_epoch(images, shards, tmp_path, monkeypatch):
-    changes = {"SOLVER__TOTAL_BATCH_SIZE": 2, "SOLVER__EPOCHS": 2}
-    straight = train(config(images, tmp_path / "a", **changes))
-    changes["DATA__NUM_WORKERS"] = 2
-    with monkeypatch.context() as patch:
-        step = torch.optim.Optimizer.zero_grad
-        count = iter(range(1000))
-
-        def interrupted(self, *rest, **more):
-            step(self, *rest, **more)
-            if next(count) == 6:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        patch.setattr(torch.optim.Optimizer, "zero_grad", interrupted)
-        with pytest.raises(Interrupted):
-            train(config(shards, tmp_path / "b", **changes))
-    assert checkpoints.load(last_checkpoint(tmp_path / "b"))["epoch"] % 1
-    assert_equal_states(straight, train(config(shards, tmp_path / "b", **changes), resume=True))
 
 
 def test_every_image_of_the_shards_comes_once_per_epoch_over_ranks_and_workers(
@@ -179,20 +152,27 @@ def test_foreign_shards_are_searched_and_what_is_no_image_is_counted(
 
 @pytest.mark.fault(
     "The writer of shards fails",
-    cause="an error in its midst",
+    cause="a full disk in its midst",
     lost="nothing: no folder of shards is there until all are written",
 )
-def test_a_writer_that_fails_leaves_nothing_that_looks_like_shards(images, tmp_path, monkeypatch):
+def test_a_writer_that_fails_leaves_nothing_that_looks_like_shards(
+    images, tmp_path, monkeypatch, capfd
+):
     read, out = Folder.read_bytes, tmp_path / "shards"
+
+    def fail(self, n):
+        if n == 9:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return read(self, n)
+
+    words = ["shards", str(images), str(out), "--size-mb", "0.012"]
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "read_bytes", lambda self, n: read(self, n) if n < 9 else 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            write_shards(images, out, max_bytes=12_000)
-    assert not out.exists()
-    assert main(["shards", str(images), str(out), "--size-mb", "0.012"]) == 0
+        patch.setattr(Folder, "read_bytes", fail)
+        assert main(words) == 2
+    assert capfd.readouterr().err == "error: [Errno 28] No space left on device\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+    assert main(words) == 0
     assert open_images(out).sha256() == Folder(images).sha256()
-    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
-    assert main(["shards", str(images), str(out)]) == 2
 
 
 def test_what_a_writer_that_had_no_time_to_clean_up_left_is_written_anew(
@@ -216,17 +196,6 @@ def test_what_a_writer_that_had_no_time_to_clean_up_left_is_written_anew(
     write_shards(images, out)
     assert sorted(path.name for path in out.iterdir()) == [INDEX, "shard-000000.tar"]
     assert not (tmp_path / ".shards.partial").exists()
-
-
-def test_a_full_disk_is_named_and_what_was_written_goes(images, tmp_path, capfd, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(webdataset.ShardWriter, "write", full)
-    assert main(["shards", str(images), str(tmp_path / "out")]) == 2
-    error = capfd.readouterr().err
-    assert error == f"error: [Errno 28] No space left on device: '{tmp_path}/out'\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
 @pytest.mark.fault(
@@ -276,3 +245,81 @@ def test_a_missing_file_is_a_bad_image_while_the_folder_is_there(images, tmp_pat
         patch.setattr(os, "scandir", dead)  # as a mount whose server is lost
         with pytest.raises(DataError, match=r"images: is gone \(.*\); is it still mounted"):
             data[0, 3]
+
+
+# ---------------------------------------------------------------------------------------------
+# What cannot be used
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def compressed(path):
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+def spoil_index(path):
+    path.with_name(INDEX).write_bytes(b"no index")
+
+
+def cut_index(path):
+    path.with_name(INDEX).write_bytes(path.with_name(INDEX).read_bytes()[:600])
+
+
+def without_offsets(path):
+    index = dict(np.load(path.with_name(INDEX)))
+    del index["offset"]
+    np.savez(path.with_name(INDEX), **index)
+
+
+def newer(path):
+    np.savez(path.with_name(INDEX), format=np.array(99))
+
+
+def packed(path):
+    path.rename(path.with_suffix(".tar.gz"))
+
+
+def beside(path):
+    (path.parent / "n01440764").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "indexed", "message"),
+    [
+        (cut, True, r"000000\.tar: has changed \(\d+ bytes, \d+ in its index\); remove .*npz"),
+        (cut, False, r"000000\.tar: cannot be read as an uncompressed tar file \(.*\); copy it"),
+        (compressed, False, r"000000\.tar: cannot be read as an uncompressed tar file"),
+        (lambda path: path.write_bytes(b""), False, r"000000\.tar: cannot be read as .* tar file"),
+        (os.remove, True, r"000000\.tar: has changed \(no bytes"),
+        (spoil_index, True, r"index\.npz: is no index of shards \(.*\); remove"),
+        (cut_index, True, r"index\.npz: is no index of shards \(.*\); remove"),
+        (without_offsets, True, r"index\.npz: is no index of shards \(.*offset.*\); remove"),
+        (
+            newer,
+            True,
+            r"index\.npz: is no index of shards \(format 99 is newer .*\); remove",
+        ),
+        (packed, False, r"shard-000000\.tar\.gz: is compressed, .*; decompress it to a \.tar"),
+        (beside, True, r"holds shards \(shard-000000\.tar\) and folders or images \(n01440764\)"),
+    ],
+)
+def test_shards_that_cannot_be_used_are_named(images, tmp_path, spoil, indexed, message):
+    write_shards(images, tmp_path / "shards", max_bytes=12_000)
+    if not indexed:
+        (tmp_path / "shards" / INDEX).unlink()
+    spoil(tmp_path / "shards" / "shard-000000.tar")
+    with pytest.raises(DataError, match=message):
+        open_images(tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("0.jpg", r"0\.jpg and .*0\.png differ in their extension only"), (".png", "no name before")],
+)
+def test_names_that_shards_cannot_hold_are_refused(images, tmp_path, name, message):
+    shutil.copy(images / "0.png", images / name)
+    with pytest.raises(DataError, match=message):
+        write_shards(images, tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()
