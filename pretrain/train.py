@@ -102,15 +102,15 @@ def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logg
         batches = on_device(log.clock.watch(loader), run.device, run.model.boxes)
         for micro_step, (views, batch) in enumerate(batches, start=run.micro_step):
             bad_images.add(batch.bad)
-            steps = plan.ends_group(micro_step)  # else gradients go on adding up
-            momentum = float(plan.teacher_momentum[micro_step]) if steps else None
-            with synchronized(model, steps):
+            ends_group = plan.ends_group(micro_step)  # else gradients go on adding up
+            momentum = float(plan.teacher_momentum[micro_step]) if ends_group else None
+            with synchronized(model, ends_group):
                 with run.autocast():
                     outputs = model(*views, momentum)
                 run.scaler.scale(outputs["loss"] / plan.accumulation).backward()
             log.add(outputs, batch.images)
             run.micro_step = micro_step + 1
-            if not steps:
+            if not ends_group:
                 continue
 
             lr = float(plan.lr[micro_step])
@@ -133,7 +133,7 @@ def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logg
                 raise Interrupted(f"after step {run.step}", interrupt.received)
 
 
-def synchronized(model: nn.Module, steps: bool) -> contextlib.AbstractContextManager:
+def synchronized(model: nn.Module, ends_group: bool) -> contextlib.AbstractContextManager:
     """No reduction between ranks before the group's last micro-step."""
     ddp = isinstance(model, nn.parallel.DistributedDataParallel)
-    return model.no_sync() if ddp and not steps else contextlib.nullcontext()
+    return model.no_sync() if ddp and not ends_group else contextlib.nullcontext()

@@ -17,6 +17,7 @@ from benchmarks.scenes.generate import Request, generate
 from pretrain.augment import MultiCrop, boxes_of
 from pretrain.config import get_cfg
 from pretrain.data.multicrop import collate, decode
+from pretrain.methods import complete
 from pretrain.photometry import normalize
 from pretrain.runtime import checkpoints
 from pretrain.runtime.config import merge
@@ -38,7 +39,7 @@ def demo_config(scenes, output, epochs):
     cfg = get_cfg()
     overrides = f"DATA.ROOT {scenes}/coco/unlabeled2017 OUTPUT_DIR {output} SOLVER.EPOCHS {epochs}"
     merge(cfg, "configs/pretrain/demo.yaml", overrides.split())
-    return cfg
+    return complete(cfg)
 
 
 def on_held_out_views(model, cfg, scenes):

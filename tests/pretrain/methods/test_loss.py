@@ -196,5 +196,5 @@ def test_half_types_are_raised_to_float32(dtype):
 
 def test_teacher_map_smaller_than_the_negatives_is_refused_with_the_way_out():
     student, teacher, *boxes = random_case(2, teacher_size=(3, 3))
-    with pytest.raises(ValueError, match=r"97 px or more for 10.*LOSS\.NUM_NEGATIVES"):
+    with pytest.raises(ValueError, match=r"97 px or more for 10.*METHOD\.NUM_NEGATIVES"):
         pair_statistics(student, teacher, *boxes)
