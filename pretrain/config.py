@@ -119,8 +119,10 @@ def check(cfg: CfgNode) -> None:
             raise ConfigError(f"{key} {value!r} is not one of {', '.join(CHOICES[key])}")
         if is_within(key, SHARES) and type(default) in (float, tuple):
             found, known = (v if isinstance(v, tuple) else (v,) for v in (value, default))
-            if len(found) != len(known) or not all(0 <= share <= 1 for share in found):
-                raise ConfigError(f"{key} {value}: {len(known)} numbers from 0 to 1 are needed")
+            if len(found) != len(known):
+                raise ConfigError(f"{key} {value} has {len(found)} values, not {len(known)}")
+            if not all(0 <= share <= 1 for share in found):
+                raise ConfigError(f"{key} {value} is not within 0 and 1")
     for key in ("CROPS.GLOBAL_AREA", "CROPS.LOCAL_AREA"):
         if not 0 < values[key][0] <= values[key][1]:
             raise ConfigError(f"{key} {values[key]} is not a range (from, to) above 0")
