@@ -61,10 +61,9 @@ class MultiCrop:
 
     def __init__(self, cfg: CfgNode, photometry: bool = True) -> None:
         def view(n: int, size: int, area: tuple[float, float]) -> View:
-            colours = {"blur": cfg.BLUR[n], "solarize": cfg.SOLARIZE[n]}
-            colours |= {"jitter": cfg.JITTER, "strength": cfg.JITTER_STRENGTH}
-            colours["grayscale"] = cfg.GRAYSCALE
-            return View(size, area, cfg.INTERPOLATION, **colours)
+            jitter = {"jitter": cfg.JITTER, "strength": cfg.JITTER_STRENGTH}
+            others = {"grayscale": cfg.GRAYSCALE, "blur": cfg.BLUR[n], "solarize": cfg.SOLARIZE[n]}
+            return View(size, area, cfg.INTERPOLATION, **jitter, **others)
 
         self.global_views = tuple(view(n, cfg.GLOBAL_SIZE, cfg.GLOBAL_AREA) for n in (0, 1))
         self.local_views = (view(2, cfg.LOCAL_SIZE, cfg.LOCAL_AREA),) * cfg.NUM_LOCALS

@@ -35,15 +35,9 @@ def build_loader(
     cfg: CfgNode, data: MultiCropImages, start: int, device: torch.device
 ) -> torch.utils.data.DataLoader:
     """This rank's micro-batches from micro-step ``start`` to the run's last one."""
-    sampler = PositionSampler(
-        len(data),
-        cfg.SOLVER.BATCH_SIZE_PER_GPU,
-        cfg.SOLVER.EPOCHS,
-        cfg.SEED,
-        distributed.rank(),
-        distributed.world_size(),
-        start,
-    )
+    batch_size, epochs = cfg.SOLVER.BATCH_SIZE_PER_GPU, cfg.SOLVER.EPOCHS
+    rank, ranks = distributed.rank(), distributed.world_size()
+    sampler = PositionSampler(len(data), batch_size, epochs, cfg.SEED, rank, ranks, start)
     return torch.utils.data.DataLoader(
         data,
         batch_sampler=sampler,

@@ -1,7 +1,6 @@
 """``python -m pretrain.data``: check the images of a pretraining, or write them into shards."""
 
 import argparse
-import collections
 import os
 import signal
 import sys
@@ -53,8 +52,7 @@ def check_images(folder: Path, count: int | None, workers: int) -> int:
     ``count``: how many images there must be.
     """
     images = open_images(folder)
-    kinds = collections.Counter(Path(images.name(n)).suffix.lower() for n in range(len(images)))
-    print(f"{folder}: {len(images)} images", *(f"{n} {kind}" for kind, n in kinds.most_common()))
+    print(f"{folder}: {len(images)} images")
     wrong = []
     if count not in (None, len(images)):
         wrong.append(f"{folder}: {len(images)} images, not the {count} of --count")

@@ -1,6 +1,5 @@
 """What the model takes, on its device: views with their colours changed, normalized, and boxes."""
 
-import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -20,7 +19,7 @@ def on_device(
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     for batch in batches:
-        with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
+        with torch.cuda.stream(stream):  # of None: nothing
             views = to_device(batch, device, boxes)
         if stream is not None:
             torch.cuda.current_stream(device).wait_stream(stream)

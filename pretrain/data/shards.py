@@ -91,8 +91,7 @@ def list_shards(root: Path) -> list[str]:
 
 def make_index(root: Path) -> dict[str, np.ndarray]:
     """Search all shards of a folder. Raises DataError for one that is damaged or compressed."""
-    shards = list_shards(root)
-    members, others = [], 0
+    shards, members, others = list_shards(root), [], 0
     for number, shard in enumerate(shards):
         for name, offset, size in _members(root / shard):
             if name.lower().endswith(EXTENSIONS):
@@ -103,16 +102,11 @@ def make_index(root: Path) -> dict[str, np.ndarray]:
         _tell(f"{root}: {others} files in the shards are no images and are left out")
     if not members:
         raise DataError(f"{root}: no image in its {len(shards)} shards")
-    names, shard, offset, size = zip(*members, strict=True)
-    return {
-        "format": np.array(FORMAT),
-        "shards": np.array([os.fsencode(name) for name in shards]),
-        "bytes": np.array([(root / name).stat().st_size for name in shards]),
-        "names": np.array(names),
-        "shard": np.array(shard, dtype=np.int32),
-        "offset": np.array(offset, dtype=np.int64),
-        "size": np.array(size, dtype=np.int64),
-    }
+    names, shard, offset, size = map(np.array, zip(*members, strict=True))
+    sizes = np.array([(root / name).stat().st_size for name in shards])
+    shards = np.array([os.fsencode(name) for name in shards])
+    values = (np.array(FORMAT), shards, sizes, names, shard, offset, size)
+    return dict(zip(("format", *ARRAYS), values, strict=True))
 
 
 def load_index(root: Path) -> dict[str, np.ndarray] | None:

@@ -1,6 +1,5 @@
 """LARS and schedules: golden numbers of the released code."""
 
-import copy
 from pathlib import Path
 
 import numpy as np
@@ -81,22 +80,6 @@ def test_lars_excludes_exactly_the_one_dimensional_tensors(clove_r50):
     adapted, excluded = lars_param_groups(clove_r50, weight_decay=1e-5)
     assert (len(adapted["params"]), len(excluded["params"])) == (57, 110)
     assert (adapted["weight_decay"], excluded["weight_decay"]) == (1e-5, 0)
-
-
-def test_lars_state_survives_saving():
-    def step(optimizer, parameter, gradient):
-        parameter.grad = torch.full_like(parameter, gradient)
-        optimizer.step()
-
-    straight = nn.Parameter(torch.ones(2, 2))
-    optimizer = LARS([{"params": [straight]}], lr=0.1)
-    step(optimizer, straight, 1.0)
-    resumed = nn.Parameter(straight.detach().clone())
-    second = LARS([{"params": [resumed]}], lr=0.5)
-    second.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    step(optimizer, straight, 2.0)
-    step(second, resumed, 2.0)
-    assert torch.equal(straight, resumed)
 
 
 def test_sgd_decays_every_trained_parameter():
