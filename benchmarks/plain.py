@@ -17,9 +17,7 @@ from torch import Tensor, nn
 
 from pretrain.augment import FLIP, View, sample_crop
 from pretrain.methods.clove import CLoVE
-from pretrain.photometry import BLUR_RADIUS, GRAYSCALE, JITTER, MEAN, STD
-
-JITTERING = T.ColorJitter(0.4, 0.4, 0.2, 0.1)
+from pretrain.photometry import BLUR_RADIUS, MEAN, STD
 
 
 def views(data: bytes, kinds: Sequence[View], rng: random.Random) -> list[Tensor]:
@@ -36,9 +34,9 @@ def view(image: Image.Image, kind: View, rng: random.Random) -> Tensor:
     crop = TF.resized_crop(image, top, left, height, width, size, TF.InterpolationMode.BICUBIC)
     if rng.random() < FLIP:
         crop = TF.hflip(crop)
-    if rng.random() < JITTER:
-        crop = JITTERING(crop)
-    if rng.random() < GRAYSCALE:
+    if rng.random() < kind.jitter:
+        crop = T.ColorJitter(*kind.strength)(crop)
+    if rng.random() < kind.grayscale:
         crop = TF.to_grayscale(crop, 3)
     if rng.random() < kind.blur:
         crop = crop.filter(ImageFilter.GaussianBlur(rng.uniform(*BLUR_RADIUS)))

@@ -16,6 +16,7 @@ from benchmarks import plain
 from benchmarks.speed import Row
 from pretrain import photometry
 from pretrain.augment import MultiCrop
+from pretrain.config import get_cfg
 from pretrain.data.multicrop import decode
 from pretrain.encoder import build_encoder
 from pretrain.methods.clove import CLoVE, multicrop_loss
@@ -31,7 +32,7 @@ MOMENTUM = 0.99
 def view_rows() -> Iterator[Row]:
     """Images to views: all of it on a CPU, and what a loader's process does beside a GPU."""
     data = photograph()
-    crops = MultiCrop()
+    crops = MultiCrop(get_cfg().CROPS)
     kinds = crops.global_views + crops.local_views
 
     def by_pillow() -> Sequence[float]:
@@ -52,7 +53,7 @@ def view_rows() -> Iterator[Row]:
         return [numbers]
 
     for name, on_cpu in (("views, all", True), ("views, loader", False)):
-        way = partial(ours, MultiCrop(photometry=on_cpu), on_cpu)
+        way = partial(ours, MultiCrop(get_cfg().CROPS, on_cpu), on_cpu)
         yield Row(name, "plain", tuple, way, by_pillow, threads=1)
 
 
