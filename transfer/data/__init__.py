@@ -15,7 +15,7 @@ from pretrain.runtime.files import DataError, sha256_of
 from transfer.data import cityscapes, coco, densepose, lvis, pascal_voc
 from transfer.data.layout import Dataset, data_root
 from transfer.densepose.annotations import POINT_KEYS
-from transfer.densepose.mapper import check_augmentations, read_flip_table
+from transfer.densepose.mapper import read_flip_table
 
 CHECKS: dict[str, Callable[[str], Dataset]] = {
     "coco": coco.check,
@@ -107,7 +107,6 @@ def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
                     f"nobody in {', '.join(names)} has {', '.join(POINT_KEYS)}. "
                     "Add: MODEL.DENSEPOSE_ON False"
                 )
-        check_augmentations(cfg)
         read_flip_table(cfg)
     if pairs:
         raise ConfigError(

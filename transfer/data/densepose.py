@@ -112,10 +112,7 @@ def _segmentation(annotation: dict[str, Any]) -> dict[str, Any] | list[list[floa
 
 
 def keep_for_training(records: list[dict[str, Any]], cfg: CfgNode) -> list[dict[str, Any]]:
-    """The images with somebody annotated, crowds included; with MASK_ON also those with a mask.
-
-    Raises DataError where none is left.
-    """
+    """The images with somebody annotated, crowds included; with MASK_ON also those with a mask."""
 
     def teaches(person: dict[str, Any]) -> bool:
         return has_points(person) or (cfg.MODEL.MASK_ON and "segmentation" in person)
@@ -123,12 +120,6 @@ def keep_for_training(records: list[dict[str, Any]], cfg: CfgNode) -> list[dict[
     kept = [record for record in records if any(map(teaches, record["annotations"]))]
     dropped = len(records) - len(kept)
     logger.info("%d images to train on; left out: %d that teach nothing", len(kept), dropped)
-    if not kept:
-        names = ", ".join(cfg.DATASETS.TRAIN)
-        raise DataError(
-            f"{names}: nobody in {len(records)} images has {', '.join(POINT_KEYS)}; "
-            f"MODEL.DENSEPOSE_ON needs data sets such as {next(iter(SPLITS))} in DATASETS.TRAIN"
-        )
     return kept
 
 
@@ -173,19 +164,13 @@ def _may_repeat(file: Path) -> bool:
 
 def _check_points(where: str, annotation: dict[str, Any]) -> None:
     """DataError for points that are incomplete or out of ``LIMITS``."""
-    absent = absent_keys(annotation, POINT_KEYS)
-    if any(key in annotation for key in POINT_KEYS) and absent:
-        present = ", ".join(key for key in POINT_KEYS if key in annotation)
-        raise DataError(f"{where} has {present}, but no {absent}")
-    if absent:
+    values = [annotation[key] for key in POINT_KEYS if key in annotation]
+    if not values:
         return
-    for key in POINT_KEYS:
-        if not isinstance(annotation[key], list):
-            found = reprlib.repr(annotation[key])
-            raise DataError(f"{where}: {key} is {found}, not a list with a number a point")
-    if len({len(annotation[key]) for key in POINT_KEYS}) > 1:
-        found = ", ".join(f"{len(annotation[key])} {key}" for key in POINT_KEYS)
-        raise DataError(f"{where} has {found}; a point has one of each")
+    if absent := absent_keys(annotation, POINT_KEYS):
+        raise DataError(f"{where} has points without {absent}")
+    if not all(isinstance(one, list) for one in values) or len(set(map(len, values))) > 1:
+        raise DataError(f"{where}: {', '.join(POINT_KEYS)} are not five lists of one length")
     for key, (low, high, expected) in LIMITS.items():
         for place, value in enumerate(annotation[key]):
             fits = type(value) in (int, float) and low <= value <= high  # NaN does not
@@ -204,15 +189,14 @@ def _check_masks(where: str, masks: Any) -> None:
         found = f"{len(masks)} entries" if isinstance(masks, list) else reprlib.repr(masks)
         raise DataError(f"{where}: dp_masks is {found}, not {PARTS} or one mapping")
     for place, entry in entries.items():
-        if not isinstance(entry, dict):
+        code = entry.get("counts") if isinstance(entry, dict) else None
+        if (
+            not isinstance(code, str)
+            or not RUN_LENGTHS.fullmatch(code)
+            or entry.get("size") != [MASK_SIDE, MASK_SIDE]
+        ):
             found = reprlib.repr(entry)
-            raise DataError(f"{where}: {place} is {found}, not a mapping of run lengths, nor []")
-        if entry.get("size") != [MASK_SIDE, MASK_SIDE]:
-            found = reprlib.repr(entry.get("size"))
-            raise DataError(f"{where}: {place} has the size {found}, not {[MASK_SIDE, MASK_SIDE]}")
-        code = entry.get("counts")
-        if not isinstance(code, str) or not RUN_LENGTHS.fullmatch(code):
-            raise DataError(f"{where}: {place} has counts {reprlib.repr(code)}, not run lengths")
+            raise DataError(f"{where}: {place} is {found}, not run lengths of a 256 x 256 mask")
         runs = decode_runs(code)
         if min(runs) < 0 or sum(runs) != MASK_SIDE**2:
             fault = "a negative run" if min(runs) < 0 else f"runs of {sum(runs)} pixels"

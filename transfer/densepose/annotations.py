@@ -1,4 +1,4 @@
-"""A person's DensePose annotation, and those of the boxes of an image (spec/densepose.md, 2)."""
+"""A person's DensePose annotation (Güler et al., 2018), and those of the boxes of an image."""
 
 from __future__ import annotations
 
@@ -107,8 +107,3 @@ class Annotations:
     def to(self, device: Any) -> Annotations:
         """The same on another device."""
         return Annotations([None if entry is None else entry.to(device) for entry in self])
-
-    @classmethod
-    def cat(cls, parts: Sequence[Annotations]) -> Annotations:
-        """Those of several images, as ``Instances.cat`` needs."""
-        return cls([entry for part in parts for entry in part])

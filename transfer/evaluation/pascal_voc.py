@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 
-from transfer.data.layout import error
+from pretrain.runtime.files import DataError
 
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):
@@ -46,7 +46,5 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
                 objects += parse_rec(file)
             except (AttributeError, TypeError, ValueError) as fault:
                 needed = "name, pose, truncated, difficult, a box in whole pixels"
-                raise error(
-                    self._dataset_name, f"{file}: an object lacks one of {needed} ({fault})"
-                ) from fault
+                raise DataError(f"{file}: an object lacks one of {needed} ({fault})") from fault
         return objects
