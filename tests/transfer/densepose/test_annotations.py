@@ -10,8 +10,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
-from tests.transfer.densepose.data_sets import person, runs
-from tests.transfer.densepose.rois import annotation
+from tests.transfer.densepose.cases import annotation, person, runs
 from transfer.densepose.annotations import POINT_KEYS, Annotation, Annotations, has_points
 
 ENTRIES = [None, annotation(np.ones((5, 2))), None, annotation(np.zeros((5, 1)))]
@@ -90,17 +89,11 @@ def test_an_int_gives_the_entry_and_all_else_annotations():
         field[torch.tensor([True, False])]
 
 
-def test_instances_are_chosen_and_joined_with_their_annotations():
-    images = []
-    for entries in (ENTRIES, ENTRIES[:1]):
-        image = Instances((10, 10))
-        image.gt_boxes = Boxes(torch.zeros(len(entries), 4))
-        image.gt_densepose = Annotations(entries)
-        images.append(image)
-    joined = Instances.cat(images)
-    assert same(joined.gt_densepose, [*ENTRIES, None])
-    assert same(joined[torch.tensor([3, 0])].gt_densepose, [ENTRIES[3], None])
-    assert same(images[0][2:].gt_densepose, ENTRIES[2:])
+def test_instances_are_chosen_with_their_annotations():
+    image = Instances((10, 10))
+    image.gt_boxes, image.gt_densepose = Boxes(torch.zeros(4, 4)), Annotations(ENTRIES)
+    assert same(image[torch.tensor([3, 0])].gt_densepose, [ENTRIES[3], None])
+    assert same(image[2:].gt_densepose, ENTRIES[2:])
 
 
 def test_another_device_takes_all_tensors():

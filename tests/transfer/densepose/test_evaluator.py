@@ -10,9 +10,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from pycocotools import mask as coco_mask
 
-from tests.transfer.densepose.golden import GOLDEN, load, load_json
-from tests.transfer.densepose.rois import MAPS
-from tests.transfer.densepose.surfaces import write_surface
+from tests.transfer.densepose.cases import GOLDEN, MAPS, load, load_json, write_surface
 from transfer.config import resolve
 from transfer.data.layout import DataError
 from transfer.densepose.chart import ChartOutputs
@@ -97,7 +95,7 @@ def test_pairs_are_upstreams(surface):
         by_score = np.argsort(-RAW[f"im{image_id}_scores"], kind="stable").tolist()
         own = [p["id"] for p in people if p["image_id"] == image_id]
         pair = by_score.index(place), own.index(person)
-        found = evaluator._images[image_id]
+        found = evaluator._found[image_id][0]
         for name in ("gps", "mask_iou", "box_iou"):
             value = getattr(found, name)[pair]
             assert value == pytest.approx(RAW[f"pair_{name}"][number], rel=0, abs=1e-3)
@@ -145,18 +143,19 @@ def test_order_of_detections_does_not_matter(surface):
 
 def test_only_the_twenty_best_detections_count(surface):
     def with_doubles(found):
-        """Twenty more of the best detection's box, less sure than all others, or surer."""
+        """Twenty more of the best detection's box, less sure than all others."""
         best = int(found.scores.argmax())
-        doubles = found[[best] * 20]
-        doubles.scores = torch.full((20,), 1e-3)
-        return Instances.cat([found, doubles])
+        with_doubles = found[[*range(len(found)), *[best] * 20]]
+        with_doubles.scores[len(found) :] = 1e-3
+        return with_doubles
 
     evaluator = DensePoseEvaluator(NAME, surface)
     evaluator.reset()
     process(evaluator, [1], with_doubles)
     scores = np.sort(RAW["im1_scores"])[::-1]
-    assert evaluator._images[1].gps.shape[0] == 20
-    np.testing.assert_allclose(evaluator._images[1].scores[: len(scores)], scores)
+    image, _ = evaluator._found[1]
+    assert image.gps.shape[0] == 20
+    np.testing.assert_allclose(image.scores[: len(scores)], scores)
 
 
 def test_an_image_that_was_not_predicted_counts_with_its_persons(surface):

@@ -1,4 +1,4 @@
-"""The four losses: golden numbers, a slow version of section 8, and numerical differences."""
+"""The four losses: golden numbers, a slow version, and numerical differences."""
 
 import math
 
@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.transfer.densepose.golden import load
-from tests.transfer.densepose.rois import MAPS, proposals_of, random_outputs, random_proposals
+from tests.transfer.densepose.cases import (
+    MAPS,
+    load,
+    proposals_of,
+    random_outputs,
+    random_proposals,
+)
 from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.losses import (
     Grid,
@@ -110,7 +115,7 @@ def test_coarse_masks_are_resampled_as_upstream_does(side):
 
 
 def slow_losses(outputs, images, weights):
-    """Section 8, point by point and pixel by pixel."""
+    """The losses point by point and pixel by pixel."""
     maps = {field: getattr(outputs, field).detach().numpy() for field in MAPS}
     side, channels = maps["u"].shape[-1], maps["coarse_segm"].shape[1]
     sums, scores, coarse, masks_everywhere, box = [0.0, 0.0], [], [], True, 0

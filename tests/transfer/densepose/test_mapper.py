@@ -8,14 +8,15 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from pretrain.runtime.config import ConfigError
-from tests.transfer.densepose.data_sets import (
+from tests.transfer.densepose.cases import (
     MINIVAL,
+    POINTS,
+    load_json,
     person,
     registered_at,
     write_data,
     write_table,
 )
-from tests.transfer.densepose.golden import load_json
 from transfer.config import default_config
 from transfer.data.densepose import load
 from transfer.data.layout import DataError
@@ -25,7 +26,6 @@ from transfer.densepose.mapper import DensePoseMapper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GOLDEN = load_json("mapper")
-NAMES = ("x", "y", "i", "u", "v")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def compare(entry, expected):
     assert (entry is None) == (expected is None)
     if entry is None:
         return
-    for name in NAMES:
+    for name in POINTS:
         np.testing.assert_array_equal(getattr(entry, name), np.float32(expected[name]))
     assert (entry.segm is None) == (expected["segm_sum"] is None)
     if entry.segm is not None:
@@ -102,7 +102,7 @@ def test_an_even_number_of_flips_changes_nothing(table, tmp_path):
     for entry, expected in zip(found, plain, strict=True):
         assert (entry is None) == (expected is None)
         if entry is not None:
-            assert all(torch.equal(getattr(entry, n), getattr(expected, n)) for n in NAMES)
+            assert all(torch.equal(getattr(entry, n), getattr(expected, n)) for n in POINTS)
 
 
 def test_the_record_itself_stays_as_it_was(table, tmp_path):

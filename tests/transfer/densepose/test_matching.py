@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.transfer.densepose.golden import load, load_json
+from tests.transfer.densepose.cases import load, load_json
 from transfer.densepose.matching import (
     AREAS,
     MEASURES,

@@ -10,8 +10,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from tests.transfer.densepose.golden import load
-from tests.transfer.densepose.rois import MAPS, annotations_of, proposals, random_proposals
+from tests.transfer.densepose.cases import MAPS, annotations_of, load, proposals, random_proposals
 from transfer.config import resolve
 from transfer.densepose.annotations import Annotations
 from transfer.densepose.roi_heads import DensePoseROIHeads, select_annotated

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from tests.transfer.densepose.golden import load, load_json
-from tests.transfer.densepose.surfaces import as_surface
+from tests.transfer.densepose.cases import as_surface, load, load_json, runs
 from transfer.densepose.similarity import box_iou, encode_mask, mask_iou, point_similarity
 
 MESH = load("eval_mesh")
@@ -151,11 +150,6 @@ def test_a_mask_lies_at_its_box_and_is_cut_at_its_and_the_images_borders():
         np.testing.assert_array_equal(decoded(mask, (x, y, width, height)), expected)
 
 
-def rle(mask):
-    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
-
-
 def test_labelled_masks_are_the_parts_or_else_the_segmentation():
     """Every kind of a label of the same rectangle has an IoU of 1 with it."""
     box = [20, 30, 86, 52]
@@ -168,10 +162,10 @@ def test_labelled_masks_are_the_parts_or_else_the_segmentation():
     uncompressed["counts"].append(SIZE[0] * SIZE[1] - sum(uncompressed["counts"]))
     polygon = [20, 30, 106, 30, 106, 82, 20, 82]
     people = [
-        {"dp_masks": [rle(left), [], rle(right)], "segmentation": [[0, 0, 5, 0, 5, 5]]},
-        {"dp_masks": rle(whole)},
+        {"dp_masks": [runs(left), [], runs(right)], "segmentation": [[0, 0, 5, 0, 5, 5]]},
+        {"dp_masks": runs(whole)},
         {"segmentation": [polygon]},
-        {"segmentation": rle(image)},
+        {"segmentation": runs(image)},
         {"segmentation": uncompressed},
         {"dp_masks": [[], []], "segmentation": [polygon]},
         {"segmentation": []},
@@ -194,7 +188,7 @@ def test_a_small_coarse_mask_is_interpolated():
         value = (1 - weight) * mask[0, low] + weight * mask[0, min(low + 1, 255)]
         expected[4:10, 8 + column] = value > 0.5
     boxes, maps = np.array([[0.0, 0, 160, 120]]), [np.ones((3, 120, 160), dtype=np.uint8)]
-    people = [{"bbox": box, "dp_masks": [rle(mask)]}]
+    people = [{"bbox": box, "dp_masks": [runs(mask)]}]
     found = mask_iou(boxes, maps, people, SIZE)
     assert found[0, 0] == expected.sum() / (SIZE[0] * SIZE[1])
 

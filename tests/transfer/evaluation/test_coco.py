@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pretrain.runtime.config import ConfigError
-from tests.transfer.coco_results import evaluate, registered
+from tests.transfer.evaluation.coco_results import evaluate, registered
 from transfer.config import default_config
 from transfer.evaluation import build_evaluator, evaluate_coco
 

@@ -13,7 +13,7 @@ from transfer.evaluation import evaluate_lvis
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 HEIGHT, WIDTH = 60, 80
 
 

@@ -4,8 +4,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pretrain.runtime.config import REPOSITORY, ConfigError
+from tests.transfer.data.tiny_layouts import edit_json
 from tests.transfer.tiny import data_sets_at, write_coco
-from tests.transfer.tiny_layouts import edit_json
 from transfer import data
 from transfer.config import resolve
 from transfer.data import DataError
