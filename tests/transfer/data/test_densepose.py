@@ -133,16 +133,12 @@ def test_training_keeps_images_with_somebody_annotated_and_counts_the_others(roo
         assert ids(keep_for_testing(load(TRAIN), cfg)) == [1, 2, 3, 4]
     assert "2 images to train on; left out: 3 that teach nothing" in caplog.text
     assert "4 images to test on; left out: 1 without anybody" in caplog.text
+    cfg.MODEL.MASK_ON = True  # a mask is enough
+    assert ids(keep_for_training(load(TRAIN), cfg)) == [1, 2, 3, 4]
+    cfg.MODEL.MASK_ON = False
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     assert ids(keep_for_training(load(TRAIN), cfg)) == [1, 3]
     assert ids(keep_for_testing(load(TRAIN), cfg)) == [1, 2, 3, 4, 5]
-
-
-def test_with_masks_on_a_mask_is_enough(root, cfg):
-    people = [person(1), person(2, 2, points=0), person(3, 3, points=0, segmentation=[])]
-    write_data(root, TRAIN, people, images=3)
-    cfg.MODEL.MASK_ON = True
-    assert ids(keep_for_training(load(TRAIN), cfg)) == [1, 2]
 
 
 def test_the_training_stream_has_densepose_and_goes_on_where_it_stopped(root, cfg):

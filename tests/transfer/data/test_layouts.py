@@ -18,11 +18,15 @@ STEM = "bonn/bonn_000000_000019"
 POLYGONS, INSTANCES = (
     f"gtFine/{STEM}_gtFine_{kind}" for kind in ("polygons.json", "instanceIds.png")
 )
-BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+IMAGE = f"leftImg8bit/{STEM}_leftImg8bit.png"
 
 
 def remove(path):
     return lambda root: (root / path).unlink()
+
+
+def move(path):
+    return lambda root: (root / path).rename(root / "elsewhere")
 
 
 def truncate(path):
@@ -66,14 +70,8 @@ FAULTS = {
         (remove("people.json"), ["people.json does not exist"]),
         (truncate("people.json"), ["people.json is not JSON"]),
         (write("people.json", "[]"), ["people.json holds a list, not a mapping"]),
-        (
-            edit("people.json", lambda content: content.update(annotations=[])),
-            ["people.json lists no annotations"],
-        ),
-        (
-            edit("people.json", without("annotations", "bbox")),
-            ["people.json: annotations[1] has no bbox"],
-        ),
+        (edit("people.json", lambda c: c.update(annotations=[])), ["json lists no annotations"]),
+        (edit("people.json", without("annotations", "bbox")), ["annotations[1] has no bbox"]),
         (remove("people/2.jpg"), ["people/2.jpg does not exist"]),
         (resize("people/2.jpg"), ["people/2.jpg has 50x30 pixels", "people.json says 48x32"]),
         (write("people/2.jpg", "?"), ["people/2.jpg is not a readable image"]),
@@ -87,75 +85,35 @@ FAULTS = {
             edit("people.json", annotation(category_id=91)),
             ["people.json: annotation 2 has category_id 91", "its 1 are 1 to 1"],
         ),
-        (
-            edit("people.json", without("annotations", "area")),
-            ["people.json: annotations[1] has no area"],
-        ),
     ],
     "lvis": [
-        (truncate("lvis.json"), ["lvis.json is not JSON"]),
-        (remove("coco/train2017/1.jpg"), ["coco/train2017/1.jpg does not exist"]),
         (remove("coco/val2017/2.jpg"), ["coco/val2017/2.jpg does not exist"]),
-        (
-            lambda root: (root / "coco" / "val2017").rename(root / "elsewhere"),
-            ["coco/val2017 does not exist"],
-        ),
-        (resize("coco/val2017/2.jpg"), ["val2017/2.jpg has 50x30 pixels", "lvis.json says 48x32"]),
-        (edit("lvis.json", annotation(id=1)), ["lvis.json: two annotations have the id 1"]),
-        (
-            edit("lvis.json", annotation(category_id=1204)),
-            ["lvis.json: annotation 2 has category_id 1204", "1203 are 1 to 1203"],
-        ),
-        (
-            edit("lvis.json", lambda content: content["categories"].pop()),
-            ["lvis.json: only the task has category 1203"],
-        ),
-        (
-            edit("lvis.json", without("images", "neg_category_ids")),
-            ["lvis.json: images[1] has no neg_category_ids"],
-        ),
-        (
-            edit("lvis.json", without("categories", "frequency")),
-            ["lvis.json: categories[1] has no frequency"],
-        ),
+        (move("coco/val2017"), ["coco/val2017 does not exist"]),
+        (edit("lvis.json", lambda c: c["categories"].pop()), ["only the task has category 1203"]),
+        (edit("lvis.json", without("images", "neg_category_ids")), ["[1] has no neg_category_ids"]),
+        (edit("lvis.json", without("categories", "frequency")), ["[1] has no frequency"]),
     ],
     "cityscapes": [
-        (
-            lambda root: (root / "leftImg8bit").rename(root / "elsewhere"),
-            ["leftImg8bit does not exist"],
-        ),
-        (remove(INSTANCES), [f"{INSTANCES} does not exist"]),
+        (move("leftImg8bit"), ["leftImg8bit does not exist"]),
         (remove(POLYGONS), [f"{POLYGONS} does not exist"]),
-        (
-            remove(f"leftImg8bit/{STEM}_leftImg8bit.png"),
-            [f"{INSTANCES} has no image in leftImg8bit"],
-        ),
+        (remove(IMAGE), [f"{INSTANCES} has no image in leftImg8bit"]),
         (write("leftImg8bit/bonn/notes.txt", ""), ["leftImg8bit/bonn/notes.txt is not called"]),
+        (write("leftImg8bit/.DS_Store", ""), ["leftImg8bit/.DS_Store is a file where only"]),
         (truncate(POLYGONS), [f"{POLYGONS} is not JSON"]),
         (write(POLYGONS, "{}"), [f"{POLYGONS} has no imgWidth, imgHeight, objects"]),
         (rewrite(POLYGONS, "road", "raod"), [f"{POLYGONS}: the label raod is none"]),
         (resize(INSTANCES), [f"{INSTANCES} has 50x30 pixels", "polygons.json says 48x32"]),
-        (
-            resize(f"leftImg8bit/{STEM}_leftImg8bit.png"),
-            ["leftImg8bit.png has 50x30 pixels", "polygons.json says 48x32"],
-        ),
+        (resize(IMAGE), [f"{IMAGE} has 50x30 pixels", "polygons.json says 48x32"]),
     ],
     "voc": [
         (remove("ImageSets/Main/test.txt"), ["ImageSets/Main/test.txt does not exist"]),
         (write("ImageSets/Main/test.txt", ""), ["test.txt is empty"]),
         (write("ImageSets/Main/test.txt", "000001\n000001"), ["test.txt lists 000001 twice"]),
-        (remove("Annotations/000002.xml"), ["Annotations/000002.xml does not exist"]),
         (remove("JPEGImages/000002.jpg"), ["JPEGImages/000002.jpg does not exist"]),
         (truncate("Annotations/000002.xml"), ["000002.xml is not XML"]),
         (rewrite("Annotations/000002.xml", "xmin", "left"), ["000002.xml lacks a size"]),
-        (
-            rewrite("Annotations/000002.xml", "dog", "dogg"),
-            ["000002.xml: dogg is none of the task's classes (did you mean dog?)"],
-        ),
-        (
-            resize("JPEGImages/000002.jpg"),
-            ["000002.jpg has 50x30 pixels", "000002.xml says 48x32"],
-        ),
+        (rewrite("Annotations/000002.xml", "dog", "dogg"), ["dogg is none", "(did you mean dog?)"]),
+        (resize("JPEGImages/000002.jpg"), ["has 50x30 pixels", "000002.xml says 48x32"]),
     ],
 }
 
@@ -282,13 +240,6 @@ def test_masks_that_are_no_polygons_need_another_format(root):
     cfg = resolve(TASKS["coco_fpn"].config, overrides=["MODEL.ROI_HEADS.NUM_CLASSES", "1"])
     with pytest.raises(ConfigError, match=r"Add: INPUT.MASK_FORMAT bitmask$"):
         data.check_config(cfg, [dataset])
-
-
-def test_a_file_among_the_cities_is_named(root):
-    WRITE["cityscapes"](root)
-    (root / "leftImg8bit" / ".DS_Store").write_text("")
-    with registered("cityscapes", root) as name, pytest.raises(DataError, match="is a file where"):
-        data.check(name)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
@@ -56,18 +55,11 @@ def test_later_parts_overwrite_earlier_ones():
     assert read.segm.unique().tolist() == [0, 1, 2, 3, 4, *range(6, 15)]
 
 
-def test_one_mask_alone_is_a_foreground():
+def test_one_mask_alone_is_a_foreground_and_without_masks_there_is_no_grid():
     foreground = np.random.default_rng(0).random((256, 256)) < 0.5
     read = Annotation.from_coco(person(1, dp_masks=runs(foreground)))
     np.testing.assert_array_equal(read.segm, foreground)
-
-
-def test_without_masks_there_is_no_grid():
-    without = person(1)
-    del without["dp_masks"]
-    assert Annotation.from_coco(without).segm is None
-    hidden = Annotation.from_coco(person(1, dp_masks=[[] for _ in range(14)]))
-    assert hidden.segm.abs().max() == 0
+    assert Annotation.from_coco(person(1, dp_masks=None)).segm is None
 
 
 def test_an_int_gives_the_entry_and_all_else_annotations():
@@ -87,13 +79,6 @@ def test_an_int_gives_the_entry_and_all_else_annotations():
         assert same(chosen, expected)
     with pytest.raises(IndexError):
         field[torch.tensor([True, False])]
-
-
-def test_instances_are_chosen_with_their_annotations():
-    image = Instances((10, 10))
-    image.gt_boxes, image.gt_densepose = Boxes(torch.zeros(4, 4)), Annotations(ENTRIES)
-    assert same(image[torch.tensor([3, 0])].gt_densepose, [ENTRIES[3], None])
-    assert same(image[2:].gt_densepose, ENTRIES[2:])
 
 
 def test_another_device_takes_all_tensors():

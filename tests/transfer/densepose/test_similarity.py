@@ -200,12 +200,3 @@ def test_a_crowd_counts_as_the_share_of_the_detection_in_it():
     people = [person, person | {"iscrowd": 1}]
     for found in (box_iou(boxes, people), mask_iou(boxes, maps, people, SIZE)):
         np.testing.assert_allclose(found, [[0.5, 1], [0.2, 0.5]])
-
-
-def test_without_detections_or_people_there_are_no_pairs():
-    boxes, maps, people = draw(2)
-    for found_boxes, found_maps, labelled in ((boxes[:0], [], people), (boxes, maps, [])):
-        shape = len(found_boxes), len(labelled)
-        assert point_similarity(SURFACE, found_boxes, found_maps, labelled).shape == shape
-        assert mask_iou(found_boxes, found_maps, labelled, SIZE).shape == shape
-        assert box_iou(found_boxes, labelled).shape == shape

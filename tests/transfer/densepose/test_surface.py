@@ -42,15 +42,6 @@ def test_nearest_vertices_equal_a_search_of_all():
     assert found.dtype == np.int64
 
 
-def test_of_two_nearest_vertices_the_first_is_taken():
-    uv = np.array([[0.5, 0.5], [0, 0.25], [0.5, 0.25], [0.25, 0], [0, 0.25]])
-    surface = Surface(uv, np.array([1, 2, 1, 2, 2]), np.array([3, 4, 0, 2, 1]), np.zeros(10))
-    assert surface.nearest(np.array([2, 1]), np.array([0, 0.5]), np.array([0, 0.375])).tolist() == [
-        4,
-        3,
-    ]
-
-
 def test_packed_distances_are_those_of_the_matrix():
     surface, vertices = as_surface(MESH), np.arange(-1, 500)
     found = surface.distances(vertices[:, None], vertices)
@@ -161,19 +152,11 @@ def test_a_variable_that_does_not_fit_is_named(folder, file, variables, message)
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("content", [b"", b"not what it should be" * 100])
-def test_a_damaged_file_is_named(folder, file, content):
-    (folder / file).write_bytes(content)
-    with pytest.raises(DataError, match="is not a readable") as caught:
-        Surface.load(folder)
-    assert str(folder / file) in str(caught.value)
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_half_a_file_is_named(folder, file):
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_damaged_file_is_named(folder, file, kept):
     whole = (folder / file).read_bytes()
-    (folder / file).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=file):
+    (folder / file).write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(DataError, match=str(folder / file)):
         Surface.load(folder)
 
 
