@@ -82,15 +82,9 @@ def test_an_unregistered_name_gets_the_nearest_one():
         data.check("coco_2017_vall")
 
 
-def test_the_fingerprint_follows_the_annotations_and_not_the_place(root, tmp_path_factory):
-    first = fingerprint()
-    assert first["name"] == "other"
-    assert (first["train_images"], first["test_images"]) == (6, 3)
-    with data_sets_at(write_coco(tmp_path_factory.mktemp("copy"))):
-        assert fingerprint() == first
-    file = root / "coco" / "annotations" / "instances_val2017.json"
-    file.write_text(file.read_text() + " ")
-    assert fingerprint()["sha256"] != first["sha256"]
+def test_fingerprints_count_the_images(root):
+    found = fingerprint()
+    assert (found["name"], found["train_images"], found["test_images"]) == ("other", 6, 3)
 
 
 def test_scenes_are_known_by_their_file(root):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from pretrain.runtime.config import ConfigError
 from tests.transfer.data.tiny_layouts import edit_json, write_json
 from tests.transfer.densepose.cases import (
     MINIVAL,
@@ -26,7 +25,6 @@ from transfer.data.densepose import SPLITS, decode_runs, keep_for_testing, keep_
 from transfer.data.layout import DataError
 from transfer.densepose.annotations import MASK_KEY, POINT_KEYS
 from transfer.densepose.mapper import DensePoseMapper
-from transfer.train import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TRAIN = "densepose_coco_2014_train"
@@ -163,11 +161,11 @@ def test_the_training_stream_has_densepose_and_goes_on_where_it_stopped(root, cf
 def test_a_test_loader_leaves_out_images_without_anybody(root, cfg):
     write_data(root, MINIVAL, [person(1), person(2, 3, points=0)], images=3)
     cfg.DATALOADER.NUM_WORKERS = 0
-    loader = Trainer.build_test_loader(cfg, MINIVAL)
+    loader = stream.evaluation_loader(cfg, MINIVAL)
     assert isinstance(loader.dataset._map_func._obj, DensePoseMapper)
     assert [image["image_id"] for (image,) in loader] == [1, 3]
     cfg.MODEL.DENSEPOSE_ON = False
-    loader = Trainer.build_test_loader(cfg, MINIVAL)
+    loader = stream.evaluation_loader(cfg, MINIVAL)
     assert [image["image_id"] for (image,) in loader] == [1, 2, 3]
     assert not isinstance(loader.dataset._map_func._obj, DensePoseMapper)
 
@@ -180,13 +178,6 @@ def test_without_densepose_training_takes_every_person_and_no_table(root, cfg):
     assert {image["image_id"] for image in images} == {1, 2}
     assert not any(image["instances"].has("gt_densepose") for image in images)
     assert images[0]["image"].dtype == torch.uint8
-
-
-def test_a_sampler_of_all_images_is_refused(root, cfg):
-    write_data(root, TRAIN, [person(1)])
-    cfg.DATALOADER.SAMPLER_TRAIN = "WeightedTrainingSampler"
-    with pytest.raises(ConfigError, match=r"Add: DATALOADER\.SAMPLER_TRAIN TrainingSampler"):
-        stream.Stream(cfg)
 
 
 def test_flips_without_a_table_are_found_before_the_training(root, cfg):

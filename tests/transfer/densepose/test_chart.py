@@ -1,6 +1,5 @@
 """The head's parameters, by upstream's names, and its config keys."""
 
-import pickle
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from tests.transfer.densepose.cases import load_json, random_outputs
 from transfer.config import resolve
 from transfer.densepose.config import add_densepose_config
 from transfer.densepose.roi_heads import DensePoseROIHeads
-from transfer.reading import read_checkpoint
 
 HEADS = load_json("head")
 CONFIGS = load_json("config")
@@ -39,12 +37,6 @@ def config(recipe, overrides=()):
     return resolve(
         f"configs/transfer/densepose/densepose_rcnn_R_50_FPN_{recipe}.yaml", None, overrides
     )
-
-
-@pytest.fixture(scope="module")
-def s1x():
-    torch.manual_seed(0)
-    return DensePoseROIHeads(config("s1x"), SHAPES)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -79,28 +71,18 @@ def test_names_shapes_and_numbers_of_parameters_are_upstreams(recipe):
         assert level.aligned == golden["pooler"]["aligned"]
 
 
-def test_initial_weights_have_upstreams_spread(s1x):
+def test_initial_weights_have_upstreams_spread():
+    torch.manual_seed(0)
+    weights = DensePoseROIHeads(config("s1x"), SHAPES).state_dict()
     assert len(HEADS["init_std_s1x"]) == 40
     for name, golden in HEADS["init_std_s1x"].items():
-        value = s1x.state_dict()[name.removeprefix("roi_heads.")]
+        value = weights[name.removeprefix("roi_heads.")]
         if name.endswith("bias"):
             assert not value.any()
         else:
             # both are estimates, each with a standard error of 0.71 / sqrt(n)
             within = max(0.02, 4 / value.numel() ** 0.5)
             assert float(value.std()) == pytest.approx(golden["std"], rel=within), name
-
-
-def test_weights_of_an_upstream_file_load(s1x, tmp_path):
-    """As published: arrays by name, pickled; read without running anything in the file."""
-    arrays = {name: value.numpy() + 1 for name, value in s1x.state_dict().items()}
-    file = tmp_path / "model_final.pkl"
-    file.write_bytes(pickle.dumps({"model": arrays, "__author__": "upstream"}))
-    model = DensePoseROIHeads(config("s1x"), SHAPES)
-    read = read_checkpoint(file)["model"]
-    model.load_state_dict({name: torch.as_tensor(value) for name, value in read.items()})
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, torch.from_numpy(arrays[name]))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -119,16 +119,6 @@ def test_an_empty_box_goes_with_its_annotation(table, root):
     assert mapped.gt_densepose[0].u.tolist() == [0.5, 0.5, 0.5]
 
 
-def test_masks_are_mapped_where_they_are_on(cfg, root):
-    write_data(root, MINIVAL, [person(1)])
-    cfg.INPUT.RANDOM_FLIP = "none"
-    without = DensePoseMapper(cfg, is_train=True)(load(MINIVAL)[0])["instances"]
-    cfg.MODEL.MASK_ON = True
-    mapped = DensePoseMapper(cfg, is_train=True)(load(MINIVAL)[0])["instances"]
-    assert mapped.has("gt_masks")
-    assert not without.has("gt_masks")
-
-
 def test_in_a_test_there_are_no_annotations_and_no_table(cfg, root):
     write_data(root, MINIVAL, [person(1)])
     built = DensePoseMapper(cfg, is_train=False)

@@ -174,34 +174,6 @@ def test_matches_equal_the_loops(minimum):
     assert min(matches, rescued) > 100
 
 
-def slow_precision(pairs, people):
-    """Precision at 101 recalls of (score, right) by falling score, from the definition."""
-    points, right = [], 0
-    for number, (_, is_right) in enumerate(sorted(pairs, key=lambda pair: -pair[0]), start=1):
-        right += is_right
-        points.append((right / people, right / (number + np.spacing(1))))
-    return [max((p for r, p in points if r >= recall), default=0) for recall in RECALLS]
-
-
-@pytest.mark.parametrize("measure", MEASURES)
-def test_curves_equal_their_definition(measure):
-    random = np.random.default_rng(1)
-    images = [draw_image(random) for _ in range(40)]
-    precision, recall = accumulate(images, measure, THRESHOLDS)
-    for number, area in enumerate(AREAS):
-        counting = [i.annotated & (i.areas >= area[0]) & (i.areas <= area[1]) for i in images]
-        people = sum(int(own.sum()) for own in counting)
-        for t in range(len(THRESHOLDS)):
-            pairs = []
-            for image in images:
-                matched, ignored = slow_match(image, MEASURES[measure](image), area, THRESHOLDS)
-                kept = ~ignored[t]
-                pairs += zip(image.scores[kept], matched[t, kept] >= 0, strict=True)
-            expected = slow_precision(pairs, people)
-            np.testing.assert_allclose(precision[t, :, number], expected, rtol=0, atol=1e-12)
-            assert recall[t, number] == sum(right for _, right in pairs) / people
-
-
 def test_without_a_person_of_an_area_its_numbers_are_minus_100():
     pair = np.ones((1, 1))
     image = Image(

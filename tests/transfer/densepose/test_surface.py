@@ -1,11 +1,12 @@
 """The surface: nearest vertices, distances, files that do not fit."""
 
+import pickle
+
 import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
 from tests.transfer.densepose.cases import as_surface, load, load_json, write_surface
-from tests.transfer.peers import write_python2
 from transfer.data.layout import DataError
 from transfer.densepose.surface import NORMALISERS, Surface, load_distances
 
@@ -95,14 +96,15 @@ def test_a_missing_file_is_named_with_its_source_and_terms(folder, file):
 
 def test_the_published_pickle_is_read_where_it_was_not_converted(folder):
     (folder / FILES[2]).unlink()
-    write_python2({"Pdist_matrix": MESH["Pdist_matrix"]}, folder / "Pdist_matrix.pkl")
+    content = {"Pdist_matrix": MESH["Pdist_matrix"]}
+    (folder / "Pdist_matrix.pkl").write_bytes(pickle.dumps(content, protocol=2))
     np.testing.assert_array_equal(Surface.load(folder).packed, MESH["Pdist_matrix"].ravel())
 
 
 @pytest.mark.parametrize("content", [{"Pdist": np.zeros((3, 1))}, {"Pdist_matrix": [1.0, 2.0]}])
 def test_a_pickle_of_anything_else_is_named(content, tmp_path):
     file = tmp_path / "Pdist_matrix.pkl"
-    write_python2(content, file)
+    file.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(DataError, match=f"{file}: expected a dict with an array Pdist_matrix"):
         load_distances(file)
 
