@@ -98,17 +98,12 @@ class ChartPredictor(nn.Module):
         self.index_uv_lowres = _deconv(head, charts)
         self.u_lowres = _deconv(head, charts)
         self.v_lowres = _deconv(head, charts)
-        self.up_scale = head.UP_SCALE
+        self.upsample = nn.Upsample(scale_factor=head.UP_SCALE, mode="bilinear")
 
     def forward(self, features: Tensor) -> ChartOutputs:
         """(N, CONV_HEAD_DIM, R, R) to maps of side R * 2 * UP_SCALE."""
         layers = (self.ann_index_lowres, self.index_uv_lowres, self.u_lowres, self.v_lowres)
-        return ChartOutputs(
-            *(
-                F.interpolate(layer(features), scale_factor=self.up_scale, mode="bilinear")
-                for layer in layers
-            )
-        )
+        return ChartOutputs(*(self.upsample(layer(features)) for layer in layers))
 
 
 def _deconv(head: CfgNode, channels: int) -> nn.ConvTranspose2d:

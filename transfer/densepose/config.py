@@ -9,10 +9,7 @@ from pretrain.runtime.config import ConfigError
 # One implementation; with the confidence switches off, upstream's two are the same, too.
 PREDICTORS = ("DensePoseChartWithConfidencePredictor", "DensePoseChartPredictor")
 LOSSES = ("DensePoseChartWithConfidenceLoss", "DensePoseChartLoss")
-HEAD = "DensePoseV1ConvXHead"
-ROI_HEADS = "DensePoseROIHeads"
 CHARTS = 24
-COARSE_CHANNELS = (2, 15)  # person or not; background and 14 parts
 
 
 def add_densepose_config(cfg: CfgNode) -> None:
@@ -71,13 +68,13 @@ def check_densepose_config(cfg: CfgNode) -> None:
         return
     head, name = cfg.MODEL.ROI_DENSEPOSE_HEAD, "MODEL.ROI_DENSEPOSE_HEAD"
     _require(cfg, "MODEL.META_ARCHITECTURE", "GeneralizedRCNN")
-    _require(cfg, "MODEL.ROI_HEADS.NAME", ROI_HEADS)
+    _require(cfg, "MODEL.ROI_HEADS.NAME", "DensePoseROIHeads")
     _require(cfg, "MODEL.ROI_HEADS.NUM_CLASSES", 1)
-    _require(cfg, f"{name}.NAME", HEAD)
+    _require(cfg, f"{name}.NAME", "DensePoseV1ConvXHead")
     _require(cfg, f"{name}.PREDICTOR_NAME", *PREDICTORS)
     _require(cfg, f"{name}.LOSS_NAME", *LOSSES)
     _require(cfg, f"{name}.NUM_PATCHES", CHARTS)
-    _require(cfg, f"{name}.NUM_COARSE_SEGM_CHANNELS", *COARSE_CHANNELS)
+    _require(cfg, f"{name}.NUM_COARSE_SEGM_CHANNELS", 2, 15)
     heatmap = head.POOLER_RESOLUTION * 2 * head.UP_SCALE
     _require(cfg, f"{name}.HEATMAP_SIZE", heatmap, why="it is POOLER_RESOLUTION * 2 * UP_SCALE")
     _require(cfg, f"{name}.COARSE_SEGM_TRAINED_BY_MASKS", False)

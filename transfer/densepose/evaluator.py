@@ -30,8 +30,6 @@ class DensePoseEvaluator(DatasetEvaluator):
     An image's detections are compared with its persons when it was predicted, so that no map is
     kept: only with ``output_dir``, which gets these as ``coco_densepose_predictions.pth``.
     Raises DataError for surface files that do not exist or do not fit.
-
-    distributed: False, where each process has predicted all images.
     """
 
     def __init__(
@@ -40,11 +38,10 @@ class DensePoseEvaluator(DatasetEvaluator):
         surface_folder: str | Path,
         output_dir: str | Path | None = None,
         min_iou_threshold: float = 0.5,
-        distributed: bool = True,
     ) -> None:
         self._surface = Surface.load(surface_folder)
         self._output = None if output_dir is None else Path(output_dir, PREDICTIONS)
-        self._minimum, self._distributed = min_iou_threshold, distributed
+        self._minimum = min_iou_threshold
         metadata = MetadataCatalog.get(dataset_name)
         truth = json.loads(Path(metadata.json_file).read_bytes())
         self._sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
@@ -91,15 +88,13 @@ class DensePoseEvaluator(DatasetEvaluator):
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | dict[str, Any]:
         """Percent by ``densepose_gps``, ``densepose_gpsm``, ``densepose_segm``; see ``summarize``.
 
-        Nothing on ranks other than 0, unless not ``distributed``.
+        Nothing on ranks other than 0.
         """
-        found = self._found
-        if self._distributed:
-            gathered = comm.gather(found, dst=0)
-            if not comm.is_main_process():
-                return {}
-            found = {image_id: own for part in gathered for image_id, own in part.items()}
-        if self._output is not None and comm.is_main_process():
+        gathered = comm.gather(self._found, dst=0)
+        if not comm.is_main_process():
+            return {}
+        found = {image_id: own for part in gathered for image_id, own in part.items()}
+        if self._output is not None:
             records = [one for image_id in sorted(found) for one in found[image_id][1]]
             files.write_torch(self._output, records)
         # An image that was not predicted counts with its persons.

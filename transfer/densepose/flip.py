@@ -67,14 +67,15 @@ def mirror_parts(segm: Tensor) -> Tensor:
 
 def _table(file: str | Path, name: str, cells: Any) -> Tensor:
     """The cells of one variable as (24, 256, 256) float32."""
-    numeric = np.shape(cells) == (1, CHARTS) and all(
-        np.shape(cell) == (CELLS, CELLS) and cell.dtype.kind in "fiu" for cell in cells[0]
+    fits = np.shape(cells) == (1, CHARTS) and all(
+        np.shape(cell) == (CELLS, CELLS)
+        and cell.dtype.kind in "fiu"
+        and np.abs(np.float32(cell) - 0.5).max() <= 0.5
+        for cell in cells[0]
     )
-    if not numeric:
+    if not fits:
         raise DataError(
-            f"{file}: {name} is not {CHARTS} cells of {CELLS}x{CELLS} numbers each. {WAY_OUT}"
+            f"{file}: {name} is not {CHARTS} cells of {CELLS}x{CELLS} numbers from 0 to 1 each. "
+            f"{WAY_OUT}"
         )
-    table = np.stack(cells[0]).astype(np.float32)
-    if not ((table >= 0) & (table <= 1)).all():  # NaN is neither
-        raise DataError(f"{file}: {name} has numbers that are not from 0 to 1. {WAY_OUT}")
-    return torch.from_numpy(table)
+    return torch.from_numpy(np.stack(cells[0]).astype(np.float32))

@@ -1,6 +1,5 @@
 """The head's parameters, by upstream's names, and its config keys."""
 
-
 import pytest
 import torch
 from detectron2.config import get_cfg
