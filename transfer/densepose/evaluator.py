@@ -1,4 +1,4 @@
-"""DensePose's evaluator, from model outputs to GPS AP (Güler et al., 2018, section 4)."""
+"""DensePose's evaluator, from model outputs to GPS AP (Güler et al., 2018)."""
 
 import json
 import logging

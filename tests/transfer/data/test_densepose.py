@@ -51,11 +51,6 @@ def cfg():
     return cfg
 
 
-def golden_records(root):
-    write_json(root / JSON[MINIVAL], GOLDEN["coco_json"])
-    return DatasetCatalog.get(MINIVAL)
-
-
 def ids(records):
     return [record["image_id"] for record in records]
 
@@ -74,7 +69,8 @@ def test_four_data_sets_are_registered_with_all_that_evaluators_ask_for(root):
 
 
 def test_records_are_upstreams(root, cfg):
-    records = golden_records(root)
+    write_json(root / JSON[MINIVAL], GOLDEN["coco_json"])
+    records = DatasetCatalog.get(MINIVAL)
     assert ids(records) == GOLDEN["raw_image_ids"]
     kept = keep_for_training(records, cfg)
     assert ids(kept) == GOLDEN["train_image_ids"]
@@ -193,10 +189,9 @@ def test_flips_without_a_table_are_found_before_the_training(root, cfg):
 def test_a_data_set_that_is_there_is_counted(root):
     write_data(root, TRAIN, [person(1), person(2, points=0), person(3, 2, iscrowd=1)])
     dataset = data.check(TRAIN)
-    assert (dataset.images, dataset.objects, dataset.classes) == (2, 3, ("person",))
-    assert dataset.place == root / JSON[TRAIN]
-    assert dataset.annotations == (dataset.place,)
-    assert (dataset.masks, dataset.bitmasks) == (True, False)
+    assert (dataset.images, dataset.objects, dataset.densepose) == (2, 3, 2)
+    assert (dataset.classes, dataset.masks, dataset.bitmasks) == (("person",), True, False)
+    assert dataset.annotations == (dataset.place,) == (root / JSON[TRAIN],)
     write_data(root, TRAIN, [person(1, segmentation=[[1, 1, 5, 5]])])
     assert not data.check(TRAIN).masks
 

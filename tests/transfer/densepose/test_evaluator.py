@@ -130,9 +130,8 @@ def test_predictions_are_saved_as_upstreams(surface, tmp_path):
 
 def test_order_and_repetition_of_images_and_order_of_detections_do_not_matter(surface):
     expected = evaluate(surface)
-    assert (
-        evaluate(surface, change=lambda found: found[list(reversed(range(len(found))))]) == expected
-    )
+    backwards = evaluate(surface, change=lambda found: found[[*range(len(found))][::-1]])
+    assert backwards == expected
     assert evaluate(surface, [6, 2, 4, 1, 3, 5]) == expected
     assert evaluate(surface, [1, 2, 2, 3, 1, 4, 5, 6, 6]) == expected
 

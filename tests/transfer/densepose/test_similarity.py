@@ -173,30 +173,3 @@ def test_labelled_masks_are_the_parts_or_else_the_segmentation():
     ]
     found = mask_iou(boxes, maps, [person | {"bbox": box} for person in people], SIZE)
     assert found.tolist() == [[1, 1, 1, 1, 1, 0, 0, 0]]
-
-
-def test_a_small_coarse_mask_is_interpolated():
-    """Corners of the grid lie on corners of the box; a pixel counts from half of it on."""
-    mask = np.zeros((256, 256))
-    mask[:, 64:200] = 1
-    box = [8, 4, 11.4, 6.8]
-    expected = np.zeros(SIZE, dtype=bool)
-    for column in range(11):
-        position = column * 255 / (11 - 1)
-        low = int(position)
-        weight = position - low
-        value = (1 - weight) * mask[0, low] + weight * mask[0, min(low + 1, 255)]
-        expected[4:10, 8 + column] = value > 0.5
-    boxes, maps = np.array([[0.0, 0, 160, 120]]), [np.ones((3, 120, 160), dtype=np.uint8)]
-    people = [{"bbox": box, "dp_masks": [runs(mask)]}]
-    found = mask_iou(boxes, maps, people, SIZE)
-    assert found[0, 0] == expected.sum() / (SIZE[0] * SIZE[1])
-
-
-def test_a_crowd_counts_as_the_share_of_the_detection_in_it():
-    boxes = np.array([[0.0, 0, 10, 10], [5, 0, 10, 10]])
-    maps = 2 * [np.ones((3, 10, 10), dtype=np.uint8)]
-    person = {"bbox": [0, 0, 10, 20], "segmentation": [[0, 0, 10, 0, 10, 20, 0, 20]]}
-    people = [person, person | {"iscrowd": 1}]
-    for found in (box_iou(boxes, people), mask_iou(boxes, maps, people, SIZE)):
-        np.testing.assert_allclose(found, [[0.5, 1], [0.2, 0.5]])

@@ -8,7 +8,7 @@ from scipy.io import loadmat, savemat
 
 from tests.transfer.densepose.cases import as_surface, load, load_json, write_surface
 from transfer.data.layout import DataError
-from transfer.densepose.surface import NORMALISERS, Surface, load_distances
+from transfer.densepose.surface import Surface, load_distances
 
 MESH = load("eval_mesh")
 FILES = ("SMPL_subdiv.mat", "SMPL_SUBDIV_TRANSFORM.mat", "Pdist_matrix.npy")
@@ -50,14 +50,6 @@ def test_packed_distances_are_those_of_the_matrix():
     assert np.isinf(found[0]).all()
     assert np.isinf(found[:, 0]).all()
     assert found.dtype == np.float64
-
-
-def test_normalisers_are_those_of_the_parts():
-    expected = {1: 0.351, 2: 0.351, 3: 0.107, 4: 0.107, 5: 0.126, 6: 0.126, 23: 0.15, 24: 0.15}
-    for first, value in ((7, 0.237), (11, 0.173), (15, 0.142), (19, 0.128)):
-        expected |= dict.fromkeys(range(first, first + 4), value)
-    assert len(NORMALISERS) == 25
-    assert {chart: NORMALISERS[chart] for chart in range(1, 25)} == expected
 
 
 def test_files_are_read_as_they_are_published(folder):
