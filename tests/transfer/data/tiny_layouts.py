@@ -1,14 +1,13 @@
-"""LVIS, Cityscapes and VOC data sets of two images each, registered below a folder of a test."""
+"""Data sets of two images in every layout, where Detectron2 looks for them below a folder."""
 
 import json
 from contextlib import contextmanager
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances, register_pascal_voc
-from detectron2.data.datasets.cityscapes import load_cityscapes_instances
-from detectron2.data.datasets.lvis import get_lvis_instances_meta, register_lvis_instances
+from detectron2.data.datasets import register_coco_instances
 from PIL import Image
+
+from tests.transfer.tiny import data_sets_at
 
 WIDTH, HEIGHT = 48, 32
 SQUARE = [[10, 10], [20, 10], [20, 20], [10, 20]]
@@ -68,7 +67,7 @@ def write_lvis(root):
     ]
     annotations = [_annotation(number) for number in (1, 2)]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    write_json(root / "lvis.json", content)
+    write_json(root / "lvis" / "lvis_v1_val.json", content)
 
 
 def _annotation(number):
@@ -90,20 +89,22 @@ def write_cityscapes(root):
         {"label": "car", "polygon": SQUARE},
         {"label": "car", "polygon": SQUARE, "deleted": 1},
     ]
+    labels = root / "cityscapes" / "gtFine" / "val"
     for city in ("aachen", "bonn"):
         stem = f"{city}_000000_000019"
-        write_image(root / "leftImg8bit" / city / f"{stem}_leftImg8bit.png")
+        write_image(root / "cityscapes" / "leftImg8bit" / "val" / city / f"{stem}_leftImg8bit.png")
         content = {"imgWidth": WIDTH, "imgHeight": HEIGHT, "objects": objects}
-        write_json(root / "gtFine" / city / f"{stem}_gtFine_polygons.json", content)
+        write_json(labels / city / f"{stem}_gtFine_polygons.json", content)
         instances = np.zeros((HEIGHT, WIDTH), np.uint16)
         instances[10:21, 10:21] = 26000  # the first car
         for kind, pixels in (("instanceIds", instances), ("labelIds", instances // 1000)):
-            file = root / "gtFine" / city / f"{stem}_gtFine_{kind}.png"
+            file = labels / city / f"{stem}_gtFine_{kind}.png"
             Image.fromarray(pixels).save(file)
 
 
 def write_voc(root):
     """Two images with a dog each."""
+    root = root / "VOC2007"
     ids = ["000001", "000002"]
     for image_id in ids:
         write_image(root / "JPEGImages" / f"{image_id}.jpg")
@@ -119,44 +120,25 @@ def write_voc(root):
     split.write_text("\n".join(ids) + "\n")
 
 
-def _register(layout, name, root):
-    if layout == "people":
-        register_coco_instances(name, {}, str(root / "people.json"), str(root / "people"))
-    elif layout == "lvis":
-        metadata = get_lvis_instances_meta("lvis_v1")
-        register_lvis_instances(name, metadata, str(root / "lvis.json"), f"{root / 'coco'}/")
-    elif layout == "cityscapes":
-        places = str(root / "leftImg8bit"), str(root / "gtFine")
-        classes = MetadataCatalog.get("cityscapes_fine_instance_seg_val").thing_classes
-        DatasetCatalog.register(
-            name, lambda: load_cityscapes_instances(*places, from_json=False, to_polygons=False)
-        )
-        MetadataCatalog.get(name).set(
-            image_dir=places[0],
-            gt_dir=places[1],
-            evaluator_type="cityscapes_instance",
-            thing_classes=classes,
-        )
-    else:
-        register_pascal_voc(name, str(root), "test", 2007)
-        MetadataCatalog.get(name).evaluator_type = "pascal_voc"
-
-
 WRITE = {
     "people": write_people,
     "lvis": write_lvis,
     "cityscapes": write_cityscapes,
     "voc": write_voc,
 }
+NAMES = {
+    "people": "tiny_people",
+    "lvis": "lvis_v1_val",
+    "cityscapes": "cityscapes_fine_instance_seg_val",
+    "voc": "voc_2007_test",
+}
 
 
 @contextmanager
 def registered(layout, root):
     """The name of what ``WRITE[layout](root)`` wrote; Detectron2 knows it meanwhile."""
-    name = f"tiny_{layout}_v1"
-    _register(layout, name, root)
-    try:
-        yield name
-    finally:
-        DatasetCatalog.pop(name)
-        MetadataCatalog.pop(name)
+    with data_sets_at(root):
+        if layout == "people":
+            places = str(root / "people.json"), str(root / "people")
+            register_coco_instances(NAMES[layout], {}, *places)
+        yield NAMES[layout]

@@ -1,3 +1,5 @@
+"""COCO's numbers of boxes, masks and keypoints, against pycocotools."""
+
 import json
 
 import numpy as np
@@ -9,22 +11,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pretrain.runtime.config import ConfigError
-from tests.transfer.coco_results import evaluate, registered
+from tests.transfer.evaluation.coco_results import draw_box, draw_rle, evaluate, registered
 from transfer.config import default_config
 from transfer.evaluation import build_evaluator, evaluate_coco
 
-HEIGHT, WIDTH, IMAGES = 240, 320, 24
+SIZE, IMAGES, POINTS = (240, 320), 24, 17
 CATEGORY_IDS = (1, 4, 17)
-
-
-def rectangle(box, random):
-    """The RLE of a box with ragged edges."""
-    x, y, w, h = (int(value) for value in box)
-    mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8, order="F")
-    mask[y : y + h, x : x + w] = 1
-    mask *= random.random(mask.shape) > 0.1
-    rle = masks.encode(mask)
-    return {"size": rle["size"], "counts": rle["counts"].decode()}
+GIVEN = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("bbox", "keypoints")}
 
 
 def label_of(rle, box, crowd):
@@ -39,21 +32,21 @@ def label_of(rle, box, crowd):
     return rle
 
 
-def draw_box(random):
-    size = np.exp(random.uniform(np.log(6), np.log(200), 2))  # all three area ranges
-    w, h = min(size[0], WIDTH - 2), min(size[1], HEIGHT - 2)
-    return [random.uniform(0, WIDTH - w - 1), random.uniform(0, HEIGHT - h - 1), w, h]
+def triples(points, third):
+    return np.column_stack([points, third]).ravel().tolist()
 
 
 @pytest.fixture(scope="module")
 def truth():
-    """Random ground truth with crowds, and images without any."""
+    """Objects of all area ranges, some without keypoints, crowds; images without any."""
     random = np.random.default_rng(3)
     annotations = []
     for image in range(1, IMAGES + 1):
         for _ in range(0 if image % 8 == 0 else random.integers(1, 7)):
-            box, crowd = draw_box(random), random.random() < 0.15
-            segmentation = label_of(rectangle(box, random), box, crowd)
+            box = draw_box(random, SIZE, 6, 200)
+            crowd, blank = random.random(2) < (0.15, 0.2)
+            points = random.uniform(box[:2], np.add(box[:2], box[2:]), (POINTS, 2)).round()
+            marks = np.zeros(POINTS) if crowd or blank else random.integers(0, 3, POINTS)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -61,13 +54,15 @@ def truth():
                     "category_id": int(random.choice(CATEGORY_IDS)),
                     "bbox": box,
                     "area": 0.9 * box[2] * box[3],
-                    "segmentation": segmentation,
+                    "segmentation": label_of(draw_rle(random, SIZE, box), box, crowd),
                     "iscrowd": int(crowd),
+                    "keypoints": triples(points, marks),
+                    "num_keypoints": int((marks > 0).sum()),
                 }
             )
     return {
         "info": {},
-        "images": [{"id": k, "height": HEIGHT, "width": WIDTH} for k in range(1, IMAGES + 1)],
+        "images": [{"id": k, "height": SIZE[0], "width": SIZE[1]} for k in range(1, IMAGES + 1)],
         "annotations": annotations,
         "categories": [{"id": k, "name": f"class {k}"} for k in CATEGORY_IDS],
     }
@@ -83,7 +78,9 @@ def detections(truth):
         for _ in range(0 if image == 5 else 40 if image == 6 else random.integers(0, 4)):
             box = np.array(annotation["bbox"]) + random.normal(0, 2, 4)
             box[2:] = np.maximum(box[2:], 3)
-            box[:2] = np.clip(box[:2], 0, (WIDTH - 5, HEIGHT - 5))
+            box[:2] = np.clip(box[:2], 0, (SIZE[1] - 5, SIZE[0] - 5))
+            points = np.array(annotation["keypoints"]).reshape(POINTS, 3)[:, :2]
+            points = points + random.normal(0, 0.05 * annotation["area"] ** 0.5, points.shape)
             wrong = random.random() < 0.2
             found.append(
                 {
@@ -91,46 +88,46 @@ def detections(truth):
                     "category_id": 4 if wrong else annotation["category_id"],
                     "bbox": box.tolist(),
                     "score": round(float(random.random()), 2),  # ties are likely
-                    "segmentation": rectangle(box, random),
+                    "segmentation": draw_rle(random, SIZE, box),
+                    "keypoints": triples(points, np.ones(POINTS)),
                 }
             )
     return found
 
 
 def reference(truth, results, iou_type):
-    """pycocotools' 12 numbers; masks without boxes beside them, as Detectron2 gives them."""
+    """pycocotools' 12 or 10 numbers, of what Detectron2 gives it."""
     api = COCO()
     api.dataset = json.loads(json.dumps(truth))
     api.createIndex()
-    drop = "bbox" if iou_type == "segm" else "segmentation"
-    results = [{key: value for key, value in r.items() if key != drop} for r in results]
-    evaluation = COCOeval(api, api.loadRes(results), iou_type)
+    given = ("image_id", "category_id", "score", *GIVEN[iou_type])
+    evaluation = COCOeval(api, api.loadRes([{k: r[k] for k in given} for r in results]), iou_type)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
     return evaluation.stats
 
 
-@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_twelve_numbers_equal_pycocotools(truth, detections, iou_type):
+@pytest.mark.parametrize("iou_type", GIVEN)
+@pytest.mark.parametrize("largest", [np.inf, 1000])
+def test_numbers_equal_pycocotools(iou_type, largest, truth, detections):
+    truth = truth | {"annotations": [a for a in truth["annotations"] if a["area"] < largest]}
     expected = reference(truth, detections, iou_type)
-    found = evaluate_coco(truth, detections, iou_type).stats[:12]
+    found = evaluate_coco(truth, detections, iou_type).stats[: len(expected)]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
-    assert 0.02 < found[0] < 0.95
+    assert 0 < found[0] < 0.95
+    assert (found == -1).any() == (largest == 1000)  # ranges of areas without objects
 
 
-@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_an_area_range_without_objects_gives_minus_one(truth, detections, iou_type):
-    small = truth | {"annotations": [a for a in truth["annotations"] if a["area"] < 1000]}
-    expected = reference(small, detections, iou_type)
-    found = evaluate_coco(small, detections, iou_type).stats[:12]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
-    assert found[5] == -1
-
-
-@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("iou_type", GIVEN)
 def test_no_detection_at_all_scores_zero(truth, iou_type):
-    assert (evaluate_coco(truth, [], iou_type).stats[:12] == 0).all()
+    assert (evaluate_coco(truth, [], iou_type).stats[:10] == 0).all()
+
+
+def test_other_sigmas_give_other_numbers(truth, detections):
+    usual = evaluate_coco(truth, detections, "keypoints").stats[0]
+    strict = evaluate_coco(truth, detections, "keypoints", oks_sigmas=[0.02] * POINTS).stats[0]
+    assert strict < usual
 
 
 @pytest.fixture
@@ -141,21 +138,18 @@ def name(truth, tmp_path):
 
 def test_evaluator_gives_what_detectron2_gives_with_pycocotools(name, truth, detections):
     cfg = default_config()
-    cfg.MODEL.MASK_ON = True
+    cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = True
     ours = evaluate(build_evaluator(cfg, name), truth, detections)
-    theirs = evaluate(COCOEvaluator(name, use_fast_impl=False), truth, detections)
-    assert list(ours) == list(theirs) == ["bbox", "segm"]
+    slow = COCOEvaluator(name, use_fast_impl=False, kpt_oks_sigmas=[])
+    theirs = evaluate(slow, truth, detections)
+    assert ours.keys() == theirs.keys() == GIVEN.keys()
     for iou_type, expected in theirs.items():
         assert ours[iou_type] == pytest.approx(expected, rel=0, abs=1e-9, nan_ok=True)
 
 
-def test_a_model_without_masks_is_judged_by_its_boxes(name, truth, detections):
-    results = evaluate(build_evaluator(default_config(), name), truth, detections)
-    assert list(results) == ["bbox"]
-
-
-def test_a_silent_model_scores_zero(name, truth):
+def test_a_silent_model_without_masks_scores_zero_with_its_boxes(name, truth):
     results = evaluate(build_evaluator(default_config(), name), truth, [])
+    assert list(results) == ["bbox"]
     assert results["bbox"]["AP"] == 0
 
 
@@ -164,3 +158,13 @@ def test_a_layout_without_evaluator_says_which_there_are(name):
     MetadataCatalog.get(name).evaluator_type = "mine"
     with pytest.raises(ConfigError, match=r"evaluator_type mine has no .*coco, lvis, cityscapes_"):
         build_evaluator(default_config(), name)
+
+
+def test_sigmas_that_are_not_one_a_keypoint_stop_before_the_evaluation(name):
+    cfg = default_config()
+    cfg.MODEL.KEYPOINT_ON = True
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 5
+    with pytest.raises(ConfigError, match="is 5, but there are 17 OKS sigmas"):
+        build_evaluator(cfg, name)
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1] * 5
+    build_evaluator(cfg, name)

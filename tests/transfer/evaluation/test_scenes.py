@@ -176,11 +176,3 @@ def test_two_processes_evaluate_as_one(scenes, tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     for task in CHOSEN:
         assert found[task] == pytest.approx(evaluate(task, "shifted"), abs=1e-9, nan_ok=True), task
-
-
-def test_cityscapes_evaluation_writes_no_file(scenes, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = sorted(scenes.rglob("*"))
-    evaluate("cityscapes_fpn")
-    assert list(tmp_path.iterdir()) == []
-    assert sorted(scenes.rglob("*")) == before

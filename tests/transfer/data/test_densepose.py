@@ -8,28 +8,20 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from pretrain.runtime.config import ConfigError
-from tests.transfer.densepose.data_sets import (
+from tests.transfer.data.tiny_layouts import edit_json, write_json
+from tests.transfer.densepose.cases import (
     MINIVAL,
+    load_json,
     person,
     registered_at,
     runs,
     write_data,
     write_table,
 )
-from tests.transfer.densepose.golden import load_json
-from tests.transfer.tiny_layouts import edit_json, write_json
+from transfer import data
 from transfer.config import default_config
 from transfer.data import stream
-from transfer.data.densepose import (
-    SPLITS,
-    check,
-    check_flip,
-    count_pixels,
-    keep_for_testing,
-    keep_for_training,
-    load,
-)
+from transfer.data.densepose import SPLITS, decode_runs, keep_for_testing, keep_for_training, load
 from transfer.data.layout import DataError
 from transfer.densepose.annotations import MASK_KEY, POINT_KEYS
 from transfer.densepose.mapper import DensePoseMapper
@@ -59,11 +51,6 @@ def cfg():
     return cfg
 
 
-def golden_records(root):
-    write_json(root / JSON[MINIVAL], GOLDEN["coco_json"])
-    return DatasetCatalog.get(MINIVAL)
-
-
 def ids(records):
     return [record["image_id"] for record in records]
 
@@ -82,7 +69,8 @@ def test_four_data_sets_are_registered_with_all_that_evaluators_ask_for(root):
 
 
 def test_records_are_upstreams(root, cfg):
-    records = golden_records(root)
+    write_json(root / JSON[MINIVAL], GOLDEN["coco_json"])
+    records = DatasetCatalog.get(MINIVAL)
     assert ids(records) == GOLDEN["raw_image_ids"]
     kept = keep_for_training(records, cfg)
     assert ids(kept) == GOLDEN["train_image_ids"]
@@ -119,9 +107,9 @@ def test_an_annotation_id_may_come_twice_in_minival_files_only(root):
     for name in SPLITS:
         write_data(root, name, [person(7), person(7, image=2)])
         if "minival" in name:
-            assert len(load(name)) == check(name).images == 2
+            assert len(load(name)) == data.check(name).images == 2
         else:
-            for read in (load, check):
+            for read in (load, data.check):
                 with pytest.raises(DataError, match=r"train2014.json: two annotations have the"):
                     read(name)
 
@@ -139,22 +127,12 @@ def test_training_keeps_images_with_somebody_annotated_and_counts_the_others(roo
         assert ids(keep_for_testing(load(TRAIN), cfg)) == [1, 2, 3, 4]
     assert "2 images to train on; left out: 3 that teach nothing" in caplog.text
     assert "4 images to test on; left out: 1 without anybody" in caplog.text
+    cfg.MODEL.MASK_ON = True  # a mask is enough
+    assert ids(keep_for_training(load(TRAIN), cfg)) == [1, 2, 3, 4]
+    cfg.MODEL.MASK_ON = False
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     assert ids(keep_for_training(load(TRAIN), cfg)) == [1, 3]
     assert ids(keep_for_testing(load(TRAIN), cfg)) == [1, 2, 3, 4, 5]
-
-
-def test_with_masks_on_a_mask_is_enough(root, cfg):
-    people = [person(1), person(2, 2, points=0), person(3, 3, points=0, segmentation=[])]
-    write_data(root, TRAIN, people, images=3)
-    cfg.MODEL.MASK_ON = True
-    assert ids(keep_for_training(load(TRAIN), cfg)) == [1, 2]
-
-
-def test_training_data_without_densepose_are_refused(root, cfg):
-    write_data(root, TRAIN, [person(1, points=0)])
-    with pytest.raises(DataError, match=r"densepose_coco_2014_train: nobody in 2 images has dp_x"):
-        stream.Stream(cfg)
 
 
 def test_the_training_stream_has_densepose_and_goes_on_where_it_stopped(root, cfg):
@@ -191,7 +169,6 @@ def test_a_test_loader_leaves_out_images_without_anybody(root, cfg):
 def test_without_densepose_training_takes_every_person_and_no_table(root, cfg):
     write_data(root, TRAIN, [person(1), person(2, 2, points=0)])
     cfg.MODEL.DENSEPOSE_ON, cfg.INPUT.RANDOM_FLIP = False, "horizontal"
-    check_flip(cfg)
     batches = itertools.islice(stream.Stream(cfg).loader(num_workers=0), 4)
     images = [image for batch in batches for image in batch]
     assert {image["image_id"] for image in images} == {1, 2}
@@ -199,34 +176,24 @@ def test_without_densepose_training_takes_every_person_and_no_table(root, cfg):
     assert images[0]["image"].dtype == torch.uint8
 
 
-def test_a_sampler_of_all_images_is_refused(root, cfg):
-    write_data(root, TRAIN, [person(1)])
-    cfg.DATALOADER.SAMPLER_TRAIN = "WeightedTrainingSampler"
-    with pytest.raises(ConfigError, match=r"Add: DATALOADER\.SAMPLER_TRAIN TrainingSampler"):
-        stream.Stream(cfg)
-
-
 def test_flips_without_a_table_are_found_before_the_training(root, cfg):
-    check_flip(cfg)
+    for name in (TRAIN, MINIVAL):
+        write_data(root, name, [person(1)])
+    datasets = [data.check(TRAIN), data.check(MINIVAL)]
+    data.check_config(cfg, datasets)
     cfg.INPUT.RANDOM_FLIP = "horizontal"
     with pytest.raises(DataError, match=r"UV_symmetry_transforms\.mat does not exist"):
-        check_flip(cfg)
-    write_table(root / "densepose" / "UV_symmetry_transforms.mat")
-    check_flip(cfg)
-    cfg.INPUT.RANDOM_FLIP = "vertical"
-    with pytest.raises(ConfigError, match="RANDOM_FLIP vertical"):
-        check_flip(cfg)
+        data.check_config(cfg, datasets)
 
 
 def test_a_data_set_that_is_there_is_counted(root):
     write_data(root, TRAIN, [person(1), person(2, points=0), person(3, 2, iscrowd=1)])
-    dataset = check(TRAIN)
-    assert (dataset.images, dataset.objects, dataset.classes) == (2, 3, ("person",))
-    assert dataset.place == root / JSON[TRAIN]
-    assert dataset.annotations == (dataset.place,)
-    assert (dataset.masks, dataset.bitmasks) == (True, False)
+    dataset = data.check(TRAIN)
+    assert (dataset.images, dataset.objects, dataset.densepose) == (2, 3, 2)
+    assert (dataset.classes, dataset.masks, dataset.bitmasks) == (("person",), True, False)
+    assert dataset.annotations == (dataset.place,) == (root / JSON[TRAIN],)
     write_data(root, TRAIN, [person(1, segmentation=[[1, 1, 5, 5]])])
-    assert not check(TRAIN).masks
+    assert not data.check(TRAIN).masks
 
 
 def test_values_at_the_edges_pass(root):
@@ -246,147 +213,76 @@ def test_values_at_the_edges_pass(root):
         person(4, dp_masks=[full, empty, noise, *([] for _ in range(11))]),
     ]
     write_data(root, TRAIN, people)
-    assert check(TRAIN).objects == 4
+    assert data.check(TRAIN).objects == 4
 
 
 NOTHING = object()
 BROKEN = runs(np.eye(256))
-CUT = {"size": [256, 256], "counts": BROKEN["counts"][:-1]}
 
 
 def in_masks(entry):
     return {"dp_masks": [[], [], entry, *([] for _ in range(11))]}
 
 
+SIZE = {"size": [256, 256]}
+NO_LISTS = "dp_x, dp_y, dp_I, dp_U, dp_V are not five lists of one length"
+
+
 @pytest.mark.parametrize(
-    ("changes", "parts"),
+    ("changes", "part"),
     [
-        ({"dp_V": NOTHING}, ["annotation 2 has dp_x, dp_y, dp_I, dp_U, but no dp_V"]),
-        (
-            {"dp_x": NOTHING, "dp_I": NOTHING},
-            ["annotation 2 has dp_y, dp_U, dp_V, but no dp_x, dp_I"],
-        ),
-        ({"dp_U": None}, ["annotation 2: dp_U is None, not a list"]),
-        ({"dp_U": 0.5}, ["annotation 2: dp_U is 0.5, not a list"]),
-        (
-            {"dp_y": [1.0, 2.0]},
-            ["annotation 2 has 3 dp_x, 2 dp_y, 3 dp_I, 3 dp_U, 3 dp_V; a point has one of each"],
-        ),
-        ({"dp_I": [1, 25, 0]}, ["annotation 2: dp_I[1] is 25, not a whole number from 0 to 24"]),
-        ({"dp_I": [1, 2, -1]}, ["dp_I[2] is -1, not a whole number"]),
-        ({"dp_I": [1.5, 2, 3]}, ["dp_I[0] is 1.5, not a whole number"]),
-        ({"dp_I": [1, None, 3]}, ["dp_I[1] is None, not a whole number"]),
-        ({"dp_U": [0, 1.01, 0]}, ["dp_U[1] is 1.01, not a number from 0 to 1"]),
-        ({"dp_U": [0, 0.5, float("nan")]}, ["dp_U[2] is nan, not a number from 0 to 1"]),
-        ({"dp_V": [-0.01, 0.5, 0]}, ["dp_V[0] is -0.01, not a number from 0 to 1"]),
-        ({"dp_V": ["0.5", 0.5, 0]}, ["dp_V[0] is '0.5', not a number from 0 to 1"]),
-        ({"dp_V": [0.5, [0.5], 0]}, ["dp_V[1] is [0.5], not a number from 0 to 1"]),
-        ({"dp_x": [-1.5, 3, 4]}, ["dp_x[0] is -1.5, not a number from 0 to 256"]),
-        ({"dp_x": [0, float("inf"), 4]}, ["dp_x[1] is inf, not a number from 0 to 256"]),
-        ({"dp_y": [0, 3, 257.5]}, ["dp_y[2] is 257.5, not a number from 0 to 256"]),
-        ({"dp_y": [0, float("nan"), 4]}, ["dp_y[1] is nan, not a number from 0 to 256"]),
-        ({"dp_masks": None}, ["annotation 2: dp_masks is None, not 14 or one mapping"]),
-        ({"dp_masks": [[]] * 13}, ["annotation 2: dp_masks is 13 entries, not 14"]),
-        ({"dp_masks": {}}, ["annotation 2: dp_masks has the size None, not [256, 256]"]),
-        (in_masks("runs"), ["dp_masks[2] is 'runs', not a mapping of run lengths, nor []"]),
-        (in_masks(None), ["dp_masks[2] is None, not a mapping of run lengths, nor []"]),
-        (
-            in_masks({**BROKEN, "size": [256, 255]}),
-            ["dp_masks[2] has the size [256, 255], not [256, 256]"],
-        ),
-        (in_masks({"size": [256, 256]}), ["dp_masks[2] has counts None, not run lengths"]),
-        (
-            in_masks({"size": [256, 256], "counts": [65536]}),
-            ["dp_masks[2] has counts [65536], not run lengths"],
-        ),
-        (in_masks({"size": [256, 256], "counts": ""}), ["dp_masks[2] has counts '', not run"]),
-        (in_masks({"size": [256, 256], "counts": "1é"}), ["has counts '1é', not run lengths"]),
-        (
-            in_masks({"size": [256, 256], "counts": "1o"}),  # goes on after its end
-            ["has counts '1o', not run lengths"],
-        ),
-        (in_masks(CUT), ["annotation 2: dp_masks[2] has ", ", not of 256 x 256"]),
-        (
-            {"dp_masks": {"size": [256, 256], "counts": "11"}},
-            ["annotation 2: dp_masks has runs of 2 pixels, not of 256 x 256"],
-        ),
-        (in_masks({"size": [256, 256], "counts": "O1"}), ["dp_masks[2] has a negative run"]),
-        ({"id": 1}, ["two annotations have the id 1"]),
-        ({"image_id": 9}, ["annotation 2 is of image 9, which is not listed"]),
-        ({"category_id": 2}, ["annotation 2 has category_id 2, which the task does not have"]),
-        ({"area": NOTHING}, ["annotations[1] has no area"]),
+        ({"dp_V": NOTHING}, "annotation 2 has points without dp_V"),
+        ({"dp_x": NOTHING, "dp_I": NOTHING}, "annotation 2 has points without dp_x, dp_I"),
+        *(({"dp_U": value}, f"annotation 2: {NO_LISTS}") for value in (None, 0.5, [1.0, 2.0])),
+        ({"dp_I": [1, 25, 0]}, "annotation 2: dp_I[1] is 25, not a whole number from 0 to 24"),
+        ({"dp_I": [1.5, 2, 3]}, "dp_I[0] is 1.5, not a whole number"),
+        ({"dp_I": [1, None, 3]}, "dp_I[1] is None, not a whole number"),
+        ({"dp_U": [0, 1.01, 0]}, "dp_U[1] is 1.01, not a number from 0 to 1"),
+        ({"dp_U": [0, 0.5, float("nan")]}, "dp_U[2] is nan, not a number from 0 to 1"),
+        ({"dp_V": ["0.5", 0.5, 0]}, "dp_V[0] is '0.5', not a number from 0 to 1"),
+        ({"dp_V": [0.5, [0.5], 0]}, "dp_V[1] is [0.5], not a number from 0 to 1"),
+        ({"dp_x": [-1.5, 3, 4]}, "dp_x[0] is -1.5, not a number from 0 to 256"),
+        ({"dp_y": [0, float("inf"), 4]}, "dp_y[1] is inf, not a number from 0 to 256"),
+        ({"dp_masks": None}, "annotation 2: dp_masks is None, not 14 or one mapping"),
+        ({"dp_masks": [[]] * 13}, "annotation 2: dp_masks is 13 entries, not 14"),
+        ({"dp_masks": {}}, "annotation 2: dp_masks is {}, not run lengths of a 256 x 256 mask"),
+        (in_masks("runs"), "annotation 2: dp_masks[2] is 'runs', not run lengths"),
+        (in_masks({**BROKEN, "size": [256, 255]}), "[256, 255]}, not run lengths"),
+        (in_masks(SIZE), "dp_masks[2] is {'size': [256, 256]}, not run lengths"),
+        (in_masks({**SIZE, "counts": [65536]}), "[65536], 'size': [256, 256]}, not run lengths"),
+        *((in_masks({**SIZE, "counts": text}), "not run lengths") for text in ("", "1é")),
+        # It goes on after its end.
+        (in_masks({**SIZE, "counts": "1o"}), "'1o', 'size': [256, 256]}, not run lengths"),
+        (in_masks({**SIZE, "counts": BROKEN["counts"][:-1]}), ", not of 256 x 256"),
+        ({"dp_masks": {**SIZE, "counts": "11"}}, "dp_masks has runs of 2 pixels, not of 256 x 256"),
+        (in_masks({**SIZE, "counts": "O1"}), "dp_masks[2] has a negative run"),
+        ({"id": 1}, "two annotations have the id 1"),
     ],
 )
-def test_a_wrong_annotation_is_named_with_the_way_out(changes, parts, root):
+def test_a_wrong_annotation_is_named_with_the_way_out(changes, part, root):
     wrong = person(2) | changes
     wrong = {key: value for key, value in wrong.items() if value is not NOTHING}
     write_data(root, TRAIN, [person(1, points=2), wrong, person(3)])
     with pytest.raises(DataError) as stopped:
-        check(TRAIN)
-    for part in (TRAIN, str(root / JSON[TRAIN]), *parts, "DETECTRON2_DATASETS", "DATA.md"):
-        assert part in str(stopped.value)
+        data.check(TRAIN)
+    for said in (TRAIN, str(root / JSON[TRAIN]), part, "DETECTRON2_DATASETS", "DATA.md"):
+        assert said in str(stopped.value)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda file: file.unlink(), "{} does not exist"),
-        (lambda file: file.write_text("{"), "{} is not JSON"),
-        (lambda file: file.write_text("[]"), "{} holds a list, not a mapping"),
-        (lambda file: edit_json(file, lambda c: c.update(images=[])), "{} lists no images"),
-        (
-            lambda file: edit_json(file, lambda c: c["images"][1].update(id=1)),
-            "{}: two images have the id 1",
-        ),
-        (
-            lambda file: edit_json(file, lambda c: c["categories"][0].update(name="dog")),
-            "{}: category 1 is dog, not person",
-        ),
-        (
-            lambda file: edit_json(file, lambda c: c["categories"][0].update(id=2)),
-            "{}: category 1 is missing, not person",
-        ),
-    ],
+    ("change", "message"),
+    [({"name": "dog"}, "category 1 is dog, not person"), ({"id": 2}, "category 1 is missing, not")],
 )
-def test_a_wrong_file_is_named_with_the_way_out(spoil, message, root):
+def test_a_category_other_than_person_is_named(change, message, root):
     write_data(root, TRAIN, [person(1)])
-    spoil(root / JSON[TRAIN])
-    with pytest.raises(DataError) as stopped:
-        check(TRAIN)
-    for part in (TRAIN, message.format(root / JSON[TRAIN]), "DETECTRON2_DATASETS", "DATA.md"):
-        assert part in str(stopped.value)
+    edit_json(root / JSON[TRAIN], lambda content: content["categories"][0].update(change))
+    with pytest.raises(DataError, match=message):
+        data.check(TRAIN)
 
 
-def test_a_missing_image_is_named(root):
-    write_data(root, TRAIN, [person(1)])
-    (root / "coco/train2014/2.jpg").unlink()
-    with pytest.raises(DataError, match=r"train2014/2\.jpg does not exist"):
-        check(TRAIN)
-
-
-def slow_count(code):
-    """Number by number, as COCO's own decoder reads them."""
-    found, place = [], 0
-    while place < len(code):
-        number = digits = 0
-        while True:
-            bits = code[place] - 48
-            number |= (bits & 31) << 5 * digits
-            place, digits = place + 1, digits + 1
-            if not bits & 32:
-                break
-        if bits & 16:
-            number -= 1 << 5 * digits
-        found.append(number + (found[-2] if len(found) > 2 else 0))
-    return -1 if min(found) < 0 else sum(found)
-
-
-def test_pixels_of_run_lengths_are_counted_as_by_a_slow_decoder():
-    random = np.random.default_rng(0)
-    shares = (0, 0.001, 0.5, 1)
-    masks = [random.random((256, 256)) < share for share in shares]
-    codes = [runs(mask)["counts"].encode() for mask in masks]
-    assert count_pixels(codes).tolist() == [256 * 256] * len(masks)
-    codes += [bytes(random.integers(48, 80, size).astype(np.uint8)) for size in range(1, 40)]
-    codes += [b"0", b"o0", b"ooo0", b"O", b"oooO", b"1111", b"11O1"]
-    assert count_pixels(codes).tolist() == [slow_count(code) for code in codes]
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 1])
+def test_runs_are_decoded_as_they_lie_in_the_mask(share):
+    mask = np.random.default_rng(0).random((256, 256)) < share
+    pixels = np.concatenate([[False], mask.ravel(order="F")])  # runs begin with one of background
+    ends = np.append(np.flatnonzero(np.diff(pixels)), 256 * 256)
+    assert decode_runs(runs(mask)["counts"]) == np.diff(ends, prepend=0).tolist()

@@ -12,6 +12,24 @@ from pycocotools import mask as masks
 NAME = "evaluation_test"
 
 
+def draw_box(random, image_size, low, high):
+    """x, y, width, height with sides between ``low`` and ``high``, within (height, width)."""
+    height, width = image_size
+    w, h = np.exp(random.uniform(np.log(low), np.log(high), 2))
+    w, h = min(w, width - 2), min(h, height - 2)
+    return [random.uniform(0, width - w - 1), random.uniform(0, height - h - 1), w, h]
+
+
+def draw_rle(random, image_size, box):
+    """The run lengths of a box with ragged edges."""
+    x, y, w, h = (int(value) for value in box)
+    mask = np.zeros(image_size, dtype=np.uint8, order="F")
+    mask[y : y + h, x : x + w] = 1
+    mask *= random.random(mask.shape) > 0.1
+    rle = masks.encode(mask)
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
 @contextmanager
 def registered(truth, folder):
     """The name under which Detectron2 knows ``truth``, the content of a COCO-format JSON file."""
