@@ -85,10 +85,19 @@ def draw(replicates: Sequence[Replicate]) -> str:
         for number, (title, own) in enumerate(drawn.items(), start=1):
             _panel(figure.add_subplot(rows, COLUMNS, number), title, own)
         lines = [Line2D([], [], color=COLOURS[n], ls=DASHES[n], label=n) for n in COLOURS]
-        title = "thin: one replicate; bold: their mean"
-        figure.legend(handles=lines, loc="outside upper left", ncols=3, frameon=False, title=title)
+        figure.legend(
+            handles=lines,
+            title="thin: one replicate; bold: their mean",
+            loc="outside upper left",
+            ncols=3,
+            frameon=False,
+            alignment="left",
+        )
         file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        # Neither date nor version: they would differ without a difference
+        figure.savefig(
+            file, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
     return file.getvalue()
 
 

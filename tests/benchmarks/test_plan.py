@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.cost import load_cost
+from benchmarks.speed.cost import load_cost
 from benchmarks.matrix import load_matrix
 from benchmarks.plan import fine_tuning_hours, pretraining_hours
 from benchmarks.stages import all_stages, take_lock

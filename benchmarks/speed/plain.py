@@ -1,4 +1,4 @@
-"""The baseline of ``benchmarks.speed``: pretraining as a plain reading of clove.md writes it.
+"""The baseline of ``benchmarks.speed``: pretraining as a plain reading of CLoVE's paper has it.
 
 Pillow and torchvision image by image, one pair of views after the other with a full mask, one
 parameter after the other. Nothing else uses this.
@@ -63,7 +63,7 @@ def multicrop_loss(
 
 
 def pair_loss(student: Tensor, teacher: Tensor, boxes: Tensor, teacher_boxes: Tensor) -> Tensor:
-    """clove.md 7.1 for one pair of views; a mean over the images."""
+    """CLoVE's loss (the paper's section 3) for one pair of views; a mean over the images."""
     x, y, diagonal = centers(boxes, *student.shape[2:])
     teacher_x, teacher_y, teacher_diagonal = centers(teacher_boxes, *teacher.shape[2:])
     distance = (x[:, :, None] - teacher_x[:, None]) ** 2 + (y[:, :, None] - teacher_y[:, None]) ** 2
@@ -94,7 +94,7 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 
 
 class LARS:
-    """clove.md section 9, one parameter after the other."""
+    """As in sthalles/CLoVE, one parameter after the other; vectors neither decay nor adapt."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]

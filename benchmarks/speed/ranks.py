@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.scenes.generate import Request, generate
+from benchmarks.speed.compare import spread
 from pretrain.runtime.config import REPOSITORY
 
 CORES = 2
@@ -26,37 +27,25 @@ def compare(pairs: int) -> str:
         for pair in range(pairs):
             for processes in (1, 2) if pair % 2 else (2, 1):
                 output = Path(folder, f"{pair}_{processes}")
-                rates[processes].append(
-                    _images_per_second(Path(folder, "scenes"), output, processes)
-                )
-    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
-    medians = [statistics.median(rates[processes]) for processes in (2, 1)]
-    return "images/s: 2 processes {:.2f}, 1 process {:.2f}; ratio {:.3f} ({:.3f} to {:.3f})".format(
-        *medians, statistics.median(ratios), min(ratios), max(ratios)
-    )
+                rates[processes].append(images_per_second(folder, output, processes))
+    two, one = (f"{statistics.median(rates[processes]):.2f}" for processes in (2, 1))
+    ratio = "ratio {} ({} to {})".format(*spread(rates[2], rates[1]))
+    return f"images/s: 2 processes {two}, 1 process {one}; {ratio}"
 
 
-def _images_per_second(scenes: Path, output: Path, processes: int) -> float:
+def images_per_second(folder: str, output: Path, processes: int) -> float:
     """Of a pretraining after its first steps; cores and loader processes are shared out."""
-    settings = {
-        "DATA.ROOT": scenes / "coco" / "unlabeled2017",
-        "OUTPUT_DIR": output,
-        "DEVICE": "cpu",
-        "DATA.NUM_WORKERS": CORES // processes,
-        "SOLVER.TOTAL_BATCH_SIZE": BATCH,
-        "SOLVER.BATCH_SIZE_PER_GPU": BATCH // processes,
-        "SOLVER.EPOCHS": EPOCHS,
-        "SOLVER.WARMUP_EPOCHS": 0,
-        "CHECKPOINT.PERIOD_EPOCHS": EPOCHS,
-        "MONITOR.PERIOD": 0,
-        "LOG.PERIOD": 1,
-    }
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
+    settings = (
+        f"DATA.ROOT {folder}/scenes/coco/unlabeled2017 OUTPUT_DIR {output} DEVICE cpu "
+        f"DATA.NUM_WORKERS {CORES // processes} SOLVER.TOTAL_BATCH_SIZE {BATCH} "
+        f"SOLVER.BATCH_SIZE_PER_GPU {BATCH // processes} SOLVER.EPOCHS {EPOCHS} "
+        f"SOLVER.WARMUP_EPOCHS 0 CHECKPOINT.PERIOD_EPOCHS {EPOCHS} MONITOR.PERIOD 0 LOG.PERIOD 1"
+    )
     subprocess.run(
         [
             *(sys.executable, *(launcher if processes > 1 else []), "-m", "pretrain"),
-            *("--config-file", "configs/pretrain/demo.yaml"),
-            *(str(word) for pair in settings.items() for word in pair),
+            *("--config-file", "configs/pretrain/demo.yaml", *settings.split()),
         ],
         cwd=REPOSITORY,
         env=os.environ | {"OMP_NUM_THREADS": str(CORES // processes)},

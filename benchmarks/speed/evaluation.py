@@ -14,14 +14,13 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.speed import Row
+from benchmarks.speed.compare import Row
 from transfer.evaluation import evaluate_coco, evaluate_lvis
 
 WIDTH, HEIGHT = 640, 480
 DETECTIONS = 100  # of an image
 OBJECTS, PEOPLE = 7, 4
 POINTS = 17
-CATEGORIES = {"coco": 80, "lvis": 1203}
 LVIS_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 Instances = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -29,29 +28,23 @@ Instances = tuple[dict[str, Any], list[dict[str, Any]]]
 
 def rows(images: int) -> Iterator[Row]:
     """COCO boxes, masks and keypoints, LVIS boxes and masks."""
-    for kind, iou_type in (("boxes", "bbox"), ("masks", "segm")):
-        inputs = partial(copies, *draw_instances(images, CATEGORIES["coco"], iou_type))
-        yield _coco_row(kind, inputs, iou_type)
-    yield _coco_row("keypoints", partial(copies, *draw_people(images)), "keypoints")
-    for kind, iou_type in (("boxes", "bbox"), ("masks", "segm")):
-        inputs = partial(copies, *draw_instances(images, CATEGORIES["lvis"], iou_type))
+    for name, iou_type in (("boxes", "bbox"), ("masks", "segm"), ("keypoints", "keypoints")):
+        drawn = draw_people(images) if name == "keypoints" else draw_instances(images, 80, iou_type)
         yield Row(
-            name=f"LVIS {kind}",
+            name=f"COCO {name}",
+            baseline="pycocotools",
+            inputs=partial(copies, *drawn),
+            ours=lambda *arguments, t=iou_type: evaluate_coco(*arguments, t).stats[:12],
+            theirs=partial(by_pycocotools, iou_type=iou_type),
+        )
+    for name, iou_type in (("boxes", "bbox"), ("masks", "segm")):
+        yield Row(
+            name=f"LVIS {name}",
             baseline="lvis",
-            inputs=inputs,
+            inputs=partial(copies, *draw_instances(images, 1203, iou_type)),
             ours=lambda *arguments, t=iou_type: list(evaluate_lvis(*arguments, t).values()),
             theirs=partial(by_lvis, iou_type=iou_type),
         )
-
-
-def _coco_row(kind: str, inputs: Any, iou_type: str) -> Row:
-    return Row(
-        name=f"COCO {kind}",
-        baseline="pycocotools",
-        inputs=inputs,
-        ours=lambda *arguments: evaluate_coco(*arguments, iou_type).stats[:12],
-        theirs=partial(by_pycocotools, iou_type=iou_type),
-    )
 
 
 def by_pycocotools(
@@ -94,7 +87,7 @@ def draw_instances(images: int, categories: int, iou_type: str) -> Instances:
     The latter are of categories that the image is known not to have (LVIS's negative ones).
     """
     random = np.random.default_rng(0)
-    dataset, results = _empty(images, categories), []
+    dataset, results = empty(images, categories), []
     for image in dataset["images"]:
         objects = draw_boxes(random, OBJECTS)
         moved = np.concatenate([objects, objects]) + random.normal(0, 5, (2 * OBJECTS, 4))
@@ -103,40 +96,41 @@ def draw_instances(images: int, categories: int, iou_type: str) -> Instances:
         classes = np.concatenate([present, present, present, absent]).tolist()
         image["neg_category_ids"] = absent.tolist()
         image["not_exhaustive_category_ids"] = classes[:1]
-        if iou_type == "bbox":
-            shapes = [{"bbox": box} for box in boxes.tolist()]
-        else:
-            shapes = [{"segmentation": outline(random, box)} for box in boxes]
-        for index in range(OBJECTS):
-            own = {"category_id": classes[index], "area": float(np.prod(boxes[index, 2:]))}
-            own |= {"bbox": boxes[index].tolist()}
-            _add_object(dataset, image, own | shapes[index])
-        for index in random.integers(OBJECTS, len(shapes), DETECTIONS):
-            _add_result(results, image, classes[index], random, shapes[index])
-    return dataset, results
+        entries = [{"image_id": image["id"], "category_id": number} for number in classes]
+        for entry, box in zip(entries, boxes, strict=True):
+            shape = box.tolist() if iou_type == "bbox" else outline(random, box)
+            entry["bbox" if iou_type == "bbox" else "segmentation"] = shape
+        for entry, box in zip(entries[:OBJECTS], boxes[:OBJECTS], strict=True):
+            own = {"bbox": box.tolist(), "area": float(np.prod(box[2:])), "iscrowd": 0}
+            dataset["annotations"].append(own | entry)
+        for index in random.integers(OBJECTS, len(entries), DETECTIONS):
+            results.append(entries[index] | {"score": random.random()})
+    return numbered(dataset), results
 
 
 def draw_people(images: int) -> Instances:
     """People, some with points that are not labelled, and detections near one of them each."""
     random = np.random.default_rng(0)
-    dataset, results = _empty(images, categories=1), []
+    dataset, results = empty(images, categories=1), []
     for image in dataset["images"]:
         boxes = clip(draw_boxes(random, PEOPLE))
         points = boxes[:, None, :2] + boxes[:, None, 2:] * random.random((PEOPLE, POINTS, 2))
         marks = random.integers(0, 3, (PEOPLE, POINTS, 1))
         labels = np.concatenate([points, marks], axis=2).reshape(PEOPLE, -1).tolist()
         areas = 0.6 * boxes[:, 2:].prod(axis=1)
-        for index, box in enumerate(boxes.tolist()):
-            own = {"category_id": 1, "area": float(areas[index]), "bbox": box}
-            own |= {"keypoints": labels[index], "num_keypoints": int((marks[index] > 0).sum())}
-            _add_object(dataset, image, own)
+        people = [
+            {"image_id": image["id"], "category_id": 1, "bbox": box} for box in boxes.tolist()
+        ]
+        for index, person in enumerate(people):
+            own = {"area": float(areas[index]), "iscrowd": 0, "keypoints": labels[index]}
+            own["num_keypoints"] = int((marks[index] > 0).sum())
+            dataset["annotations"].append(person | own)
         for index in random.integers(0, PEOPLE, DETECTIONS):
             spread = 0.1 * np.sqrt(areas[index])
             near = points[index] + random.normal(0, spread, (POINTS, 2))
             found = np.column_stack([near, np.ones(POINTS)]).ravel().tolist()
-            own = {"bbox": boxes[index].tolist(), "keypoints": found}
-            _add_result(results, image, 1, random, own)
-    return dataset, results
+            results.append(people[index] | {"keypoints": found, "score": random.random()})
+    return numbered(dataset), results
 
 
 def draw_boxes(random: np.random.Generator, count: int) -> np.ndarray:
@@ -161,7 +155,8 @@ def outline(random: np.random.Generator, box: np.ndarray) -> dict[str, Any]:
     return {"size": rle["size"], "counts": rle["counts"].decode()}
 
 
-def _empty(images: int, categories: int) -> dict[str, Any]:
+def empty(images: int, categories: int) -> dict[str, Any]:
+    """A data set without annotations."""
     return {
         "info": {},
         "images": [{"id": k, "width": WIDTH, "height": HEIGHT} for k in range(1, images + 1)],
@@ -173,17 +168,8 @@ def _empty(images: int, categories: int) -> dict[str, Any]:
     }
 
 
-def _add_object(dataset: dict[str, Any], image: dict[str, Any], own: dict[str, Any]) -> None:
-    number = len(dataset["annotations"]) + 1
-    dataset["annotations"].append({"id": number, "image_id": image["id"], "iscrowd": 0} | own)
-
-
-def _add_result(
-    results: list[dict[str, Any]],
-    image: dict[str, Any],
-    category_id: int,
-    random: np.random.Generator,
-    own: dict[str, Any],
-) -> None:
-    place = {"image_id": image["id"], "category_id": category_id, "score": random.random()}
-    results.append(place | own)
+def numbered(dataset: dict[str, Any]) -> dict[str, Any]:
+    """With ids of its annotations."""
+    for number, annotation in enumerate(dataset["annotations"], start=1):
+        annotation["id"] = number
+    return dataset

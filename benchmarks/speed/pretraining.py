@@ -1,4 +1,4 @@
-"""Our pretraining against ``benchmarks.plain``: views, loss, teacher, LARS, a whole step."""
+"""Our pretraining against ``benchmarks.speed.plain``: views, loss, teacher, LARS, a whole step."""
 
 import copy
 import io
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from benchmarks import plain
-from benchmarks.speed import Row
+from benchmarks.speed import plain
+from benchmarks.speed.compare import Row
 from pretrain import photometry
 from pretrain.augment import MultiCrop
 from pretrain.data.multicrop import decode
@@ -31,29 +31,24 @@ MOMENTUM = 0.99
 def view_rows() -> Iterator[Row]:
     """Images to views: all of it on a CPU, and what a loader's process does beside a GPU."""
     data = photograph()
-    crops = MultiCrop()
-    kinds = crops.global_views + crops.local_views
 
-    def by_pillow() -> Sequence[float]:
-        return [
-            sum(
-                view.numel()
-                for n in range(IMAGES)
-                for view in plain.views(data, kinds, random.Random(n))
-            )
-        ]
+    def by_pillow(crops: MultiCrop) -> Sequence[float]:
+        kinds = crops.global_views + crops.local_views
+        each = (plain.views(data, kinds, random.Random(n)) for n in range(IMAGES))
+        return [sum(view.numel() for views in each for view in views)]
 
-    def ours(crops: MultiCrop, normalized: bool) -> Sequence[float]:
+    def ours(crops: MultiCrop) -> Sequence[float]:
         numbers = 0
         for n in range(IMAGES):
-            views = crops(decode(data), random.Random(n))
-            for pixels in (views.global_crops, views.local_crops):
-                numbers += (photometry.normalize(pixels / 255) if normalized else pixels).numel()
+            for pixels in crops(decode(data), random.Random(n))[:2]:
+                numbers += (
+                    photometry.normalize(pixels / 255) if crops.photometry else pixels
+                ).numel()
         return [numbers]
 
     for name, on_cpu in (("views, all", True), ("views, loader", False)):
-        way = partial(ours, MultiCrop(photometry=on_cpu), on_cpu)
-        yield Row(name, "plain", tuple, way, by_pillow, threads=1)
+        inputs = partial(tuple, [MultiCrop(photometry=on_cpu)])
+        yield Row(name, "plain", inputs, ours, by_pillow, threads=1)
 
 
 def loss_rows() -> Iterator[Row]:
@@ -94,24 +89,19 @@ def optimizer_rows() -> Iterator[Row]:
                 old.copy_(new + 0.01)
         return ()
 
-    def ours() -> Sequence[float]:
+    def update(way: Callable[[], None]) -> Sequence[float]:
         for _ in range(UPDATES):
-            model.update_teacher(MOMENTUM)
+            way()
         return norms(model.teacher)
 
-    def theirs() -> Sequence[float]:
-        for _ in range(UPDATES):
-            plain.update_teacher(model.teacher, model.student, MOMENTUM)
-        return norms(model.teacher)
-
-    yield Row("teacher", "plain", inputs, ours, theirs, rtol=1e-6)
+    ours = partial(model.update_teacher, MOMENTUM)
+    theirs = partial(plain.update_teacher, model.teacher, model.student, MOMENTUM)
+    yield Row("teacher", "plain", inputs, partial(update, ours), partial(update, theirs), rtol=1e-6)
 
     def reset() -> tuple:
-        with torch.no_grad():
-            for mine, saved in zip(model.student.parameters(), student.parameters(), strict=True):
-                mine.copy_(saved)
-            for parameter in model.parameters():
-                parameter.grad = parameter * 2 if parameter.requires_grad else None
+        model.student.load_state_dict(student.state_dict())
+        for parameter in model.parameters():
+            parameter.grad = parameter.detach() * 2 if parameter.requires_grad else None
         by_foreach = LARS(lars_param_groups(model, 2e-5), lr=0.1)
         by_hand = plain.LARS(model.parameters(), lr=0.1, weight_decay=2e-5)
         for group in by_foreach.param_groups:  # that the first step would make
