@@ -83,13 +83,8 @@ def _tasks(replicates: Iterable[Replicate], regimes: Iterable[str]) -> list[str]
 
 
 def _cells(replicates: Iterable[Replicate], regime: str, init: str, task: str) -> By:
-    """Each with its value of the main metric."""
     key = (regime, init, task)
-    return {
-        r.seed: r.cells[key] | {"value": r.metrics[key][_metrics()[task]]}
-        for r in replicates
-        if key in r.cells
-    }
+    return {r.seed: r.cells[key] for r in replicates if key in r.cells}
 
 
 # ---------------------------------------------------------------------------------------------

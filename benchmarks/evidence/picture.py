@@ -47,9 +47,9 @@ def panels(replicates: Sequence[Replicate]) -> dict[str, dict[str, list[Points]]
     """
 
     def curves(*key: str) -> list[Points]:
-        points = [r.curves[key] for r in replicates if key in r.curves]
+        points = [r.curves[key].items() for r in replicates if key in r.curves]
         # Where a value was not finite there is no point
-        finite = ([point for point in own if point[1] is not None] for own in points)
+        finite = ([(x, y) for x, y in own if y is not None] for own in points)
         return [tuple(np.array(own, dtype=float).T) for own in finite if own]
 
     found = {

@@ -6,21 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence.rows import PRETRAINING, RESULTS, Row, write_rows
-from benchmarks.matrix import CONVERT, Cell, Init, Matrix, short
+from benchmarks.evidence.rows import PRETRAINING, Row, write_rows
+from benchmarks.matrix import Cell, Init, Matrix, short
 from benchmarks.results import METRICS, ResultError, read_result
 from pretrain.runtime.config import ConfigError, config_hash
 from pretrain.runtime.files import list_checkpoints, sha256_of
 
 MAX_POINTS = 50  # of one curve
+OF_CELL = (  # as metrics.json names them
+    *("pretrain_epochs", "weights_sha256", "config_sha256", "iterations", "images_per_batch"),
+    *("images_per_bn_batch", "seconds", "hardware", "git_commit"),
+)
 OF_REPLICATE = ("SEED", "DATA.ROOT")  # in which the pretrainings of all replicates differ
 
 
-def publish(regime: str, matrix: Matrix, output: Path, about: Row, folder: Path = RESULTS) -> int:
+def publish(regime: str, matrix: Matrix, output: Path, about: Row, folder: Path) -> int:
     """Write the rows of a finished regime, in the place of those that it had; returns its cells.
 
-    output: of the matrix. about: the replicate's row. Raises ConfigError, before anything is
-    written, for a file of the run that is missing or cannot be used.
+    output: of the matrix. about: the replicate's row. folder: of the CSV files. Raises ConfigError,
+    before anything is written, for a file of the run that is missing or cannot be used.
     """
     of = {"run": about["run"], "seed": about["seed"], "regime": regime}
     rows: dict[str, list[Row]] = {"pretraining": [], "cells": [], "results": [], "curves": []}
@@ -29,16 +33,16 @@ def publish(regime: str, matrix: Matrix, output: Path, about: Row, folder: Path 
         row, metrics = _cell(cell, output)
         rows["cells"].append(key | row)
         rows["results"] += [key | {"metric": name, "value": metrics[name]} for name in metrics]
-        log = _lines(cell.folder / "training.jsonl")
-        rows["curves"] += _curve(log, key, "iteration", "total_loss")
+        rows["curves"] += _curve(cell.folder / "training.jsonl", key, "iteration", "total_loss")
     for init in matrix.inits:
         key = of | {"init": init.name}
         if init.pretrain is not None:
             weights = {r["weights_sha256"] for r in rows["cells"] if r["init"] == init.name}
-            record, curves = _pretraining(init, output, weights, key | {"task": PRETRAINING})
-            rows["curves"] += curves
-            rows["pretraining"].append(key | record)
-        elif CONVERT in init.stages:
+            rows["pretraining"].append(key | _pretraining(init, output, weights))
+            log, key = init.source(output) / "metrics.jsonl", key | {"task": PRETRAINING}
+            for name in ("loss", "monitor/match_rate", "monitor/match_chance"):
+                rows["curves"] += _curve(log, key, "step", name)
+        elif init.stages:
             rows["pretraining"].append(key)  # that of the regime `full`
     for name, own in rows.items():
         write_rows(folder, name, of, own)
@@ -55,18 +59,13 @@ def _cell(cell: Cell, output: Path) -> tuple[Row, dict[str, float]]:
         raise ConfigError(
             f"{short(path)}: {error}. Delete it: the same command runs this cell again"
         ) from error
-    content = json.loads(path.read_text())
-    names = ("pretrain_epochs", "weights_sha256", "config_sha256", "iterations")
-    names += ("images_per_batch", "images_per_bn_batch", "seconds", "hardware", "git_commit")
-    data = {name: content["data"][name] for name in ("train_images", "test_images")}
-    row = data | {"data_sha256": content["data"]["sha256"]} | {n: content.get(n) for n in names}
-    return row, result.metrics
+    content, data = json.loads(path.read_text()), result.data
+    row = {"train_images": data.train_images, "test_images": data.test_images}
+    return row | {"data_sha256": data.sha256} | {n: content[n] for n in OF_CELL}, result.metrics
 
 
-def _pretraining(
-    init: Init, output: Path, weights: set[str | None], key: Row
-) -> tuple[Row, list[Row]]:
-    """The row less its key, and its curves; ``weights``: hashes of what the cells came from.
+def _pretraining(init: Init, output: Path, weights: set[str | None]) -> Row:
+    """The row less its key; ``weights``: hashes of what the cells came from.
 
     ``seconds`` are those of training alone: images over the rates in the log, without the start,
     the monitors and what an interruption lost; None where the log has no rate. ``config_sha256``:
@@ -78,18 +77,14 @@ def _pretraining(
             f"{short(output)}: the cells of {init.name} came from more than one checkpoint "
             f"({weights}). Delete {short(output / init.name)} and run it anew"
         )
-    log = _lines(run / "metrics.jsonl")
-    curves = _curve(log, key, "step", "loss")
-    for name in ("match_rate", "match_chance"):
-        curves += _curve(log, key, "step", f"monitor/{name}", name, may_be_empty=True)
-    record = {
+    log, batch_size = _lines(run / "metrics.jsonl"), int(settings["SOLVER.TOTAL_BATCH_SIZE"])
+    return {
         "checkpoint_sha256": sha256_of(list_checkpoints(run)[-1]),
         "backbone_sha256": next(iter(weights)),
         "config_sha256": config_hash(settings, OF_REPLICATE),
         "git_commit": json.loads((run / "provenance.json").read_text()).get("git_commit"),
-        "seconds": _training_seconds(log, int(settings["SOLVER.TOTAL_BATCH_SIZE"])),
+        "seconds": _training_seconds(log, batch_size),
     }
-    return record, curves
 
 
 def _training_seconds(log: Sequence[Mapping[str, Any]], batch_size: int) -> float | None:
@@ -105,30 +100,21 @@ def _training_seconds(log: Sequence[Mapping[str, Any]], batch_size: int) -> floa
     return round(seconds, 1)
 
 
-def _curve(
-    log: Sequence[Mapping[str, Any]],
-    key: Row,
-    place: str,
-    name: str,
-    quantity: str | None = None,
-    may_be_empty: bool = False,
-) -> list[Row]:
+def _curve(log: Path, key: Row, place: str, name: str) -> list[Row]:
     """At most MAX_POINTS rows, evenly spaced, first and last among them."""
     # What was done twice, around an interruption, is the same twice
-    points = dict(sorted((line[place], line[name]) for line in log if name in line))
-    if not points and not may_be_empty:
+    points = dict(sorted((line[place], line[name]) for line in _lines(log) if name in line))
+    if not points:
         raise ConfigError(
-            f"no {name} in the log of {'/'.join(map(str, key.values()))}. Delete its folder: the "
-            "same command makes it again"
+            f"{short(log)}: no {name} in it. Delete {short(log.parent)}: the same command makes it "
+            "again"
         )
     steps, last = list(points), len(points) - 1
     if last >= MAX_POINTS:
         steps = [steps[round(n * last / (MAX_POINTS - 1))] for n in range(MAX_POINTS)]
+    key |= {"quantity": name.removeprefix("monitor/")}
     return [
-        key
-        | {"quantity": quantity or name, "step": step}
-        | {"value": points[step] if math.isfinite(points[step]) else None}
-        for step in steps
+        key | {"step": n, "value": points[n] if math.isfinite(points[n]) else None} for n in steps
     ]
 
 

@@ -21,9 +21,8 @@ from benchmarks.evidence.rows import (
     CLOVE,
     FROZEN,
     FULL,
-    INITS,
     RESULTS,
-    SCENES_COLUMNS,
+    SCENES,
     Row,
     read_rows,
 )
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m benchmarks.evidence replicate", description=__doc__
     )
     parser.add_argument(
-        "--seed", type=_seed, required=True, metavar="K", help="reported from 100 on, below to tune"
+        "--seed", type=int, required=True, metavar="K", help="reported from 100 on, below to tune"
     )
     parser.add_argument(
         "--regime",
@@ -68,6 +67,8 @@ def main(arguments: Sequence[str]) -> int:
         "--run", type=int, default=1, help="2: a seed that is done, run again in another clone"
     )
     args = parser.parse_args(arguments)
+    if args.seed < 0:
+        parser.error(f"--seed {args.seed} is below 0")
     return replicate(args.seed, args.regime, args.slots, args.run)
 
 
@@ -111,10 +112,6 @@ def write_config(folder: Path, seed: int, regime: str) -> str:
     where, data, inits = short(base), short(folder / "data"), {}
     tree = load_yaml(base)
     for init in load_matrix(where).inits:
-        if init.name not in INITS:
-            raise ConfigError(
-                f"{where}: inits: {init.name}: only {' and '.join(INITS)} are compared"
-            )
         if init.pretrain is not None:
             overrides = {"SEED": seed, "DATA.ROOT": f"{data}/coco/unlabeled2017"}
             inits[init.name] = {"pretrain": {"overrides": overrides}}
@@ -143,7 +140,7 @@ def draw_scenes(folder: Path, seed: int, number: int) -> Row:
     """
     request, record = replace(REQUEST, seed=seed), folder / "replicate.json"
     asked = {"format": scenes.FORMAT} | asdict(request)
-    asked = {name: int(asked[name]) for name in SCENES_COLUMNS}
+    asked = {name: int(asked[name]) for name in SCENES}
     begun = json.loads(record.read_text()) if record.exists() else {}
     known = {folder: begun} if begun else {}
     for row in read_rows(RESULTS, "replicates"):
@@ -179,9 +176,3 @@ def require_trained(config: str) -> None:
                 f"{config}: inits: {name}: checkpoint {checkpoint} is no finished pretraining of "
                 f"python -m benchmarks; run the regime {FULL} first"
             )
-
-
-def _seed(text: str) -> int:
-    if not re.fullmatch(r"\d+", text):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
-    return int(text)

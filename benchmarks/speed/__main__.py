@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.speed import evaluation, pretraining, profiling, ranks
+from benchmarks.speed import evaluation, pretraining, profiling
 from benchmarks.speed.compare import HEAD, compare
 from pretrain.runtime.provenance import hardware, packages
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With ``--profile`` ours alone runs, and is looked into.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("what", choices=("eval", *ROWS, "ranks"))
+    parser.add_argument("what", choices=("eval", *ROWS))
     parser.add_argument("--images", type=int, default=5000, help="to evaluate")
     parser.add_argument("--pairs", type=int, default=5, help="runs of either way, in turn")
     parser.add_argument(
@@ -34,8 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(hardware(), *(f"{name} {version}" for name, version in packages().items()), sep="; ")
     if args.profile:
         print(profiling.profile_step(args.profile))
-    elif args.what == "ranks":
-        print(ranks.compare(args.pairs))
     else:
         size = f", {args.images} images, {evaluation.DETECTIONS} detections each"
         print(f"{args.what}{size if args.what == 'eval' else ''}, {args.pairs} pairs\n{HEAD}")

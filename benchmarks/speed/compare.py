@@ -1,6 +1,5 @@
 """Two ways to the same numbers, timed in turn."""
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 TOLERANCE = 1e-6
 COLUMNS = "{:<15} {:<12} {:>8} {:>8} {:>7} {:>7} {:>7}"
@@ -26,7 +24,6 @@ class Row:
     theirs: Callable[..., Sequence[float]]
     rtol: float = 0.0  # to which the two results agree
     threads: int | None = None  # to run in, where it is a loader's process that does it
-    memory: bool = False  # whether to compare the peaks of memory too
 
 
 def compare(row: Row, pairs: int) -> str:
@@ -44,17 +41,9 @@ def compare(row: Row, pairs: int) -> str:
             found[True], found[False], rtol=row.rtol, atol=TOLERANCE, err_msg=row.name
         )
     times = [f"{statistics.median(seconds[way]):.2f}" for way in (True, False)]
-    lines = [COLUMNS.format(row.name, row.baseline, *times, *spread(seconds[False], seconds[True]))]
-    if row.memory:
-        ours, theirs = (peak_bytes(row, ours) / 2**20 for ours in (True, False))
-        lines.append(f"{row.name}: peak memory {ours:.1f} MiB, {row.baseline} {theirs:.1f} MiB")
-    return "\n".join(lines)
-
-
-def spread(above: Sequence[float], below: Sequence[float]) -> list[str]:
-    """Median, least and largest of their ratios, pair by pair."""
-    ratios = [a / b for a, b in zip(above, below, strict=True)]
-    return [f"{ratio:.2f}" for ratio in (statistics.median(ratios), min(ratios), max(ratios))]
+    ratios = [theirs / ours for ours, theirs in zip(*seconds.values(), strict=True)]
+    shown = [statistics.median(ratios), min(ratios), max(ratios)]
+    return COLUMNS.format(row.name, row.baseline, *times, *(f"{ratio:.2f}" for ratio in shown))
 
 
 def timed(row: Row, ours: bool) -> tuple[float, Sequence[float]]:
@@ -67,13 +56,3 @@ def timed(row: Row, ours: bool) -> tuple[float, Sequence[float]]:
     seconds = time.perf_counter() - start
     torch.set_num_threads(threads)
     return seconds, result
-
-
-def peak_bytes(row: Row, ours: bool) -> int:
-    """The most that tensors of one way take at a time, beside its inputs."""
-    way, inputs = row.ours if ours else row.theirs, row.inputs()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        way(*inputs)
-    events = profiler.profiler.kineto_results.events()
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    return max(itertools.accumulate(change for _, change in changes))
