@@ -4,7 +4,7 @@ import functools
 import itertools
 import statistics
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.evidence.paired import MIN_PAIRS, By, Comparison, compare, mean_and_std
@@ -61,7 +61,7 @@ def page(replicates: Sequence[Replicate], repeated: Sequence[Replicate], picture
         "ablations": _ablations(replicates, ablations),
         "repeated": [grid(repeated_rows), *_bullets([_provenance(run) for run in repeated])],
         "hours": [_hours(replicates, regimes)],
-        "hashes": _hashes(replicates),
+        "hashes": _hashes(replicates, regimes),
     }
     return TEMPLATE.read_text().format(
         **{name: "\n\n".join(own) for name, own in parts.items()},
@@ -87,34 +87,19 @@ def _cells(replicates: Iterable[Replicate], regime: str, init: str, task: str) -
     return {r.seed: r.cells[key] for r in replicates if key in r.cells}
 
 
-# ---------------------------------------------------------------------------------------------
-# Tables
-
-
 def _regime(replicates: Sequence[Replicate], regime: str) -> list[str]:
     """``clove`` against ``random``, a row per task; an ablation without ``random`` has no such."""
     own = [r for r in replicates if any(name == regime for name, _, _ in r.cells)]
-    both = {
+    pairs = {
         task: tuple(_cells(own, regime, init, task) for init in (CLOVE, RANDOM))
         for task in _tasks(own, [regime])
     }
-    if not any(random for _, random in both.values()):
+    if not any(random for _, random in pairs.values()):
         return []
-    compared = compare(both)
-    notes = []
-    for row in compared:
-        if neither := [r.seed for r in own if r.seed not in row.first | row.second]:
-            notes.append(f"`{row.name}`: not run in {_list(neither)}.")
-        notes += _notes(row, (f"`{CLOVE}`", f"`{RANDOM}`"), row.name)
-        if len(_configs(row.first) | _configs(row.second)) > 1:
-            notes.append(f"`{row.name}`: **not all were fine-tuned under one config.**")
-    verdict = _verdict(compared, f"`{CLOVE}`", f"`{RANDOM}`")
-    return [
-        f"## {TITLES.get(regime, f'`{regime}`: {CLOVE} against {RANDOM}')}",
-        _prose(f"Replicates: {_list(r.seed for r in own)}. {verdict}"),
-        _table("task", compared, (CLOVE, RANDOM), metrics=True),
-        *_bullets(notes),
-    ]
+    metrics = [_metrics()[task] for task in pairs]
+    said, *table = _compared(pairs, "task", (CLOVE, RANDOM), ("`clove`", "`random`"), metrics)
+    title = TITLES.get(regime, f"`{regime}`: {CLOVE} against {RANDOM}")
+    return [f"## {title}", _prose(f"Replicates: {_list(r.seed for r in own)}. {said}"), *table]
 
 
 def _ablations(replicates: Sequence[Replicate], names: Sequence[str]) -> list[str]:
@@ -123,51 +108,36 @@ def _ablations(replicates: Sequence[Replicate], names: Sequence[str]) -> list[st
     for task in _tasks(replicates, names):
         full = _cells(replicates, FULL, CLOVE, task)
         pairs = {name: (_cells(replicates, name, CLOVE, task), full) for name in names}
-        compared, notes = compare({name: both for name, both in pairs.items() if both[0]}), []
-        for row in compared:
-            notes += _notes(row, ("the ablation", f"`{FULL}`"), task)
-            if _configs(row.first) != _configs(row.second):
-                notes.append(f"`{row.name}`: its fine-tuning had another config than `{FULL}`.")
-        parts += [
-            f"### `{task}`, `{_metrics()[task]}`",
-            _prose(_verdict(compared, "An ablation", f"`{FULL}`")),
-            _table("regime", compared, ("ablation", FULL), metrics=False),
-            *_bullets(notes),
-        ]
+        pairs = {name: both for name, both in pairs.items() if both[0]}
+        said, *table = _compared(pairs, "regime", ("ablation", FULL), ("an ablation", "`full`"))
+        parts += [f"### `{task}`, `{_metrics()[task]}`", _prose(said), *table]
     return parts
 
 
-def _again(
-    replicates: Sequence[Replicate], repeated: Sequence[Replicate], regimes: Sequence[str]
-) -> tuple[list[list[str]], list[float]]:
-    """A row for every value of a second run, and how far each is from the mean of all, in std."""
-    head = ["seed", "regime", "init", "task", "first run", "second run"]
-    rows, distances = [[*head, "all replicates", "second run − mean, in std"]], []
-    for second, regime, init in itertools.product(repeated, regimes, INITS):
-        for task in _tasks([second], [regime]):
-            known = _cells(replicates, regime, init, task)
-            value = _cells([second], regime, init, task)[second.seed]["value"]
-            spread = [cell["value"] for cell in known.values()]
-            distances.append((value - statistics.fmean(spread)) / statistics.stdev(spread))
-            row = [str(second.seed), f"`{regime}`", init, f"`{task}`"]
-            row += [_number(known[second.seed]["value"]), _number(value), mean_and_std(spread)]
-            rows.append([*row, f"{distances[-1]:+.1f}"])
-    return rows, distances
+def _compared(
+    pairs: Mapping[str, tuple[By, By]],
+    kind: str,
+    names: tuple[str, str],
+    words: tuple[str, str],
+    metrics: Sequence[str] = (),
+) -> list[str]:
+    """What came of the comparisons, their table, and notes on its rows.
 
-
-def _table(kind: str, compared: Sequence[Comparison], names: tuple[str, str], metrics: bool) -> str:
+    kind: of the rows. names: of the two in the head, words: in a sentence.
+    """
+    compared = compare(pairs)
     first, second = names
     head = [kind, *(["metric"] if metrics else []), first, f"n of {first}", second]
-    head += [f"n of {second}", "pairs", f"{first} − {second}", "p", "p (Holm)"]
-    rows = []
-    for row in compared:
-        cells = [f"`{row.name}`"]
-        cells += [f"`{_metrics()[row.name]}`"] if metrics else []
+    rows = [[*head, f"n of {second}", "pairs", f"{first} − {second}", "p", "p (Holm)"]]
+    notes = []
+    for number, row in enumerate(compared):
+        cells = [f"`{name}`" for name in (row.name, *metrics[number : number + 1])]
         for own in (row.first, row.second):
             cells += [_mean([cell["value"] for cell in own.values()]), str(len(own))]
         cells += [str(len(row.differences)), _mean(row.differences, "+"), _p(row.p), _p(row.p_holm)]
         rows.append(cells)
-    return grid([head, *rows])
+        notes += [f"`{row.name}`: {note}" for note in _notes(row, words)]
+    return [_verdict(compared, words), grid(rows), *_bullets(notes)]
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:
@@ -180,59 +150,64 @@ def _p(value: float | None) -> str:
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
-def _verdict(compared: Sequence[Comparison], first: str, second: str) -> str:
+def _verdict(compared: Sequence[Comparison], words: tuple[str, str]) -> str:
     """How many comparisons there are, and what came of them."""
     tested = [(sum(row.differences), row.p, row.p_holm) for row in compared if row.p is not None]
-    count = f"Comparisons in this table: {len(tested)}."
-    if not tested:
-        return count
 
     def found(sign: int, column: int) -> int:
         return sum(sign * row[0] > 0 and row[column] < ALPHA for row in tested)
 
     return (
-        f"{count} {first} is above {second} with p < {ALPHA} in {found(1, 1)} of them and below it "
-        f"in {found(-1, 1)}; after Holm's correction in {found(1, 2)} and {found(-1, 2)}."
+        f"Comparisons in this table: {len(tested)}. {words[0][0].upper() + words[0][1:]} is above "
+        f"{words[1]} with p < {ALPHA} in {found(1, 1)} of them and below it in {found(-1, 1)}; "
+        f"after Holm's correction in {found(1, 2)} and {found(-1, 2)}."
     )
 
 
-def _notes(row: Comparison, names: tuple[str, str], task: str) -> list[str]:
-    """What is in no pair, why there is no p, and why values should not be ranked."""
-    notes, pairs = [], len(row.differences)
-    only = (
-        sorted(row.first.keys() - row.second.keys()),
-        sorted(row.second.keys() - row.first.keys()),
-    )
-    for name, seeds in zip(names, only, strict=True):
-        if seeds:
-            count = f"{len(seeds)} replicate{'s' * (len(seeds) > 1)}"
-            notes.append(f"{count} in no pair, only {name} has {_list(seeds)}.")
+def _notes(row: Comparison, words: tuple[str, str]) -> list[str]:
+    """What is in no pair, why there is no p, and why values should not be averaged or ranked."""
+    notes, pairs, (first, second) = [], len(row.differences), (row.first, row.second)
+    for name, only in zip(words, (first.keys() - second, second.keys() - first), strict=True):
+        if only:
+            count = f"{len(only)} replicate{'s' * (len(only) > 1)}"
+            notes.append(f"{count} in no pair, only {name} has {_list(sorted(only))}.")
     if row.p is None:
         why = f"{pairs} of {MIN_PAIRS} pairs" if pairs < MIN_PAIRS else "all differences are equal"
         notes.append(f"not tested and not counted: {why}.")
     # The machine, and with it perhaps the precision, is a difference, too
-    both = sorted(row.first.keys() & row.second.keys())
-    unlike = [s for s in both if row.first[s]["hardware"] != row.second[s]["hardware"]]
-    if unlike:
+    both = sorted(first.keys() & second.keys())
+    if unlike := [s for s in both if first[s]["hardware"] != second[s]["hardware"]]:
         notes.append(f"two kinds of machine in the pair of {_list(unlike)}, as listed below.")
-    if max(cell["value"] for cells in (row.first, row.second) for cell in cells.values()) < 1:
-        metric = _metrics()[task]
-        notes.append(f"**every {metric} is under 1: this shows the road, not quality.**")
-    return [f"`{row.name}`: {note}" for note in notes]
+    cells = [*first.values(), *second.values()]
+    if len({cell["config_sha256"] for cell in cells}) > 1:
+        notes.append("not all were fine-tuned under one config.")
+    if max(cell["value"] for cell in cells) < 1:
+        notes.append("**every value is under 1: this shows the road, not quality.**")
+    return notes
 
 
-def _configs(cells: By) -> set[str]:
-    return {cell["config_sha256"] for cell in cells.values()}
-
-
-# ---------------------------------------------------------------------------------------------
-# Where the numbers come from
+def _again(
+    replicates: Sequence[Replicate], repeated: Sequence[Replicate], regimes: Sequence[str]
+) -> tuple[list[list[str]], list[float]]:
+    """A row for every value of a second run, and how far each is from the mean of all, in std."""
+    head = ["seed", "regime", "init", "task", "first run", "second run"]
+    rows, distances = [[*head, "all replicates", "second run − mean, in std"]], []
+    for second, *key in itertools.product(repeated, regimes, INITS, _metrics()):
+        known = {seed: cell["value"] for seed, cell in _cells(replicates, *key).items()}
+        if tuple(key) not in second.cells or len(known) < 2:  # of one there is no std
+            continue
+        value, spread = second.cells[*key]["value"], list(known.values())
+        distances.append((value - statistics.fmean(spread)) / statistics.stdev(spread))
+        regime, init, task = key
+        row = [str(second.seed), f"`{regime}`", init, f"`{task}`"]
+        row += [_number(known.get(second.seed)), _number(value), mean_and_std(spread)]
+        rows.append([*row, f"{distances[-1]:+.1f}"])
+    return rows, distances
 
 
 def _hours(replicates: Sequence[Replicate], regimes: Sequence[str]) -> str:
     """A row per replicate, and one for each of its regimes."""
-    columns = ("seed", "regime", "machine", "scenes", "pretraining", "conversion", "fine-tuning")
-    rows = [columns]
+    rows = [["seed", "regime", "machine", "scenes", "pretraining", "conversion", "fine-tuning"]]
     for replicate in replicates:
         seed, about = str(replicate.seed), replicate.about
         rows.append([seed, NOTHING, about["hardware"], _number(about["hours"]), *[NOTHING] * 3])
@@ -253,19 +228,17 @@ def _number(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.2f}"
 
 
-def _hashes(replicates: Sequence[Replicate]) -> list[str]:
+def _hashes(replicates: Sequence[Replicate], regimes: Sequence[str]) -> list[str]:
     """A line per replicate, and whether their pretrainings had one config."""
-    configs: dict[str, set[str]] = {}
-    for replicate in replicates:
-        for regime, row in replicate.pretrainings.items():
-            configs.setdefault(regime, set()).add(row["config_sha256"])
-    mixed = [
-        f"**The pretrainings of `{regime}` did not all have one config: {_hashes_of(found)}.**"
-        for regime, found in sorted(configs.items())
-        if len(found) > 1
-    ]
-    lines = [_provenance(replicate) for replicate in replicates]
-    return [*_bullets(lines), *mixed]
+    parts = _bullets([_provenance(replicate) for replicate in replicates])
+    for regime in regimes:
+        rows = [r.pretrainings[regime] for r in replicates if regime in r.pretrainings]
+        if len(hashes := {row["config_sha256"] for row in rows}) > 1:
+            which = _hashes_of(hashes)
+            parts.append(
+                f"**The pretrainings of `{regime}` did not all have one config: {which}.**"
+            )
+    return parts
 
 
 def _provenance(replicate: Replicate) -> str:
@@ -273,15 +246,15 @@ def _provenance(replicate: Replicate) -> str:
     sources = [row for row in replicate.pretrainings.values() if row["checkpoint_sha256"]]
     commits = {_commit(row["git_commit"]) for row in (about, *cells, *sources)}
     weights = [f"{row['regime']} {short(row['checkpoint_sha256'])}" for row in sources]
-    data: dict[str, set[str]] = {}
-    for task in _metrics():
-        if found := {cell["data_sha256"] for cell in cells if cell["task"] == task}:
-            data[task] = found
+    data = [
+        f"{task} {_hashes_of({cell['data_sha256'] for cell in cells if cell['task'] == task})}"
+        for task in _tasks([replicate], {regime for regime, _, _ in replicate.cells})
+    ]
     return (
         f"{replicate.seed}: commit {', '.join(sorted(commits))}; {'easy ' * about['easy']}scenes "
         f"of {about['longest_side']} px, {about['unlabelled']} unlabelled, {about['train']} to "
         f"train, {about['val']} to test; pretraining {', '.join(weights)}; data "
-        f"{', '.join(f'{task} {_hashes_of(found)}' for task, found in data.items())}."
+        f"{', '.join(data)}."
     )
 
 

@@ -21,7 +21,15 @@ CHANCE = "chance"
 COLOURS = {CLOVE: "#2a7fd4", RANDOM: "#bb6016", CHANCE: "#777777"}
 DASHES = {CLOVE: "-", RANDOM: "--", CHANCE: ":"}
 GREY = "#777777"
-STYLE = {
+INK = (
+    "text.color",
+    "axes.edgecolor",
+    "axes.labelcolor",
+    "xtick.color",
+    "ytick.color",
+    "grid.color",
+)
+STYLE = dict.fromkeys(INK, GREY) | {
     "svg.hashsalt": "SCENES",  # else its identifiers are random
     "svg.fonttype": "none",
     "font.size": 8,
@@ -29,10 +37,6 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
-    **dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), GREY
-    ),
-    "grid.color": GREY,
 }
 COLUMNS = 3
 
@@ -85,14 +89,8 @@ def draw(replicates: Sequence[Replicate]) -> str:
         for number, (title, own) in enumerate(drawn.items(), start=1):
             _panel(figure.add_subplot(rows, COLUMNS, number), title, own)
         lines = [Line2D([], [], color=COLOURS[n], ls=DASHES[n], label=n) for n in COLOURS]
-        figure.legend(
-            handles=lines,
-            title="thin: one replicate; bold: their mean",
-            loc="outside upper left",
-            ncols=3,
-            frameon=False,
-            alignment="left",
-        )
+        about = "thin: one replicate; bold: their mean"
+        figure.legend(handles=lines, title=about, loc="outside upper left", ncols=3, frameon=False)
         file = io.StringIO()
         # Neither date nor version: they would differ without a difference
         figure.savefig(

@@ -112,7 +112,7 @@ def _curve(log: Path, key: Row, place: str, name: str) -> list[Row]:
     steps, last = list(points), len(points) - 1
     if last >= MAX_POINTS:
         steps = [steps[round(n * last / (MAX_POINTS - 1))] for n in range(MAX_POINTS)]
-    key |= {"quantity": name.removeprefix("monitor/")}
+    key = key | {"quantity": name.removeprefix("monitor/")}
     return [
         key | {"step": n, "value": points[n] if math.isfinite(points[n]) else None} for n in steps
     ]

@@ -88,7 +88,14 @@ def replicate(seed: int, regimes: Sequence[str], slots: int, number: int = 1) ->
         request = replace(FEWER[regime], seed=seed)
         scenes.generate(folder / f"data-{regime}", request, os.cpu_count() or 1)
     for regime, config in configs.items():
-        require_trained(config)
+        for init in load_yaml(config)["inits"].values():
+            # An interrupted pretraining has checkpoints, too; only a finished one is converted
+            checkpoint = REPOSITORY / init.get("checkpoint", "")
+            if "checkpoint" in init and not checkpoint.with_name("backbone.pth").exists():
+                raise ConfigError(
+                    f"{config}: {short(checkpoint)} is no finished pretraining; run the regime "
+                    f"{FULL} first"
+                )
         if code := run(config, folder / regime, slots=slots):
             return code
         if seed >= FIRST_REPORTED:
@@ -142,15 +149,12 @@ def draw_scenes(folder: Path, seed: int, number: int) -> Row:
     asked = {"format": scenes.FORMAT} | asdict(request)
     asked = {name: int(asked[name]) for name in SCENES}
     begun = json.loads(record.read_text()) if record.exists() else {}
-    known = {folder: begun} if begun else {}
-    for row in read_rows(RESULTS, "replicates"):
-        if (row["run"], row["seed"]) == (number, seed):
-            known[RESULTS / "replicates.csv"] = row
-    for where, row in known.items():
-        if not asked.items() <= row.items():
+    kept = [row for row in read_rows(RESULTS, "replicates") if row["seed"] == seed]
+    for known in (begun or asked, *(row for row in kept if row["run"] == number)):
+        if not asked.items() <= known.items():
             raise ConfigError(
-                f"{short(where)}: has other scenes of seed {seed} than are asked for now: {asked}. "
-                "Remove all of that seed, or choose another one"
+                f"seed {seed} was begun or published with other scenes than are asked for now, "
+                f"{asked}. Remove it from {short(folder)} and {short(RESULTS)}, or choose another"
             )
     start = time.monotonic()
     drawn = scenes.generate(folder / "data", request, os.cpu_count() or 1)
@@ -161,18 +165,3 @@ def draw_scenes(folder: Path, seed: int, number: int) -> Row:
         begun = asked | {"hours": hours} | source | {"packages": packages}
         write_json(record, begun)
     return begun
-
-
-def require_trained(config: str) -> None:
-    """Raise ConfigError where a checkpoint is named of a pretraining that has not come to its end.
-
-    An interrupted one has checkpoints, too, and nobody would see that they are not the last. Only
-    a finished one is converted.
-    """
-    for name, entry in load_yaml(config)["inits"].items():
-        checkpoint = entry.get("checkpoint")
-        if checkpoint and not (REPOSITORY / checkpoint).with_name("backbone.pth").exists():
-            raise ConfigError(
-                f"{config}: inits: {name}: checkpoint {checkpoint} is no finished pretraining of "
-                f"python -m benchmarks; run the regime {FULL} first"
-            )

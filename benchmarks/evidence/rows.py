@@ -75,7 +75,7 @@ def read_replicates(folder: Path = RESULTS, run: int = 1) -> list[Replicate]:
             own.cells[cell] = row | {"value": own.metrics[*cell, main_metrics[row["task"]]]}
     except KeyError as error:
         raise ConfigError(
-            f"{short(folder)}: run {run}: one file names what another lacks: {error}. Restore them, "
+            f"{short(folder)}: run {run}: one file names what another lacks ({error}). Restore it, "
             "or run the replicate anew"
         ) from error
     return [found[seed] for seed in sorted(found)]

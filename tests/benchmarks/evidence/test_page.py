@@ -1,26 +1,21 @@
-"""SCENES.md from committed replicates: statistics by the textbook, and nothing hidden."""
+"""SCENES.md from kept replicates: statistics by the textbook, and nothing hidden."""
 
 import statistics
-import subprocess
-import sys
 
 import numpy as np
 
-from benchmarks import replicate, scenes_page
-from benchmarks.committed import AGAIN, RESULTS, read_replicates
-from benchmarks.scenes_page import SCENES_MD
-from benchmarks.scenes_picture import draw
-from pretrain.runtime.config import REPOSITORY
-from tests.benchmarks.replicates import (
+from benchmarks.evidence import replicate
+from benchmarks.evidence.page import SCENES_MD, TEMPLATE, write
+from benchmarks.evidence.picture import draw
+from benchmarks.evidence.rows import RESULTS, read_replicates, read_rows, write_rows
+from tests.benchmarks.evidence.lab import (
     page_of,
-    pretraining,
     rows_of,
-    write_json,
     write_pairs,
     write_replicate,
     write_result,
 )
-from tests.benchmarks.test_paired import slow_holm, slow_paired_p
+from tests.benchmarks.evidence.test_paired import slow_holm, slow_paired_p
 
 FULL_HEADING = "## Full fine-tuning (`full`)"
 TASKS = ("coco_c4", "coco_fpn", "keypoints_fpn", "voc_c4")
@@ -86,7 +81,6 @@ def test_a_task_that_one_init_misses_is_in_no_pair_and_that_is_said(tmp_path):
     assert row["clove"] == "29.10 ± 39.09"
     assert row["p"] == p_cell(slow_paired_p([10.0, 11.0, 12.5, 13.0], [9.0, 9.5, 9.7, 9.1]))
     assert "- `coco_fpn`: 1 replicate in no pair, only `clove` has 104." in text
-    assert "- `coco_fpn`: not run in 105." in text
     assert "- `coco_c4`: 1 replicate in no pair, only `random` has 105." in text
     row = rows_of(text, FULL_HEADING)[0]
     assert (row["clove"], row["n of clove"], row["clove − random"]) == ("–", "0", "–")
@@ -114,25 +108,6 @@ def test_two_pairs_are_too_few_for_a_test(tmp_path):
     assert rows_of(text, FULL_HEADING)[0]["p"] == "–"
     assert "- `coco_fpn`: not tested and not counted: 2 of 3 pairs." in text
     assert "Comparisons in this table: 0." in text
-
-
-def test_seeds_for_tuning_are_in_no_table_and_no_curve(tmp_path):
-    write_pairs(tmp_path, [10.0, 11.0, 12.0], [9.0, 9.5, 9.7])
-    before, picture = page_of(tmp_path), draw(read_replicates(tmp_path))
-    write_pairs(tmp_path, [90.0, 91.0], [10.0, 10.0], first=98)  # 98 and 99
-    after = page_of(tmp_path)
-    assert "Left out, since seeds below 100 tune: 98, 99." in after
-    assert after.replace("Left out, since seeds below 100 tune: 98, 99.\n\n", "") == before
-    scenes_page.write(tmp_path, tmp_path / "nowhere", tmp_path.parent / "SCENES.md")
-    assert (tmp_path.parent / "SCENES.svg").read_text() == picture
-
-
-def test_only_seeds_for_tuning_are_nothing_measured(tmp_path):
-    write_pairs(tmp_path, [90.0, 91.0], [10.0, 10.0], first=0)
-    text = page_of(tmp_path)
-    assert "Nothing was measured yet." in text
-    assert "Left out, since seeds below 100 tune: 0, 1." in text
-    assert "90" not in text
 
 
 def test_frozen_trunks_and_ablations_have_tables_of_their_own(tmp_path):
@@ -171,56 +146,46 @@ def test_an_ablation_with_random_weights_is_compared_with_them_too(tmp_path):
     text = page_of(tmp_path)
     row = rows_of(text, "## `quarter`: clove against random")[0]
     assert row["p"] == p_cell(slow_paired_p([10, 11, 14], [4, 5, 6]))
-    assert "- `quarter`: its fine-tuning had another config than `full`." in text
+    assert "- `quarter`: not all were fine-tuned under one config." in text
 
 
 def test_every_regime_of_the_repository_is_explained():
     names = {path.stem.removeprefix("scenes-") for path in replicate.CONFIGS.glob("scenes-*.yaml")}
-    assert names == {*scenes_page.ABLATIONS, "frozen"}
-
-
-def test_what_is_not_measured_yet_is_said(tmp_path):
-    assert "**Nothing was measured yet.**" in page_of(tmp_path / "nowhere")
-    write_pairs(tmp_path, [10.0], [9.0])
-    text = page_of(tmp_path)
-    assert text.count("**Not measured yet.**") == 3  # the frozen trunk, ablations, a second run
-    assert "Nothing was measured" not in text
+    for name in names - {"frozen"}:
+        assert f"\n- `{name}`: " in TEMPLATE.read_text()
 
 
 def test_a_second_run_stands_beside_the_first_and_the_spread_of_all(tmp_path):
-    results, again = tmp_path / "results", tmp_path / "again"
-    write_pairs(results, [10.0, 11.0, 12.0], [9.0, 9.0, 9.0])
-    write_replicate(again, 100, {"full": {"clove": {"coco_fpn": 10.5}}})
+    write_pairs(tmp_path, [10.0, 11.0, 12.0], [9.0, 9.5, 10.0])
+    without = rows_of(page_of(tmp_path), FULL_HEADING)
+    write_replicate(tmp_path, 100, {"full": {"clove": {"coco_fpn": 10.5}}}, run=2)
     high = {init: {"coco_fpn": 14.0} for init in ("clove", "random")}
-    write_replicate(again, 102, {"full": high})
-    write_replicate(again, 107, {"full": {"clove": {"coco_fpn": 11.5}}})
-    text = page_of(results, again)
+    write_replicate(tmp_path, 102, {"full": high}, run=2)
+    text = page_of(tmp_path)
     rows = rows_of(text, "## The same seed, run a second time")
-    columns = ("seed", "init", "first run", "second run", "all replicates")
-    assert [[row[name] for name in columns] for row in rows] == [
-        ["100", "clove", "10.00", "10.50", "11.00 ± 1.00"],
-        ["102", "clove", "12.00", "14.00", "11.00 ± 1.00"],
-        ["102", "random", "9.00", "14.00", "9.00 ± 0.00"],
-        ["107", "clove", "–", "11.50", "11.00 ± 1.00"],
+    assert [list(row.values()) for row in rows] == [
+        ["100", "full", "clove", "coco_fpn", "10.00", "10.50", "11.00 ± 1.00", "-0.5"],
+        ["102", "full", "clove", "coco_fpn", "12.00", "14.00", "11.00 ± 1.00", "+3.0"],
+        ["102", "full", "random", "coco_fpn", "10.00", "14.00", "9.50 ± 0.50", "+9.0"],
     ]
-    assert [row["second run − mean, in std"] for row in rows] == ["-0.5", "+3.0", "–", "+0.5"]
-    assert "Of its values 2 of 3 are within 2 standard deviations" in " ".join(text.split())
-    without = page_of(results)
-    assert rows_of(text, FULL_HEADING) == rows_of(without, FULL_HEADING)
+    assert "Of its values 1 of 3 are within 2 standard deviations" in " ".join(text.split())
+    assert rows_of(text, FULL_HEADING) == without
     part = text.split("run a second time")[1].split("##")[0]
     assert [line[:13] for line in part.splitlines() if line.startswith("- ")] == [
-        f"- {seed}: commit" for seed in (100, 102, 107)
+        "- 100: commit",
+        "- 102: commit",
     ]
 
 
 def test_replicates_under_other_configs_are_pointed_out(tmp_path):
     write_pairs(tmp_path, [10.0, 11.0, 12.0], [9.0, 9.5, 9.7])
-    assert "one config" not in page_of(tmp_path)
+    assert "under one config" not in page_of(tmp_path)
     write_result(tmp_path, 101, "full", "clove", "coco_fpn", 11.0, config_sha256="ab" * 32)
-    path = tmp_path / "102" / "full" / "clove" / "pretrain.json"
-    write_json(path, pretraining(f"{102:064x}", config_sha256="cd" * 32))
+    key = {"seed": 102, "regime": "full"}
+    (row,) = (r for r in read_rows(tmp_path, "pretraining") if key.items() <= r.items())
+    write_rows(tmp_path, "pretraining", key, [row | {"config_sha256": "cd" * 32}])
     text = page_of(tmp_path)
-    assert "- `coco_fpn`: **not all were fine-tuned under one config.**" in text
+    assert "- `coco_fpn`: not all were fine-tuned under one config." in text
     assert (
         "**The pretrainings of `full` did not all have one config: c0c0c0c0 and cdcdcdcd.**" in text
     )
@@ -235,64 +200,40 @@ def test_pairs_of_unlike_machines_are_pointed_out(tmp_path):
     write_result(tmp_path, 100, "full", "random", "coco_fpn", 9.0, **slower)
     for seed, value in ((101, 9.0), (102, 9.0)):
         write_result(tmp_path, seed, "no_locals", "clove", "coco_fpn", value, **slower)
-    text = page_of(tmp_path)
-    against_random, ablations = text.split("## Ablations")
+    against_random, ablations = page_of(tmp_path).split("## Ablations")
     assert "- `coco_fpn`: two kinds of machine in the pair of 100, as listed" in against_random
     assert "- `no_locals`: two kinds of machine in the pair of 101, 102, as listed" in ablations
 
 
 def test_values_under_one_show_the_road_only(tmp_path):
     write_pairs(tmp_path, [0.2, 0.9, 0.1], [0.1, 0.3, 0.2])
-    assert "`coco_fpn`: **every bbox/AP is under 1: this shows the road" in page_of(tmp_path)
+    assert "`coco_fpn`: **every value is under 1: this shows the road" in page_of(tmp_path)
 
 
 def test_machines_hours_commits_and_fingerprints_of_each_replicate_are_there(tmp_path):
     write_pairs(tmp_path, [10.0, 11.0], [9.0, 9.5])
-    data = {"name": "scenes", "train_images": 4, "test_images": 2, "sha256": "fa11" * 16}
-    changes = {"hardware": "CPU, 64 cores", "git_commit": "abcdef01" * 5 + "+changes", "data": data}
+    changes = {"hardware": "CPU, 64 cores", "git_commit": "abcdef01" * 5 + "+changes"}
+    changes["data_sha256"] = "fa11" * 16
     write_result(tmp_path, 101, "full", "random", "coco_fpn", 9.5, **changes)
     text = page_of(tmp_path)
     rows = {(row["seed"], row["regime"]): row for row in rows_of(text, "## Machines and hours")}
     full = rows["100", "full"]
-    assert (full["pretraining"], full["fine-tuning"], full["conversion"]) == ("0.75", "0.50", "–")
+    assert (full["pretraining"], full["fine-tuning"], full["conversion"]) == ("0.75", "1.00", "–")
     assert rows["101", "full"]["machine"] == "CPU, 2 cores; CPU, 64 cores"
     assert rows["100", "–"]["scenes"] == "0.02"
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.startswith("- 10")]
+    lines = [line for line in text.splitlines() if line.startswith("- 10")]
     assert lines[0] == (
         "- 100: commit deadbeef; easy scenes of 96 px, 9 unlabelled, 4 to train, 2 to test; "
         "pretraining full 00000000; data coco_fpn 5ce7e55c."
     )
     assert "commit abcdef01+changes, deadbeef;" in lines[1]
     assert "coco_fpn 5ce7e55c and fa11fa11." in lines[1]
-    assert "make scenes-replicate SEED=100" in text
 
 
-def test_the_same_results_give_the_same_bytes(tmp_path):
-    write_pairs(tmp_path / "results", [10.0, 11.0, 12.0], [9.0, 9.5, 9.7])
-    files = []
-    for name in ("a", "b"):
-        scenes_page.write(tmp_path / "results", tmp_path / "again", tmp_path / name / "SCENES.md")
-        files.append([(tmp_path / name / f"SCENES.{end}").read_bytes() for end in ("md", "svg")])
-    assert files[0] == files[1]
-    assert b"![Learning curves](SCENES.svg)" in files[0][0]
-
-
-def test_the_committed_page_is_what_the_committed_results_give():
-    # Else: python -m benchmarks.scenes_page
-    assert SCENES_MD.read_text() == page_of(RESULTS, AGAIN)
-    reported = [replicate for replicate in read_replicates() if replicate.seed >= 100]
-    assert SCENES_MD.with_suffix(".svg").read_text() == draw(reported)
-
-
-def test_the_page_needs_neither_torch_nor_detectron2(tmp_path):
-    write_pairs(tmp_path / "results", [10.0, 11.0, 12.0], [9.0, 9.5, 9.7])
-    code = (
-        "import sys; from pathlib import Path; from benchmarks.scenes_page import write; "
-        f"folder = Path({str(tmp_path)!r}); "
-        "write(folder / 'results', folder / 'again', folder / 'SCENES.md'); "
-        "print(sorted({'torch', 'detectron2', 'transfer', 'cv2'} & set(sys.modules)))"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-    assert "Comparisons in this table: 1." in (tmp_path / "SCENES.md").read_text()
+def test_the_committed_page_and_picture_are_what_the_committed_results_give(tmp_path):
+    # Else: python -m benchmarks.evidence page
+    write(RESULTS, tmp_path / "SCENES.md")
+    for name in ("SCENES.md", "SCENES.svg"):
+        assert (tmp_path / name).read_bytes() == SCENES_MD.with_name(name).read_bytes()
+    assert "![Learning curves](SCENES.svg)" in SCENES_MD.read_text()
+    assert draw(read_replicates()) == SCENES_MD.with_suffix(".svg").read_text()

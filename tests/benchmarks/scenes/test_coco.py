@@ -1,10 +1,8 @@
-import fcntl
+"""COCO's labels of scenes, and what scenes show."""
+
 import json
 import os
-import subprocess
-import sys
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,99 +11,15 @@ from pycocotools import mask as mask_utils
 
 from benchmarks.scenes import coco
 from benchmarks.scenes.__main__ import main
-from benchmarks.scenes.generate import Request, ScenesError, generate
 from benchmarks.scenes.people import KEYPOINTS, MIRRORED
 from benchmarks.scenes.scene import CLASSES, EASY, make_scene
+from tests.benchmarks.scenes.drawn import REQUEST, SPLITS, decoded
 
-REQUEST = Request(unlabelled=4, train=60, val=40, longest_side=128, seed=3)
-SPLITS = {"train": REQUEST.train, "val": REQUEST.val}
 VOC_CLASSES = (
     "airplane bicycle bird boat bottle bus car cat chair cow dining_table dog horse motorcycle "
     "person potted_plant sheep couch train tv"
 )
 CITYSCAPES_CLASSES = "person rider car truck bus train motorcycle bicycle"
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes") / "out"
-    generate(folder, REQUEST)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def labels(out):
-    return {split: json.loads(json_path(out, split).read_text()) for split in SPLITS}
-
-
-@pytest.fixture(scope="module")
-def scenes():
-    """The same images as in ``out``, with what is known beyond the labels."""
-    return {
-        split: [make_scene(REQUEST.seed, split, i, REQUEST.longest_side) for i in range(count)]
-        for split, count in SPLITS.items()
-    }
-
-
-def json_path(out, split):
-    return out / f"coco/annotations/instances_{split}2017.json"
-
-
-def files(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def decoded(label, image):
-    """The label's mask, (h, w) bool, as COCO's own code reads it."""
-    lengths = mask_utils.frPyObjects(label["segmentation"], image["height"], image["width"])
-    if isinstance(lengths, list):
-        lengths = mask_utils.merge(lengths)
-    return mask_utils.decode(lengths).astype(bool)
-
-
-def labels_with_instances(labels, scenes):
-    """(label, instance that was drawn, image entry) of everything."""
-    for split, content in labels.items():
-        by_image = defaultdict(list)
-        for label in content["annotations"]:
-            by_image[label["image_id"]].append(label)
-        for image, scene in zip(content["images"], scenes[split], strict=True):
-            for label, instance in zip(by_image[image["id"]], scene.instances, strict=True):
-                yield label, instance, image
-
-
-def test_same_seed_gives_same_bytes_for_any_number_of_workers(tmp_path):
-    request = Request(unlabelled=5, train=9, val=6, longest_side=96, seed=1)
-    for name, workers in (("one", 1), ("again", 1), ("two", 2)):
-        generate(tmp_path / name, request, workers)
-    first = files(tmp_path / "one")
-    pictures, labelled = 5 + 9 + 6, 9 + 6
-    layouts = labelled * (2 + 5 + 1)  # VOC, Cityscapes, DensePose
-    assert len(first) == pictures + layouts + (3 * 2 + 4) + 3 + 5 + 1  # JSON, lists, surface
-    assert files(tmp_path / "again") == first
-    assert files(tmp_path / "two") == first
-
-
-def test_seeds_splits_and_indices_give_different_images():
-    scenes = [
-        make_scene(seed, split, index, 96)
-        for seed in (0, 1)
-        for split in ("unlabelled", "train", "val")
-        for index in (0, 22)
-    ]
-    assert len({scene.image.tobytes() for scene in scenes}) == len(scenes)
-
-
-def test_image_does_not_depend_on_how_many_are_drawn(tmp_path, out):
-    fewer = Request(unlabelled=1, train=2, val=1, longest_side=128, seed=3)
-    generate(tmp_path / "fewer", fewer)
-    for name, content in files(tmp_path / "fewer" / "coco").items():
-        if name.endswith(".jpg"):
-            assert content == (out / "coco" / name).read_bytes(), name
 
 
 def test_image_files_agree_with_their_entries_and_the_splits_are_disjoint(out, labels):
@@ -128,8 +42,9 @@ def test_image_files_agree_with_their_entries_and_the_splits_are_disjoint(out, l
 
 def test_sides_vary_between_two_thirds_of_the_longest_and_the_longest(labels):
     sides = {image[side] for image in labels["train"]["images"] for side in ("width", "height")}
-    assert 86 <= min(sides) < 95
-    assert 120 < max(sides) <= 128
+    longest = REQUEST.longest_side
+    assert 2 / 3 * longest <= min(sides) < 0.75 * longest
+    assert 0.94 * longest < max(sides) <= longest
 
 
 def test_categories_are_the_official_80():
@@ -159,15 +74,23 @@ def test_image_shows_the_class_of_its_index_in_front(longest_side):
         assert front.hidden == 0
 
 
-def test_masks_boxes_and_areas_follow_the_visible_pixels(labels, scenes):
-    for label, instance, image in labels_with_instances(labels, scenes):
-        mask = decoded(label, image)
-        assert np.array_equal(mask, instance.mask)  # polygons follow the pixels' edges
-        assert label["area"] == instance.mask.sum()
-        rows, columns = np.nonzero(mask)
-        x, y = columns.min(), rows.min()
-        assert label["bbox"] == [x, y, columns.max() + 1 - x, rows.max() + 1 - y]
-        assert label["category_id"] == coco.CATEGORY_IDS[instance.name]
+def test_masks_boxes_and_areas_follow_the_visible_pixels_and_share_none(labels, scenes):
+    for split, content in labels.items():
+        by_image = defaultdict(list)
+        for label in content["annotations"]:
+            by_image[label["image_id"]].append(label)
+        for image, scene in zip(content["images"], scenes[split], strict=True):
+            covered = 0
+            for label, instance in zip(by_image[image["id"]], scene.instances, strict=True):
+                mask = decoded(label["segmentation"], image["height"], image["width"])
+                assert np.array_equal(mask, instance.mask)  # polygons follow the pixels' edges
+                assert label["area"] == instance.mask.sum()
+                rows, columns = np.nonzero(mask)
+                x, y = columns.min(), rows.min()
+                assert label["bbox"] == [x, y, columns.max() + 1 - x, rows.max() + 1 - y]
+                assert label["category_id"] == coco.CATEGORY_IDS[instance.name]
+                covered = covered + mask.astype(int)
+            assert covered.max() == 1
 
 
 def test_polygon_around_a_hole_is_exact():
@@ -175,10 +98,9 @@ def test_polygon_around_a_hole_is_exact():
     mask[2:18, 3:25] = True
     mask[5:9, 6:7] = mask[10:15, 12:20] = mask[3, 4] = False
     mask[18, 25] = mask[0, 29] = True  # joined at a corner; a single pixel
-    image = {"height": 20, "width": 30}
-    label = {"segmentation": coco.polygons(mask)}
-    assert np.array_equal(decoded(label, image), mask)
-    assert all(len(outline) >= 6 for outline in label["segmentation"])
+    outlines = coco.polygons(mask)
+    assert np.array_equal(decoded(outlines, 20, 30), mask)
+    assert all(len(outline) >= 6 for outline in outlines)
 
 
 def test_run_lengths_agree_with_pycocotools_from_either_first_value():
@@ -187,13 +109,6 @@ def test_run_lengths_agree_with_pycocotools_from_either_first_value():
         lengths = coco.run_lengths(mask)
         assert sum(lengths["counts"]) == mask.size
         assert np.array_equal(mask_utils.decode(mask_utils.frPyObjects(lengths, 7, 5)), mask)
-
-
-def test_no_two_labels_share_a_pixel(labels, scenes):
-    count = defaultdict(int)
-    for label, _, image in labels_with_instances(labels, scenes):
-        count[label["image_id"]] = count[label["image_id"]] + decoded(label, image).astype(int)
-    assert max(total.max() for total in count.values()) == 1
 
 
 def test_objects_are_hidden_cut_split_and_of_many_sizes(scenes):
@@ -280,33 +195,14 @@ def test_easy_scenes_have_few_large_objects_of_six_classes_and_no_crowds(tmp_pat
     assert share[0] > 1.5 * share[1]
 
 
-def test_detectron2_reads_it_as_its_builtin_coco_2017(out, labels):
-    script = """
-import json
-from detectron2.data import DatasetCatalog, MetadataCatalog
-for split in ("train", "val"):
-    records = DatasetCatalog.get(f"coco_2017_{split}")
-    print(json.dumps([len(records), sum(len(r["annotations"]) for r in records),
-                      len(MetadataCatalog.get(f"coco_2017_{split}").thing_classes)]))
-"""
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(out)}
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    read = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[")]
-    assert read == [[SPLITS[s], len(labels[s]["annotations"]), 80] for s in ("train", "val")]
-
-
 def test_detectron2_makes_the_drawn_masks_of_the_labels(out, scenes):
     from detectron2.data.datasets import load_coco_json
     from detectron2.data.detection_utils import annotations_to_instances
     from detectron2.structures import polygons_to_bitmask
 
-    records = load_coco_json(str(json_path(out, "val")), str(out / "coco/val2017"))
+    records = load_coco_json(
+        str(out / "coco/annotations/instances_val2017.json"), str(out / "coco/val2017")
+    )
     crowds = 0
     for record, scene in zip(records, scenes["val"], strict=True):
         size = record["height"], record["width"]
@@ -335,7 +231,8 @@ def test_labels_fed_back_as_predictions_score_100(labels, kind):
             continue
         prediction = {key: label[key] for key in ("image_id", "category_id", "bbox")}
         if kind == "segm":
-            mask = decoded(label, sizes[label["image_id"]])
+            size = (sizes[label["image_id"]][side] for side in ("height", "width"))
+            mask = decoded(label["segmentation"], *size)
             prediction["segmentation"] = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
         predictions.append({**prediction, "score": 0.9})
     evaluation = COCOeval_faster(
@@ -344,78 +241,3 @@ def test_labels_fed_back_as_predictions_score_100(labels, kind):
     evaluation.run()
     assert evaluation.stats[0] == pytest.approx(1, abs=1e-6)
     assert evaluation.stats[1] == pytest.approx(1, abs=1e-6)
-
-
-def test_finished_folder_is_left_alone_and_other_arguments_are_refused(tmp_path, capsys):
-    out = tmp_path / "out"
-    arguments = [str(out), "--images", "1", "--train", "2", "--val", "1", "--size", "64"]
-    arguments += ["--workers", "1"]
-    assert main(arguments) == 0
-    line = capsys.readouterr().out
-    assert line.startswith("scenes: 4 images (1 unlabelled, 2 train, 1 val), ")
-    assert line.rstrip().endswith(f"-> {out}")
-    times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    assert main(arguments) == 0
-    assert "already holds" in capsys.readouterr().out
-    assert main([*arguments, "--seed", "9"]) == 1
-    message = capsys.readouterr().err
-    assert f"{out}: holds scenes with seed 0; asked for seed 9. Delete it, or" in message
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
-
-
-@pytest.mark.parametrize("content", [{"holiday.jpg": ""}, {"scenes.json": "{"}])
-def test_folder_with_other_content_is_refused_and_kept(tmp_path, content):
-    for name, text in content.items():
-        (tmp_path / name).write_text(text)
-    with pytest.raises(ScenesError, match="Delete it, or name another folder"):
-        generate(tmp_path, REQUEST)
-    assert {path.name for path in tmp_path.iterdir()} == set(content)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_interrupted_generation_leaves_nothing(tmp_path, monkeypatch, workers):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(coco, "finish", interrupt)
-    request = Request(unlabelled=2, train=1, val=1, longest_side=64)
-    with pytest.raises(KeyboardInterrupt):
-        generate(tmp_path / "out", request, workers)
-    assert list(tmp_path.iterdir()) == []
-    monkeypatch.undo()
-    assert generate(tmp_path / "out", request, workers)["train"] == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_what_a_killed_process_left_is_removed_and_a_running_one_is_respected(tmp_path):
-    partial = tmp_path / ".out.partial"
-    (partial / "coco/train2017").mkdir(parents=True)
-    (partial / "coco/train2017/000000009999.jpg").write_bytes(b"half")
-    request = Request(unlabelled=0, train=1, val=1, longest_side=64)
-    descriptor = os.open(partial, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(ScenesError, match="another process"):
-        generate(tmp_path / "out", request)
-    assert (partial / "coco/train2017/000000009999.jpg").exists()
-    os.close(descriptor)
-    generate(tmp_path / "out", request)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert [path.name for path in (tmp_path / "out/coco/train2017").iterdir()] == [
-        "000000000001.jpg"
-    ]
-
-
-@pytest.mark.parametrize("flags", [["--images", "-1"], ["--size", "10"], ["--train", "many"]])
-def test_impossible_arguments_are_refused(tmp_path, flags):
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "out"), *flags])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_generating_needs_neither_torch_nor_detectron2():
-    script = (
-        "import sys, benchmarks.scenes.__main__\n"
-        "assert not {'torch', 'detectron2'} & set(sys.modules), 'imported'"
-    )
-    repository = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", script], cwd=repository, check=True)

@@ -15,15 +15,22 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from benchmarks.scenes import cityscapes, coco, keypoints, lvis, voc
-from benchmarks.scenes.generate import Request, generate
+from benchmarks.scenes.generate import Request
 from benchmarks.scenes.people import KEYPOINTS
 from benchmarks.scenes.scene import CLASSES, make_scene
+from tests.benchmarks.scenes.drawn import (
+    REQUEST,
+    SPLITS,
+    decoded,
+    drawn,
+    read_json,
+    share_in_common,
+    without,
+)
 from tests.transfer.tiny import data_sets_at
 from transfer import data
 from transfer.tasks import TASKS
 
-REQUEST = Request(unlabelled=1, train=44, val=30, longest_side=128, seed=3)
-SPLITS = {"train": REQUEST.train, "val": REQUEST.val}
 # As in the official person_keypoints_val2017.json; counted from 1.
 SKELETON = [
     *([16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9]),
@@ -31,24 +38,10 @@ SKELETON = [
 ]
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes") / "out"
-    generate(folder, REQUEST, workers=2)
-    with data_sets_at(folder):
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def scenes():
-    return {
-        split: [make_scene(REQUEST.seed, split, i, REQUEST.longest_side) for i in range(count)]
-        for split, count in SPLITS.items()
-    }
-
-
-def drawn(scenes):
-    return [(split, i, s) for split, images in scenes.items() for i, s in enumerate(images)]
+@pytest.fixture(scope="module", autouse=True)
+def _data_sets(out):
+    with data_sets_at(out):
+        yield
 
 
 def test_the_data_checks_of_every_task_pass(out):
@@ -90,15 +83,12 @@ def test_keypoints_are_the_drawn_joints(out, scenes, split):
     assert crowds or split == "val"
 
 
-def test_people_have_the_same_labels_among_keypoints_and_instances(out):
-    folder = out / "coco" / "annotations"
-    for split in SPLITS:
-        everything = json.loads((folder / f"instances_{split}2017.json").read_text())
-        people = json.loads((folder / f"person_keypoints_{split}2017.json").read_text())
+def test_people_have_the_same_labels_among_keypoints_and_instances(out, labels):
+    for split, everything in labels.items():
+        people = read_json(out, f"person_keypoints_{split}2017")
         assert people["images"] == everything["images"]
         expected = [a for a in everything["annotations"] if a["category_id"] == 1]
-        own = ("keypoints", "num_keypoints")
-        found = [{k: v for k, v in a.items() if k not in own} for a in people["annotations"]]
+        found = [without(a, "keypoints", "num_keypoints") for a in people["annotations"]]
         assert found == expected
         for label in people["annotations"]:
             assert label["num_keypoints"] == np.count_nonzero(label["keypoints"][2::3])
@@ -217,9 +207,7 @@ def test_lvis_masks_and_boxes_are_the_drawn_ones(out, scenes):
                 objects[lvis.CATEGORY_IDS[lvis.NAMES[one.name]] - 1, one.box].append(one.mask)
         for label in record["annotations"]:
             size = record["height"], record["width"]
-            mask = mask_utils.decode(
-                mask_utils.merge(mask_utils.frPyObjects(label["segmentation"], *size))
-            )
+            mask = decoded(label["segmentation"], *size)
             candidates = objects[label["category_id"], tuple(label["bbox"])]
             assert any(np.array_equal(mask, other) for other in candidates)
             labels += 1
@@ -232,7 +220,7 @@ def test_lvis_sets_are_disjoint_and_val_lies_in_both_folders(out):
     assert not ids[0] & ids[1]
     folders = Counter(image["coco_url"].split("/")[-2] for image in val["images"])
     assert folders == {"val2017": REQUEST.val, "train2017": REQUEST.train // 10}
-    for name, count in (("train", 40), ("val", 34)):
+    for name, count in (("train", 60), ("val", 50)):
         records = DatasetCatalog.get(f"lvis_v1_{name}")
         assert len(records) == count
         assert all(Image.open(r["file_name"]).size == (r["width"], r["height"]) for r in records)
@@ -267,8 +255,7 @@ def test_cityscapes_polygons_make_its_instance_maps(out, split):
     assert len(from_polygons) == SPLITS[split]
     for record in from_polygons:
         size = record["height"], record["width"]
-        lengths = [mask_utils.frPyObjects(a["segmentation"], *size) for a in record["annotations"]]
-        ours = [mask_utils.decode(mask_utils.merge(parts)) for parts in lengths]
+        ours = [decoded(a["segmentation"], *size) for a in record["annotations"]]
         theirs = maps[record["file_name"]]["annotations"]
         assert len(ours) == len(theirs)
         for label in theirs:
@@ -304,7 +291,7 @@ def test_cityscapes_instances_are_the_drawn_ones_with_their_holes_filled(out, sc
                 groups += 1
                 continue
             own = [ids == i for i in np.unique(ids[ids // 1000 == label.id])]
-            best = max((m & instance.mask).sum() / (m | instance.mask).sum() for m in own)
+            best = max(share_in_common(mask, instance.mask) for mask in own)
             overlaps.setdefault(instance.name, []).append(best)
     assert groups > 0
     assert len(overlaps) == 8
