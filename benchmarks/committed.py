@@ -18,8 +18,8 @@ from typing import Any
 
 from benchmarks.checks import check_keys
 from benchmarks.matrix import CONVERT, Init, Matrix, short
-from benchmarks.published import TaskInfo, load_published
-from benchmarks.results import METRICS, Result, ResultError, read_result
+from benchmarks.tables.published import TaskInfo, load_published
+from benchmarks.tables.results import METRICS, Result, ResultError, read_result
 from benchmarks.sources import read_json
 from pretrain.runtime.config import ConfigError, config_hash
 from pretrain.runtime.files import write_bytes, write_json

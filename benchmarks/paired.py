@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.significance import holm
+from benchmarks.tables.statistics import holm
 
 MIN_PAIRS = 3
 ROUNDING = 1e-9  # of the largest value: differences that vary by less do not vary

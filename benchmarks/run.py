@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks import cluster, fingerprint, plan, settings
 from benchmarks.executors import Local, make_slots
 from benchmarks.matrix import PRETRAIN, Cell, Matrix, load_matrix
-from benchmarks.published import load_published
-from benchmarks.results import FORMAT, METRICS, CorruptError, ResultError, read_result, read_results
+from benchmarks.tables.published import load_published
+from benchmarks.tables.results import FORMAT, METRICS, CorruptError, ResultError, read_result, read_results
 from benchmarks.sources import (
     checkpoint_record,
     is_converted,

@@ -26,12 +26,12 @@ from benchmarks.committed import (
     Replicate,
     read_replicates,
 )
-from benchmarks.markdown import grid
+from benchmarks.tables.markdown import grid
 from benchmarks.paired import MIN_PAIRS, Comparison, compare, mean_and_std
-from benchmarks.published import load_published
-from benchmarks.results import Result
-from benchmarks.tables import short
-from benchmarks.wording import NOTHING
+from benchmarks.tables.published import load_published
+from benchmarks.tables.results import Result
+from benchmarks.tables.build import short
+from benchmarks.tables.wording import NOTHING
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.committed import CLOVE, FROZEN, FULL, RANDOM, Curve, Replicate
-from benchmarks.published import load_published
+from benchmarks.tables.published import load_published
 
 CHANCE = "chance"
 COLOURS = {CLOVE: "#2a7fd4", RANDOM: "#bb6016", CHANCE: "#777777"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.results import Data, Result, asked_cells
+from benchmarks.tables.results import Data, Result, asked_cells
 from pretrain.runtime.config import flatten
 
 DONE, FAILED, UNFINISHED, MISSING = "done", "failed", "unfinished", "missing"

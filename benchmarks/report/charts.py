@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.report.cells import Cell
-from benchmarks.tables import Table
+from benchmarks.tables.build import Table
 
 WIDTH, HEIGHT = 720, 440  # of a chart of curves: half as many px on a phone
 LEFT, RIGHT, TOP, BOTTOM = 90, 16, 16, 44

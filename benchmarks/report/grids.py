@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks import wording
 from benchmarks.report.cells import Cell
-from benchmarks.tables import Block, Row, Table
+from benchmarks.tables.build import Block, Row, Table
 
 MEASURED, PUBLISHED, TEXT = "measured", "published", "text"
 

@@ -10,13 +10,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks import wording
-from benchmarks.published import PUBLISHED_YAML, TaskInfo, load_published
+from benchmarks.tables.published import PUBLISHED_YAML, TaskInfo, load_published
 from benchmarks.report import cells as of_cells
 from benchmarks.report import charts, grids
 from benchmarks.report.cells import Cell, read_cells
 from benchmarks.report.pictures import Picture, embed
-from benchmarks.results import ResultError, read_matrix, read_results, with_epochs
-from benchmarks.tables import Table, build_tables, short
+from benchmarks.tables.results import ResultError, read_matrix, read_results, with_epochs
+from benchmarks.tables.build import Table, build_tables, short
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text
 

@@ -11,7 +11,7 @@ import yaml
 
 from benchmarks import replicate, stages
 from benchmarks.committed import read_replicates
-from benchmarks.published import load_published
+from benchmarks.tables.published import load_published
 from benchmarks.scenes_page import page
 from pretrain.runtime.config import REPOSITORY
 from tests.benchmarks.bench import STAND_IN, use_stand_ins

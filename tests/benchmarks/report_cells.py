@@ -19,7 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmarks.collect import collect
+from benchmarks.tables.collect import collect
 from tests.benchmarks.cells import TASKS, write_cell
 from tests.benchmarks.pages import csv_lines
 

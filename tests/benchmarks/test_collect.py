@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.collect import collect
-from benchmarks.published import load_published
+from benchmarks.tables.collect import collect
+from benchmarks.tables.published import load_published
 from pretrain.runtime import files
 from tests.benchmarks.cells import OFFICIAL, SCENES, VALUES, write_cell, write_clove
 from tests.benchmarks.pages import RANDOM, csv_lines, page_of, row_of, table_rows, write_matrix

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from benchmarks import latex
-from benchmarks.collect import collect
-from benchmarks.published import load_published
+from benchmarks.tables import latex
+from benchmarks.tables.collect import collect
+from benchmarks.tables.published import load_published
 from tests.benchmarks.cells import OFFICIAL, VALUES, write_cell, write_clove
 from tests.benchmarks.pages import RANDOM, write_matrix
 from tests.benchmarks.test_published import PAPER_TASKS, paper_values

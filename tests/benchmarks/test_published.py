@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.published import PUBLISHED_YAML, load_published
+from benchmarks.tables.published import PUBLISHED_YAML, load_published
 from pretrain.runtime.config import ConfigError, load_yaml
 from transfer.config import config_sha256, resolve
 from transfer.tasks import TASKS

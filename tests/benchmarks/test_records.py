@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.collect import collect
-from benchmarks.published import load_published
+from benchmarks.tables.collect import collect
+from benchmarks.tables.published import load_published
 from pretrain.runtime.config import REPOSITORY
 from tests.benchmarks.cells import OFFICIAL, VALUES, write_cell, write_clove
 from tests.benchmarks.pages import csv_lines

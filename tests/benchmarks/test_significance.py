@@ -7,8 +7,8 @@ import statistics
 import numpy as np
 import pytest
 
-from benchmarks.collect import collect
-from benchmarks.significance import holm, welch
+from benchmarks.tables.collect import collect
+from benchmarks.tables.statistics import holm, welch
 from tests.benchmarks.cells import VALUES, write_cell
 from tests.benchmarks.pages import page_of, table_rows
 

@@ -1,12 +1,11 @@
-"""What a page says of its tables, whether in Markdown or in LaTeX; nothing is escaped here."""
+"""What is said of a table on every page, in Markdown, LaTeX and HTML; nothing is escaped here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from benchmarks.significance import MIN_SEEDS, Comparison, compare_inits
-from benchmarks.tables import Block, Measured, Row, Table, short
-
-NOTHING = "–"
-MISSING = "missing"
+from benchmarks.tables.build import NOTHING, Table, short
+from benchmarks.tables.results import Result
+from benchmarks.tables.statistics import MIN_SEEDS, Comparison, compare_inits
 
 TEST_COLUMNS = ("inits", "difference", "t", "degrees of freedom", "p", "p (Holm)")
 
@@ -17,28 +16,39 @@ def whose_data(table: Table) -> str:
     return f": on {table.data.name}, not the official data" if unofficial else ""
 
 
-def caption(table: Table) -> list[str]:
+def caption(table: Table) -> str:
     """What all rows share, a sentence each."""
-    data, once = table.data, table.said_once
+    data = table.data
     if data is None:
-        return ["No cell of this task is finished: nothing was measured."]
-    return [
+        return "No cell of this task is finished: nothing was measured."
+
+    def once(read: Callable[[Result], Any]) -> str:
+        """What all results share; where they do not, each value with the inits that have it."""
+        inits: dict[str, dict[str, None]] = {}
+        for result in table.results:
+            inits.setdefault(str(read(result)), {})[result.init] = None
+        if len(inits) == 1:
+            return next(iter(inits))
+        return ", ".join(f"{value} ({', '.join(names)})" for value, names in inits.items())
+
+    return (
         f"Data: {data.name}, {data.train_images} training and {data.test_images} test images, "
-        f"fingerprint {short(data.sha256)}.",
-        f"Iterations: {once(lambda result: result.iterations)}.",
-        f"Images per batch: {once(lambda result: result.images_per_batch)}.",
-        f"Hardware: {once(lambda result: result.hardware)}.",
-        f"Config: {once(lambda result: short(result.config_sha256))}.",
-    ]
+        f"fingerprint {short(data.sha256)}. "
+        f"Iterations: {once(lambda result: result.iterations)}. "
+        f"Images per batch: {once(lambda result: result.images_per_batch)}. "
+        f"Hardware: {once(lambda result: result.hardware)}. "
+        f"Config: {once(lambda result: short(result.config_sha256))}."
+    )
 
 
 def warnings(table: Table) -> list[str]:
     """What a reader must know before comparing rows."""
-    said = []
+    said, metric = [], table.task.main_metric
     if not table.one_config:
         said.append("The rows were not all run under one config.")
-    if table.shows_the_road_only:
-        metric = table.task.main_metric
+    # A network that has learnt next to nothing orders no methods.
+    values = [result.metrics[metric] for result in table.results if metric in result.metrics]
+    if max(values, default=1) < 1:
         said.append(f"Every {metric} is under 1: this run shows the road, not quality.")
     return said
 
@@ -54,7 +64,7 @@ def comparability(table: Table) -> list[str]:
         ]
     if task.rows and not any(map(table.compares, task.metrics)):
         return [f"No difference is computed: no published row is known to be {task.protocol}'s."]
-    if task.rows and table.off_config:
+    if task.rows and any(r.config_sha256 != task.config_sha256 for r in table.results):
         return [
             "No difference is computed where the config is not the task's own "
             f"({short(task.config_sha256)}), which is protocol {task.protocol}'s."
@@ -73,12 +83,6 @@ def protocols(table: Table) -> list[str]:
         for letter, meaning in task.protocols.items()
         if letter in used
     ]
-
-
-def row_notes(row: Row) -> list[str]:
-    """What is said of a row, of ours and of the published one beside it."""
-    remark = row.published.remark if row.published else ""
-    return [*row.notes, *([f"published: {remark}"] if remark else [])]
 
 
 def numbered(notes: Iterable[str]) -> dict[str, int]:
@@ -100,7 +104,7 @@ def tests(table: Table) -> tuple[str, list[Sequence[str]]] | None:
         "fine-tuning only: neither says how another pretraining would come out."
     )
     lacking = dict.fromkeys(
-        row.init for row in table.rows if row.seeds and metric not in row.measured
+        row.init for row in table.rows if row.results and metric not in row.measured
     )
     if lacking:
         said += f" Left out, since not every seed has a value of {metric}: {', '.join(lacking)}."
@@ -121,44 +125,3 @@ def _test(comparison: Comparison) -> list[str]:
 
 def _p(value: float) -> str:
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
-
-
-def measured(row: Row, metric: str) -> str:
-    """``12.50 ± 0.25``; the value alone for one seed."""
-    if row.missing and not row.seeds:
-        return MISSING
-    return mean_and_std(row.measured.get(metric))
-
-
-def mean_and_std(value: Measured | None) -> str:
-    if value is None:
-        return NOTHING
-    return f"{value.mean:.2f}" + (f" ± {value.std:.2f}" if value.std is not None else "")
-
-
-def published(row: Row, metric: str) -> str:
-    """Digit for digit as it was printed."""
-    return str(row.published.values.get(metric, NOTHING)) if row.published else NOTHING
-
-
-def protocol(row: Row, block: Block) -> str:
-    """The letter of the block's metrics, which are of one group."""
-    letters = row.published.protocols if row.published else {}
-    return next((letters[metric] for metric in block.metrics if metric in letters), NOTHING)
-
-
-def difference(table: Table, row: Row, metric: str) -> str:
-    """Measured less published, where the two compare."""
-    value = table.difference(row, metric)
-    return NOTHING if value is None else f"{value:+.2f}"
-
-
-def epochs(row: Row) -> str:
-    return NOTHING if row.epochs is None else f"{row.epochs:g}"
-
-
-def seeds(row: Row) -> str:
-    """How many there are, and of how many where some are missing."""
-    if row.init is None:
-        return NOTHING
-    return f"{len(row.seeds)} of {row.wanted}" if row.missing else str(len(row.seeds))

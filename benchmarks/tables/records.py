@@ -2,15 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from benchmarks.published import TaskInfo
-from benchmarks.results import CellName, Result
-from benchmarks.significance import compare_inits
-from benchmarks.tables import Row, Table
+from benchmarks.tables.build import Row, Table
+from benchmarks.tables.results import Folder
+from benchmarks.tables.statistics import compare_inits
 
 COLUMNS = (
     *("kind", "task", "init", "method", "epochs", "metric", "seed", "value"),
@@ -20,63 +18,28 @@ COLUMNS = (
 )
 
 
-def as_csv(tables: Iterable[Table], missing: Iterable[CellName]) -> str:
+def as_csv(tables: Iterable[Table], folder: Folder) -> str:
     """One line per value, nothing averaged; ``kind`` says whose it is, or that it is missing."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     results = [result for table in tables for result in table.results]
     for result in sorted(results, key=lambda result: (result.task, result.init, result.seed)):
-        writer.writerows(_measured_lines(result))
-    writer.writerows({"kind": "missing"} | cell._asdict() for cell in missing)
+        own = {"kind": "measured", "epochs": result.pretrain_epochs}
+        data = {"data": result.data.name, "data_sha256": result.data.sha256}
+        for metric, value in result.metrics.items():
+            writer.writerow(vars(result) | own | data | {"metric": metric, "value": value})
+    writer.writerows({"kind": "missing"} | cell._asdict() for cell in folder.missing)
     for task in {table.task.name: table.task for table in tables}.values():
-        writer.writerows(_published_lines(task))
+        for row in task.rows:
+            for metric, value in row.values.items():
+                letter = {"protocol": row.protocols[metric], "data": "official"}
+                whose = {"kind": "published", "task": task.name, "metric": metric, "value": value}
+                writer.writerow(vars(row) | letter | whose)
     return text.getvalue()
 
 
-def _measured_lines(result: Result) -> list[dict[str, Any]]:
-    line = {
-        "kind": "measured",
-        "task": result.task,
-        "init": result.init,
-        "method": result.method,
-        "epochs": result.pretrain_epochs,
-        "seed": result.seed,
-        "data": result.data.name,
-        "data_sha256": result.data.sha256,
-        "weights_sha256": result.weights_sha256,
-        "config_sha256": result.config_sha256,
-        "iterations": result.iterations,
-        "images_per_batch": result.images_per_batch,
-        "seconds": result.seconds,
-        "hardware": result.hardware,
-        "git_commit": result.git_commit,
-    }
-    return [line | {"metric": name, "value": value} for name, value in result.metrics.items()]
-
-
-def _published_lines(task: TaskInfo) -> list[dict[str, Any]]:
-    return [
-        {
-            "kind": "published",
-            "task": task.name,
-            "method": row.method,
-            "epochs": row.epochs,
-            "metric": metric,
-            "value": value,
-            "data": "official",
-            "protocol": row.protocols[metric],
-            "source": row.source,
-            "remark": row.remark,
-        }
-        for row in task.rows
-        for metric, value in row.values.items()
-    ]
-
-
-def as_json(
-    tables: Iterable[Table], problems: Mapping[Path, str], missing: Sequence[CellName]
-) -> dict[str, Any]:
+def as_json(tables: Iterable[Table], folder: Folder) -> dict[str, Any]:
     """All that RESULTS.md shows, unrounded; measured and published values under keys of their own.
 
     ``data`` is null where no cell is finished; std is null for one seed, a test for no spread.
@@ -84,8 +47,8 @@ def as_json(
     return {
         "format": 1,
         "tables": [_table(table) for table in tables],
-        "missing": [cell._asdict() for cell in missing],
-        "not_collected": {str(path): problem for path, problem in problems.items()},
+        "missing": [cell._asdict() for cell in folder.missing],
+        "not_collected": {str(path): problem for path, problem in folder.problems.items()},
     }
 
 

@@ -1,15 +1,17 @@
-"""Whether two inits differ by more than their seeds do: Welch's t-test, corrected by Holm."""
+"""Means over seeds, and whether two of them differ: Welch's and the paired t-test, Holm's rule."""
 
 import itertools
-import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.tables import Table
+from scipy.stats import ttest_ind, ttest_rel
 
-MIN_SEEDS = 3
+from benchmarks.tables.build import Table
+
+MIN_SEEDS = 3  # of each of two that are compared
+ROUNDING = 1e-9  # of the largest value: differences that vary by less do not vary
 
 
 @dataclass(frozen=True)
@@ -38,27 +40,22 @@ def compare_inits(table: Table) -> list[Comparison]:
     An init whose seeds are not averaged, since its weights or config changed, is in no pair; nor
     is one with a seed that lacks the main metric, as cells of one's own task may.
     """
-    metric, samples = table.task.main_metric, {}
+    metric = table.task.main_metric
     rows_of = Counter(row.init for row in table.rows if row.seeds)
-    for row in table.rows:
-        if len(row.seeds) >= MIN_SEEDS and rows_of[row.init] == 1 and metric in row.measured:
-            own = [result for result in table.results if result.init == row.init]
-            samples[row.init] = (row.schedule, [result.metrics[metric] for result in own])
-    pairs = [
-        (first, second, samples[first][1], samples[second][1])
-        for first, second in itertools.combinations(samples, 2)
-        if samples[first][0] == samples[second][0]
+    rows = [
+        row
+        for row in table.rows
+        if len(row.seeds) >= MIN_SEEDS and rows_of[row.init] == 1 and metric in row.measured
     ]
-    tests = [welch(a, b) for _, _, a, b in pairs]
-    corrected = iter(holm([test[2] for test in tests if test]))
+    found = []
+    for first, second in itertools.combinations(rows, 2):
+        if first.schedule == second.schedule:
+            a, b = ([result.metrics[metric] for result in row.results] for row in (first, second))
+            difference = statistics.fmean(a) - statistics.fmean(b)
+            found.append((first.init, second.init, difference, welch(a, b)))
+    corrected = iter(holm([test[2] for *_, test in found if test]))
     return [
-        Comparison(
-            first,
-            second,
-            statistics.fmean(a) - statistics.fmean(b),
-            Welch(*test, next(corrected)) if test else None,
-        )
-        for (first, second, a, b), test in zip(pairs, tests, strict=True)
+        Comparison(*pair, Welch(*test, next(corrected)) if test else None) for *pair, test in found
     ]
 
 
@@ -67,16 +64,24 @@ def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float] 
 
     Of two samples of at least two values each, which may differ in variance and in size.
     """
-    from scipy.special import stdtr  # half a second, and only tables of several seeds need it
-
-    error_a, error_b = (statistics.variance(values) / len(values) for values in (a, b))
-    error = error_a + error_b
-    if error == 0:
+    if len(set(a)) == len(set(b)) == 1:
         return None
-    t = (statistics.fmean(a) - statistics.fmean(b)) / math.sqrt(error)
-    share = error_a / error
-    freedom = 1 / (share**2 / (len(a) - 1) + (1 - share) ** 2 / (len(b) - 1))
-    return t, freedom, float(2 * stdtr(freedom, -abs(t)))
+    test = ttest_ind(a, b, equal_var=False)
+    return float(test.statistic), float(test.df), float(test.pvalue)
+
+
+def paired_p(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Two-sided p of the paired t-test of two lists of one length.
+
+    None for under MIN_SEEDS pairs, and where all differences are the same but for rounding: then
+    there is no spread to measure them by.
+    """
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    if len(differences) < MIN_SEEDS:
+        return None
+    if max(differences) - min(differences) <= ROUNDING * max(map(abs, (*a, *b))):
+        return None
+    return float(ttest_rel(a, b).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
