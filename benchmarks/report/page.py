@@ -1,26 +1,44 @@
-"""One self-contained HTML page of all results; needs neither torch nor Detectron2."""
+"""One self-contained HTML page of all results."""
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks import wording
-from benchmarks.tables.published import PUBLISHED_YAML, TaskInfo, load_published
-from benchmarks.report import cells as of_cells
-from benchmarks.report import charts, grids
-from benchmarks.report.cells import Cell, read_cells
+from benchmarks.report import charts
+from benchmarks.report.cells import (
+    DONE,
+    FAILED,
+    MISSING,
+    UNFINISHED,
+    Cell,
+    as_lines,
+    differences,
+    read_cells,
+)
 from benchmarks.report.pictures import Picture, embed
-from benchmarks.tables.results import ResultError, read_matrix, read_results, with_epochs
-from benchmarks.tables.build import Table, build_tables, short
+from benchmarks.tables import wording
+from benchmarks.tables.build import (
+    MEASURED,
+    Block,
+    Column,
+    Entry,
+    Table,
+    build_tables,
+    numbers,
+    short,
+    words,
+)
+from benchmarks.tables.published import TaskInfo, load_published
+from benchmarks.tables.results import read_folder
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text
 
-STATES = {of_cells.DONE: "✓", of_cells.FAILED: "✗", of_cells.UNFINISHED: "…", of_cells.MISSING: "–"}
+STATES = {DONE: "✓", FAILED: "✗", UNFINISHED: "…", MISSING: "–"}
 
 
 @dataclass(frozen=True)
@@ -30,8 +48,7 @@ class Section:
     task: str
     title: str
     tables: Sequence[Table]
-    curves: Sequence[charts.Curves]
-    inits: set[str]  # that have curves
+    curves: Sequence[charts.Chart]
     pictures: Sequence[Picture]
 
 
@@ -42,19 +59,13 @@ def report(folder: str | Path, output: str | Path | None = None) -> int:
     cells, and where the page cannot be written.
     """
     folder = Path(folder)
-    tasks = load_published(PUBLISHED_YAML)
-    results, problems = read_results(folder, tasks)
-    matrix = None
-    try:
-        matrix = read_matrix(folder)
-    except ResultError as error:
-        problems[Path("matrix.json")] = str(error)
-    results = [with_epochs(result, matrix) for result in results]
-    cells = read_cells(folder, results, problems, matrix)
+    tasks = load_published()
+    found = read_folder(folder, tasks)
+    cells = read_cells(folder, found)
     if not cells:
         raise ConfigError(f"{folder}: no cell in it; python -m benchmarks run fills it")
     output = folder / "report.html" if output is None else Path(output)
-    html = page(cells, build_tables(results, tasks, matrix), tasks, problems)
+    html = page(cells, build_tables(found, tasks), tasks, found.problems)
     try:
         write_text(output, html)
     except OSError as error:
@@ -63,9 +74,9 @@ def report(folder: str | Path, output: str | Path | None = None) -> int:
             "with --output"
         ) from error
     print(f"{output}: {', '.join(f'{n} {state}' for state, n in _count(cells).items())}")
-    for path, problem in problems.items():
+    for path, problem in found.problems.items():
         print(f"not collected: {folder / path}: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+    return 1 if found.problems else 0
 
 
 def page(
@@ -82,18 +93,23 @@ def page(
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.globals |= {"wording": wording, "grids": grids, "charts": charts}
-    environment.globals |= {"as_lines": of_cells.as_lines, "bars_of": charts.draw_bars}
     pictures, left_out = embed(cells)
+    inits = list(dict.fromkeys(cell.init for cell in cells))
     return environment.get_template("page.html.jinja").render(
         cells=cells,
-        inits=list(dict.fromkeys(cell.init for cell in cells)),
+        inits=inits,
         states=STATES,
         count=_count(cells),
-        sections=_sections(cells, tables, tasks, pictures),
+        sections=_sections(cells, tables, tasks, pictures, inits),
         problems=problems,
         left_out=left_out,
         shown=_details(cells),
+        wording=wording,
+        as_lines=as_lines,
+        draw_bars=charts.draw_bars,
+        block_columns=block_columns,
+        test_columns=test_columns,
+        cell_columns=cell_columns(cells),
     )
 
 
@@ -107,6 +123,7 @@ def _sections(
     tables: Sequence[Table],
     tasks: Mapping[str, TaskInfo],
     pictures: Sequence[Picture],
+    inits: Sequence[str],
 ) -> list[Section]:
     """Tasks with a table in the tables' order, then the others."""
     infos = dict(tasks) | {table.task.name: table.task for table in tables}
@@ -114,30 +131,63 @@ def _sections(
     names |= dict.fromkeys(sorted({cell.task for cell in cells}))
     sections = []
     for name in names:
-        own, info = [cell for cell in cells if cell.task == name], infos.get(name)
-        metric = info.main_metric if info else ""
+        title, metric = (
+            (infos[name].title, infos[name].main_metric) if name in infos else (name, "")
+        )
+        by_data: dict[str, list[Cell]] = {}  # cells on two data sets never share an axis
+        for cell in cells:
+            if cell.task == name:
+                by_data.setdefault(_said(cell), []).append(cell)
         curves = [
             chart
-            for data, same in _by_data(own).items()
-            for chart in charts.draw_curves(same, data, metric, len(cells))
+            for data, same in sorted(by_data.items())
+            for chart in charts.draw_curves(same, data, metric, inits, len(cells))
         ]
         shown = [picture for picture in pictures if picture.cell.task == name]
         shown.sort(key=lambda picture: picture.file)  # one image of several inits side by side
-        of_task = [table for table in tables if table.task.name == name]
-        inits = {line.cell.init for chart in curves for line in chart.lines}
-        title = info.title if info else name
-        sections.append(Section(name, title, of_task, curves, inits, shown))
+        own = [table for table in tables if table.task.name == name]
+        sections.append(Section(name, title, own, curves, shown))
     return sections
 
 
-def _by_data(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """The cells that share an axis, below the name of their data."""
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        data = cell.data
-        name = f"{data.name}, fingerprint {short(data.sha256)}" if data else "not recorded"
-        found.setdefault(name, []).append(cell)
-    return dict(sorted(found.items()))
+def _said(cell: Cell) -> str:
+    """What a cell is run on."""
+    data = cell.data
+    return f"{data.name}, fingerprint {short(data.sha256)}" if data else "not recorded"
+
+
+def block_columns(block: Block) -> list[Column]:
+    """Measured and published values side by side, and what is said of them."""
+    notes = [Entry("; ".join(block.notes(row))) for row in block.rows]
+    return [*block.columns, Column("notes", notes, align="left")]
+
+
+def test_columns(lines: Iterable[Sequence[str]]) -> list[Column]:
+    """The comparisons between inits."""
+    columns = [list(map(Entry, texts)) for texts in zip(*lines, strict=True)]
+    sides = ["left", *["right"] * 5]
+    heads = zip(wording.TEST_COLUMNS, columns, sides, strict=True)
+    return [Column(name, entries, align=side) for name, entries, side in heads]
+
+
+def cell_columns(cells: Sequence[Cell]) -> list[Column]:
+    """One line per cell, whose name leads to all that is known of it."""
+    results = [cell.result for cell in cells]
+    data = [cell.data for cell in cells]
+    return [
+        words("cell", [cell.name for cell in cells]),
+        words("init", [cell.init for cell in cells]),
+        words("task", [cell.task for cell in cells]),
+        words("data", [one.name if one else None for one in data]),
+        numbers("seed", [cell.seed for cell in cells]),
+        words("state", [cell.state for cell in cells]),
+        words("metric", [r.main_metric if r else None for r in results]),
+        numbers(
+            "value", [r.metrics[r.main_metric] if r else None for r in results], MEASURED, ".2f"
+        ),
+        numbers("iterations", [r.iterations if r else None for r in results]),
+        numbers("minutes", [r.seconds / 60 if r else None for r in results], form=".1f"),
+    ]
 
 
 def _details(cells: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -145,18 +195,17 @@ def _details(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     first: dict[str, tuple[Cell, dict[str, str]]] = {}
     shown = []
     for cell in cells:
-        record, settings = cell.record(), cell.settings()
+        record, settings = cell.record, cell.settings
         base, theirs = first.setdefault(cell.task, (cell, settings)) if settings else (cell, {})
         same = base is cell
-        config = of_cells.as_lines(settings) if same else of_cells.differences(settings, theirs)
+        environment = ("hardware", "git_commit", "packages")
         shown.append(
             {
                 "cell": cell,
-                "command": cell.command(),
                 "metrics": record.pop("metrics", {}),
-                "environment": {key: record.pop(key, {}) for key in of_cells.ENVIRONMENT},
+                "environment": {key: record.pop(key, {}) for key in environment},
                 "run": record,
-                "config": config,
+                "config": as_lines(settings) if same else differences(settings, theirs),
                 "base": None if same else base,
             }
         )

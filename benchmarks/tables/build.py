@@ -175,9 +175,9 @@ class Table:
         names = {metric: metric.partition("/")[2] or metric for metric in metrics}
 
         columns = [
-            _words("init", [row.init for row in rows]),
-            _words("method", [row.method for row in rows]),
-            _numbers("epochs", [row.epochs for row in rows], form="g"),
+            words("init", [row.init for row in rows]),
+            words("method", [row.method for row in rows]),
+            numbers("epochs", [row.epochs for row in rows], form="g"),
         ]
         if any(row.init for row in self.rows):
             columns.append(Column("n", [row.count for row in rows]))
@@ -187,24 +187,22 @@ class Table:
             theirs = [row.published or NOBODY for row in rows]
             for metric, name in names.items():
                 values = [printed.values.get(metric) for printed in theirs]
-                columns.append(_numbers(name, values, PUBLISHED))
+                columns.append(numbers(name, values, PUBLISHED))
             # The metrics are of one group, so each row has one letter for them.
             letters = [{p.protocols[m] for m in metrics if m in p.protocols} for p in theirs]
-            columns.append(_words("protocol", ["".join(letter) for letter in letters]))
-            columns.append(_words("source", [printed.source for printed in theirs]))
+            columns.append(words("protocol", ["".join(letter) for letter in letters]))
+            columns.append(words("source", [printed.source for printed in theirs]))
             if self.compares(metrics[0]):
                 values = [self.difference(row, metrics[0]) for row in rows]
-                columns.append(_numbers(names[metrics[0]], values, DIFFERENCE, "+.2f"))
+                columns.append(numbers(names[metrics[0]], values, DIFFERENCE, "+.2f"))
         return Block(metrics, tuple(rows), tuple(columns))
 
 
-def _words(name: str, texts: Iterable[str | None]) -> Column:
+def words(name: str, texts: Iterable[str | None]) -> Column:
     return Column(name, [Entry(text or NOTHING) for text in texts], align="left")
 
 
-def _numbers(
-    name: str, values: Iterable[float | None], kind: str = "", form: str = ""
-) -> Column:
+def numbers(name: str, values: Iterable[float | None], kind: str = "", form: str = "") -> Column:
     """form: of ``format``; by default digit for digit, as a published value was printed."""
     entries = [Entry(NOTHING) if v is None else Entry(format(v, form), v) for v in values]
     return Column(name, entries, kind)
