@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from benchmarks.runner.state import STATE, last_lines, read_json
-from benchmarks.tables.results import METRICS, CellName, Data, Folder, Result
+from benchmarks.tables.results import METRICS, CellName, Folder, Result
 from pretrain.runtime.config import flatten
 
 DONE, FAILED, UNFINISHED, MISSING = "done", "failed", "unfinished", "missing"
@@ -37,7 +37,6 @@ class Cell:
         """``clove/coco_fpn/seed0``, as its folder is called."""
         return str(CellName(self.init, self.task, self.seed))
 
-    @property
     def record(self) -> dict[str, Any]:
         """All of ``metrics.json``; before that is there, what is known of the run."""
         if self.state == DONE:
@@ -45,42 +44,32 @@ class Cell:
         record = read_json(self.folder / "provenance.json")
         return record.pop("run", {}) | record
 
-    @property
-    def data(self) -> Data | None:
-        """What it is run on; None before that was written down."""
-        if self.result is not None:
-            return self.result.data
-        return Data(**self.record["data"]) if "data" in self.record else None
+    def data(self) -> tuple[str, str] | None:
+        """Name and fingerprint of what it is run on; None before that was written down."""
+        data = self.record().get("data")
+        return (data["name"], data["sha256"]) if data else None
 
-    @property
     def command(self) -> str:
         """What ``run`` started it with; empty where nobody wrote that down."""
-        try:
-            with open(self.folder / LOG, errors="replace") as log:
-                first = log.readline()
-        except OSError:
-            return ""
+        log = self.folder / LOG
+        first = log.open(errors="replace").readline() if log.is_file() else ""
         return first.removeprefix("$ ").strip() if first.startswith("$ ") else ""
 
-    @property
     def log(self) -> str:
         """The end of its log, where it is not done."""
-        return "\n".join(last_lines(self.folder / LOG, LOG_LINES)) if self.state != DONE else ""
+        return "" if self.state == DONE else "\n".join(last_lines(self.folder / LOG, LOG_LINES))
 
-    @property
     def settings(self) -> dict[str, str]:
         """The frozen config, ``{"SOLVER.BASE_LR": "0.02"}``; empty where there is none."""
-        try:
-            tree = yaml.load((self.folder / "config.yaml").read_text(), YAML_LOADER)
-        except (OSError, ValueError, yaml.YAMLError):
-            return {}
+        path = self.folder / "config.yaml"
+        tree = yaml.load(path.read_text(), YAML_LOADER) if path.is_file() else None
         return {key: str(value) for key, value in flatten(tree or {}).items()}
 
 
 def read_cells(folder: Path, found: Folder) -> list[Cell]:
     """Every cell that ``run`` was asked for or that has a folder, by init, then task and seed."""
     done = {(result.init, result.task, result.seed): result for result in found.results}
-    unusable = {path.parent: problem for path, problem in found.problems.items()}
+    unusable = {str(path.parent): problem for path, problem in found.problems.items()}
     names = set(found.asked)
     for place in folder.glob("*/*/seed*"):
         number = place.name.removeprefix("seed")
@@ -89,34 +78,21 @@ def read_cells(folder: Path, found: Folder) -> list[Cell]:
     cells = []
     for name in names:
         place = folder / str(name)
-        state, problem = (DONE, "") if name in done else _begun(place)
-        if problem_of_file := unusable.get(Path(str(name))):
-            state, problem = FAILED, problem_of_file
-        cells.append(Cell(*name, place, state, done.get(name), problem))
+        state = read_json(place / STATE)
+        begun = any((place / file).is_file() for file in (STATE, LOG, "config.yaml"))
+        if name in done:
+            outcome, problem = DONE, ""
+        elif str(name) in unusable:
+            outcome, problem = FAILED, unusable[str(name)]
+        elif state.get("outcome") == "failed":
+            outcome, problem = FAILED, state["reason"]
+        else:
+            outcome, problem = UNFINISHED if begun else MISSING, ""
+        cells.append(Cell(*name, place, outcome, done.get(name), problem))
     # The order of the config, then the alphabet's
-    inits = found.matrix["inits"] if found.matrix else ()
-    order = {init: number for number, init in enumerate(inits)}
+    order = {init: number for number, init in enumerate(found.matrix["inits"])}
     cells.sort(key=lambda cell: (order.get(cell.init, len(order)), cell.init, cell.task, cell.seed))
     return cells
-
-
-def _begun(folder: Path) -> tuple[str, str]:
-    """State of a cell without metrics.json, and why its last attempt failed, if it did."""
-    state = read_json(folder / STATE)
-    if state.get("outcome") == "failed":
-        return FAILED, state["reason"]
-    begun = any((folder / name).is_file() for name in (STATE, LOG, "config.yaml"))
-    return UNFINISHED if begun else MISSING, ""
-
-
-def differences(settings: Mapping[str, str], base: Mapping[str, str]) -> str:
-    """Lines ``KEY: value (there: value)`` for what is not as in ``base``."""
-    nothing = "not set"
-    return "\n".join(
-        f"{key}: {settings.get(key, nothing)} (there: {base.get(key, nothing)})"
-        for key in {**base, **settings}
-        if settings.get(key) != base.get(key)
-    )
 
 
 def as_lines(tree: Mapping[str, Any]) -> str:

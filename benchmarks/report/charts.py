@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import matplotlib
 from matplotlib.figure import Figure
-from markupsafe import Markup
 
 from benchmarks.report.cells import Cell
 from benchmarks.tables.build import Table
@@ -28,10 +27,10 @@ class Chart:
     quantity: str
     data: str
     inits: list[str]
-    svg: Markup
+    svg: str
 
 
-def draw_bars(table: Table, inits: Sequence[str]) -> Markup | None:
+def draw_bars(table: Table, inits: Sequence[str]) -> str | None:
     """A bar from 0 for every row that was measured; one of no length where that is negative.
 
     inits: all of the page, in the order of their colours. None where nothing was measured.
@@ -133,7 +132,7 @@ def _axes(figure: Figure, grid: str) -> "matplotlib.axes.Axes":
     return axes
 
 
-def _svg(figure: Figure, label: str) -> Markup:
+def _svg(figure: Figure, label: str) -> str:
     """The figure as a part of a page, which draws in its own colours what is black here.
 
     What has a gid gets it as its classes. Other ids go, or two figures would have the same ones.
@@ -147,4 +146,4 @@ def _svg(figure: Figure, label: str) -> Markup:
     svg = re.sub(r' id="[^"]*"| clip-path="[^"]*"| font-family: [^;]*;|(?<=\d) \n', "", svg)
     numbers = r'(?<=[ "(])\d+\.\d+(?=[ ")Lz])'  # coordinates, and none that is text
     svg = re.sub(numbers, lambda number: f"{float(number[0]):.1f}", svg)
-    return Markup(f'<svg role="img" aria-label="{label}"' + svg.replace("#000000", "currentColor"))
+    return f'<svg role="img" aria-label="{label}"' + svg.replace("#000000", "currentColor")

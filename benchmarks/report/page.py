@@ -2,32 +2,21 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.report import charts
-from benchmarks.report.cells import (
-    DONE,
-    FAILED,
-    MISSING,
-    UNFINISHED,
-    Cell,
-    as_lines,
-    differences,
-    read_cells,
-)
-from benchmarks.report.pictures import Picture, embed
+from benchmarks.report.cells import DONE, FAILED, MISSING, UNFINISHED, Cell, as_lines, read_cells
+from benchmarks.report.pictures import embed
 from benchmarks.tables import wording
 from benchmarks.tables.build import (
     MEASURED,
     Block,
     Column,
     Entry,
-    Table,
     build_tables,
     numbers,
     short,
@@ -39,17 +28,7 @@ from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text
 
 STATES = {DONE: "✓", FAILED: "✗", UNFINISHED: "…", MISSING: "–"}
-
-
-@dataclass(frozen=True)
-class Section:
-    """All of one task: its tables and its curves, for each data set, and pictures."""
-
-    task: str
-    title: str
-    tables: Sequence[Table]
-    curves: Sequence[charts.Chart]
-    pictures: Sequence[Picture]
+ENVIRONMENT = ("hardware", "git_commit", "packages")
 
 
 def report(folder: str | Path, output: str | Path | None = None) -> int:
@@ -64,28 +43,14 @@ def report(folder: str | Path, output: str | Path | None = None) -> int:
     cells = read_cells(folder, found)
     if not cells:
         raise ConfigError(f"{folder}: no cell in it; python -m benchmarks run fills it")
-    output = folder / "report.html" if output is None else Path(output)
-    html = page(cells, build_tables(found, tasks), tasks, found.problems)
-    try:
-        write_text(output, html)
-    except OSError as error:
-        raise ConfigError(
-            f"{output}: page not written ({error.strerror}). Make room there, or name another file "
-            "with --output"
-        ) from error
-    print(f"{output}: {', '.join(f'{n} {state}' for state, n in _count(cells).items())}")
-    for path, problem in found.problems.items():
-        print(f"not collected: {folder / path}: {problem}", file=sys.stderr)
-    return 1 if found.problems else 0
-
-
-def page(
-    cells: Sequence[Cell],
-    tables: Sequence[Table],
-    tasks: Mapping[str, TaskInfo],
-    problems: Mapping[Path, str],
-) -> str:
-    """The HTML text."""
+    tables, (pictures, left_out) = build_tables(found, tasks), embed(cells)
+    inits = list(dict.fromkeys(cell.init for cell in cells))
+    tasks |= {table.task.name: table.task for table in tables}
+    names = dict.fromkeys([table.task.name for table in tables])  # first, and in this order
+    names |= dict.fromkeys(sorted({cell.task for cell in cells}))
+    shown = [tasks.get(name) or TaskInfo(name, name, (), "") for name in names]
+    counts = Counter(cell.state for cell in cells)
+    said = {state: counts[state] for state in STATES if counts[state]}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -93,100 +58,73 @@ def page(
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    pictures, left_out = embed(cells)
-    inits = list(dict.fromkeys(cell.init for cell in cells))
-    return environment.get_template("page.html.jinja").render(
+    html = environment.get_template("page.html.jinja").render(
         cells=cells,
         inits=inits,
-        states=STATES,
-        count=_count(cells),
-        sections=_sections(cells, tables, tasks, pictures, inits),
-        problems=problems,
+        tasks=shown,
+        tables=tables,
+        curves={task.name: _curves(cells, task, inits) for task in shown},
+        pictures=sorted(pictures, key=lambda picture: picture.file),  # one image side by side
         left_out=left_out,
-        shown=_details(cells),
-        wording=wording,
-        as_lines=as_lines,
+        problems=found.problems,
+        states=STATES,
+        count=said,
+        details=_details(cells),
+        cell_columns=_columns(cells),
+        described=_described,
         draw_bars=charts.draw_bars,
-        block_columns=block_columns,
-        test_columns=test_columns,
-        cell_columns=cell_columns(cells),
+        wording=wording,
     )
+    output = folder / "report.html" if output is None else Path(output)
+    try:
+        write_text(output, html)
+    except OSError as error:
+        raise ConfigError(
+            f"{output}: page not written ({error.strerror}). Make room there, or name another file "
+            "with --output"
+        ) from error
+    print(f"{output}: {', '.join(f'{number} {state}' for state, number in said.items())}")
+    for path, problem in found.problems.items():
+        print(f"not collected: {folder / path}: {problem}", file=sys.stderr)
+    return 1 if found.problems else 0
 
 
-def _count(cells: Sequence[Cell]) -> dict[str, int]:
-    count = Counter(cell.state for cell in cells)
-    return {state: count[state] for state in STATES if count[state]}
+def _curves(cells: Sequence[Cell], task: TaskInfo, inits: Sequence[str]) -> list[charts.Chart]:
+    """Of one task; cells on two data sets never share an axis."""
+    by_data: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.task == task.name:
+            name, sha256 = cell.data() or ("not recorded", None)
+            said = f"{name}, fingerprint {short(sha256)}" if sha256 else name
+            by_data.setdefault(said, []).append(cell)
+    return [
+        chart
+        for data, same in sorted(by_data.items())
+        for chart in charts.draw_curves(same, data, task.main_metric, inits, len(cells))
+    ]
 
 
-def _sections(
-    cells: Sequence[Cell],
-    tables: Sequence[Table],
-    tasks: Mapping[str, TaskInfo],
-    pictures: Sequence[Picture],
-    inits: Sequence[str],
-) -> list[Section]:
-    """Tasks with a table in the tables' order, then the others."""
-    infos = dict(tasks) | {table.task.name: table.task for table in tables}
-    names = dict.fromkeys([table.task.name for table in tables])
-    names |= dict.fromkeys(sorted({cell.task for cell in cells}))
-    sections = []
-    for name in names:
-        title, metric = (
-            (infos[name].title, infos[name].main_metric) if name in infos else (name, "")
-        )
-        by_data: dict[str, list[Cell]] = {}  # cells on two data sets never share an axis
-        for cell in cells:
-            if cell.task == name:
-                by_data.setdefault(_said(cell), []).append(cell)
-        curves = [
-            chart
-            for data, same in sorted(by_data.items())
-            for chart in charts.draw_curves(same, data, metric, inits, len(cells))
-        ]
-        shown = [picture for picture in pictures if picture.cell.task == name]
-        shown.sort(key=lambda picture: picture.file)  # one image of several inits side by side
-        own = [table for table in tables if table.task.name == name]
-        sections.append(Section(name, title, own, curves, shown))
-    return sections
-
-
-def _said(cell: Cell) -> str:
-    """What a cell is run on."""
-    data = cell.data
-    return f"{data.name}, fingerprint {short(data.sha256)}" if data else "not recorded"
-
-
-def block_columns(block: Block) -> list[Column]:
-    """Measured and published values side by side, and what is said of them."""
+def _described(block: Block) -> list[Column]:
+    """Its columns, and what is said of each row."""
     notes = [Entry("; ".join(block.notes(row))) for row in block.rows]
     return [*block.columns, Column("notes", notes, align="left")]
 
 
-def test_columns(lines: Iterable[Sequence[str]]) -> list[Column]:
-    """The comparisons between inits."""
-    columns = [list(map(Entry, texts)) for texts in zip(*lines, strict=True)]
-    sides = ["left", *["right"] * 5]
-    heads = zip(wording.TEST_COLUMNS, columns, sides, strict=True)
-    return [Column(name, entries, align=side) for name, entries, side in heads]
-
-
-def cell_columns(cells: Sequence[Cell]) -> list[Column]:
+def _columns(cells: Sequence[Cell]) -> list[Column]:
     """One line per cell, whose name leads to all that is known of it."""
     results = [cell.result for cell in cells]
-    data = [cell.data for cell in cells]
+    values = [result and result.metrics[result.main_metric] for result in results]
     return [
         words("cell", [cell.name for cell in cells]),
         words("init", [cell.init for cell in cells]),
         words("task", [cell.task for cell in cells]),
-        words("data", [one.name if one else None for one in data]),
+        words("data", [(cell.data() or [None])[0] for cell in cells]),
         numbers("seed", [cell.seed for cell in cells]),
         words("state", [cell.state for cell in cells]),
-        words("metric", [r.main_metric if r else None for r in results]),
-        numbers(
-            "value", [r.metrics[r.main_metric] if r else None for r in results], MEASURED, ".2f"
-        ),
-        numbers("iterations", [r.iterations if r else None for r in results]),
-        numbers("minutes", [r.seconds / 60 if r else None for r in results], form=".1f"),
+        words("metric", [result and result.main_metric for result in results]),
+        numbers("value", values, MEASURED, ".2f"),
+        numbers("iterations", [result and result.iterations for result in results]),
+        numbers("minutes", [result and result.seconds / 60 for result in results], form=".1f"),
     ]
 
 
@@ -195,18 +133,25 @@ def _details(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     first: dict[str, tuple[Cell, dict[str, str]]] = {}
     shown = []
     for cell in cells:
-        record, settings = cell.record, cell.settings
+        record, settings = cell.record(), cell.settings()
         base, theirs = first.setdefault(cell.task, (cell, settings)) if settings else (cell, {})
-        same = base is cell
-        environment = ("hardware", "git_commit", "packages")
+        config = as_lines(settings)
+        if base is not cell:
+            config = "\n".join(
+                f"{key}: {settings.get(key, 'not set')} (there: {theirs.get(key, 'not set')})"
+                for key in {**theirs, **settings}
+                if settings.get(key) != theirs.get(key)
+            )
+        values = as_lines(record.pop("metrics", {}))
+        environment = as_lines({key: record.pop(key, {}) for key in ENVIRONMENT})
         shown.append(
             {
                 "cell": cell,
-                "metrics": record.pop("metrics", {}),
-                "environment": {key: record.pop(key, {}) for key in environment},
-                "run": record,
-                "config": as_lines(settings) if same else differences(settings, theirs),
-                "base": None if same else base,
+                "base": None if base is cell else base,
+                "config": config,
+                "values": values,
+                "environment": environment,
+                "run": as_lines(record),
             }
         )
     return shown

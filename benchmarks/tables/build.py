@@ -7,9 +7,9 @@ cell; RESULTS.md, results.tex and the HTML page lay these out.
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.tables.published import METHODS, PublishedRow, Schedule, TaskInfo, by_group
+from benchmarks.tables.published import METHODS, PublishedRow, TaskInfo, by_group
 from benchmarks.tables.results import Data, Folder, Result
 
 NOTHING = "–"
@@ -21,13 +21,12 @@ WITHOUT_EPOCHS = ("random", "supervised")
 # Rows stand in the order of the converter's table, but for those that others are compared with.
 ORDER = list(dict.fromkeys(["clove", "random", "supervised", "supervised_msra", *METHODS]))
 
-NOBODY = PublishedRow("", None, {}, {}, "", "")  # beside a row without a published one
-
 METRICS_SIDE_BY_SIDE = 3  # each takes two columns; more do not fit a terminal or a page
 
+NOBODY = PublishedRow("", None, {}, {}, "", "")  # beside a row of ours that has no published one
 
-@dataclass(frozen=True)
-class Measured:
+
+class Measured(NamedTuple):
     """A metric over the seeds of a row: the sample standard deviation needs two of them."""
 
     mean: float
@@ -37,12 +36,34 @@ class Measured:
         return f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.std is not None else "")
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One cell of a table; value: what it is sorted by, where that is not the text."""
 
     text: str
     value: float | None = None
+
+
+class Column(NamedTuple):
+    """kind: whose numbers stand in it (MEASURED, PUBLISHED, DIFFERENCE), where there are numbers.
+
+    align: left for words, right for numbers.
+    """
+
+    name: str
+    entries: Sequence[Entry]
+    kind: str = ""
+    align: str = "right"
+
+
+def words(name: str, texts: Iterable[str | None]) -> Column:
+    """A column of words."""
+    return Column(name, [Entry(text or NOTHING) for text in texts], align="left")
+
+
+def numbers(name: str, values: Iterable[float | None], kind: str = "", form: str = "") -> Column:
+    """A column of numbers; form: of ``format``, by default digit for digit as it was printed."""
+    entries = [Entry(NOTHING) if v is None else Entry(format(v, form), v) for v in values]
+    return Column(name, entries, kind)
 
 
 @dataclass(frozen=True)
@@ -56,7 +77,7 @@ class Row:
     missing: tuple[int, ...] = ()
     wanted: int = 0  # seeds of this init in this table, be they here, in other rows or missing
     measured: Mapping[str, Measured] = field(default_factory=dict)
-    published: PublishedRow | None = None
+    published: PublishedRow = NOBODY
     notes: tuple[str, ...] = ()
 
     @property
@@ -65,47 +86,26 @@ class Row:
         return sorted(result.seed for result in self.results)
 
     @property
-    def schedule(self) -> Schedule | None:
-        """Of what was measured."""
-        return self.results[0].schedule if self.results else None
-
-    @property
     def remarks(self) -> list[str]:
         """Its notes, and what is known of the published row beside it."""
-        remark = self.published.remark if self.published else ""
+        remark = self.published.remark
         return [*self.notes, *([f"published: {remark}"] if remark else [])]
 
-    @property
     def count(self) -> Entry:
         """How many seeds there are, and of how many where some are missing."""
-        if self.init is None:
-            return Entry(NOTHING)
-        of_all = f" of {self.wanted}" if self.missing else ""
-        return Entry(f"{len(self.results)}{of_all}", len(self.results))
+        number = len(self.results)
+        text = f"{number} of {self.wanted}" if self.missing else str(number)
+        return Entry(NOTHING) if self.init is None else Entry(text, number)
 
     def mean(self, metric: str) -> Entry:
         """``12.50 ± 0.25``; the value alone for one seed."""
-        value = self.measured.get(metric)
-        if value is None:
-            return Entry("missing" if self.missing and not self.results else NOTHING)
-        return Entry(str(value), value.mean)
+        if metric in self.measured:
+            return Entry(str(self.measured[metric]), self.measured[metric].mean)
+        return Entry("missing" if self.missing and not self.results else NOTHING)
 
-    def publishes(self, metrics: Iterable[str]) -> bool:
+    def publishes(self, *metrics: str) -> bool:
         """Whether its source prints one of them."""
-        return self.published is not None and any(m in self.published.values for m in metrics)
-
-
-@dataclass(frozen=True)
-class Column:
-    """kind: whose numbers stand in it (MEASURED, PUBLISHED, DIFFERENCE), where there are numbers.
-
-    align: left for words, right for numbers.
-    """
-
-    name: str
-    entries: Sequence[Entry]
-    kind: str = ""
-    align: str = "right"
+        return any(metric in self.published.values for metric in metrics)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Table:
 
     def difference(self, row: Row, metric: str) -> float | None:
         """Measured less published: on official data, within one protocol and its config, only."""
-        if not (self.official and metric in row.measured and row.publishes([metric])):
+        if not (self.official and metric in row.measured and row.publishes(metric)):
             return None
         same_protocol = row.published.protocols[metric] == self.task.protocol
         if not (same_protocol and row.results[0].config_sha256 == self.task.config_sha256):
@@ -171,7 +171,7 @@ class Table:
         ]
 
     def _block(self, metrics: tuple[str, ...]) -> Block:
-        rows = [row for row in self.rows if row.init or row.publishes(metrics)]
+        rows = [row for row in self.rows if row.init or row.publishes(*metrics)]
         names = {metric: metric.partition("/")[2] or metric for metric in metrics}
 
         columns = [
@@ -180,11 +180,11 @@ class Table:
             numbers("epochs", [row.epochs for row in rows], form="g"),
         ]
         if any(row.init for row in self.rows):
-            columns.append(Column("n", [row.count for row in rows]))
+            columns.append(Column("n", [row.count() for row in rows]))
             for metric, name in names.items():
                 columns.append(Column(name, [row.mean(metric) for row in rows], MEASURED))
-        if any(row.publishes(metrics) for row in rows):
-            theirs = [row.published or NOBODY for row in rows]
+        if any(row.publishes(*metrics) for row in rows):
+            theirs = [row.published for row in rows]
             for metric, name in names.items():
                 values = [printed.values.get(metric) for printed in theirs]
                 columns.append(numbers(name, values, PUBLISHED))
@@ -198,16 +198,6 @@ class Table:
         return Block(metrics, tuple(rows), tuple(columns))
 
 
-def words(name: str, texts: Iterable[str | None]) -> Column:
-    return Column(name, [Entry(text or NOTHING) for text in texts], align="left")
-
-
-def numbers(name: str, values: Iterable[float | None], kind: str = "", form: str = "") -> Column:
-    """form: of ``format``; by default digit for digit, as a published value was printed."""
-    entries = [Entry(NOTHING) if v is None else Entry(format(v, form), v) for v in values]
-    return Column(name, entries, kind)
-
-
 def build_tables(folder: Folder, tasks: Mapping[str, TaskInfo]) -> list[Table]:
     """Tables in the order of ``tasks``, then of other tasks' names; one per data fingerprint.
 
@@ -217,7 +207,7 @@ def build_tables(folder: Folder, tasks: Mapping[str, TaskInfo]) -> list[Table]:
     for result in folder.results:
         by_table.setdefault((result.task, result.data), []).append(result)
     begun = {task for task, _ in by_table}
-    for task in folder.matrix["tasks"] if folder.matrix else []:
+    for task in folder.matrix["tasks"]:
         if task in tasks and task not in begun:
             by_table[task, None] = []
     order = list(tasks)
@@ -248,10 +238,10 @@ def _rows(
     task: TaskInfo,
     results: list[Result],
     others: list[Result],
-    matrix: Mapping[str, Any] | None,
+    matrix: Mapping[str, Any],
 ) -> list[Row]:
     """others: of the same task on other data; what is done there is not missing here."""
-    wanted = matrix["inits"] if matrix is not None and task.name in matrix["tasks"] else {}
+    wanted = matrix["inits"] if task.name in matrix["tasks"] else {}
     found = sorted({result.seed for result in results})
     rows: list[Row] = []
     for init in sorted({result.init for result in results} | set(wanted)):
@@ -315,7 +305,7 @@ def _row(
         epochs=epochs,
         results=tuple(results),
         measured=measured,
-        published=published[0] if len(published) == 1 else None,
+        published=published[0] if len(published) == 1 else NOBODY,
         notes=tuple(notes),
         **shared,
     )

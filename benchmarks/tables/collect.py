@@ -26,7 +26,7 @@ def collect(
     folder = Path(folder)
     tasks = load_published(published)
     found = read_folder(folder, tasks, quarantine=True)
-    if not (found.results or found.problems or found.matrix):
+    if not (found.results or found.problems or found.matrix["tasks"]):
         raise ConfigError(
             f"{folder}: no metrics.json below it, and no matrix.json in it; "
             "python -m benchmarks run writes both"

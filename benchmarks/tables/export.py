@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from benchmarks.runner.state import STATE, read_json
 from benchmarks.tables import wording
-from benchmarks.tables.build import Table, build_tables
+from benchmarks.tables.build import Row, Table, build_tables
 from benchmarks.tables.markdown import grid
 from benchmarks.tables.published import load_published
 from benchmarks.tables.results import METRICS, Folder, Result, ResultError, read_result
@@ -122,6 +122,7 @@ def _card(
     """The model card: a YAML head as the Hugging Face hub reads it, then Markdown."""
     own = meta["method"] == "clove" and re.fullmatch(r"step_\d+\.pth", meta["source_name"])
     tasks = {name: replace(task, rows=()) for name, task in load_published().items()}
+    paper = load_yaml(REPOSITORY / "CITATION.cff")["preferred-citation"]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,
@@ -132,21 +133,24 @@ def _card(
     return environment.get_template("card.md.jinja").render(
         init=init,
         meta=meta,
-        own=bool(own),
+        own=own,
         sha256=sha256,
+        settings=[("key", "value"), *((f"`{k}`", f"`{v}`") for k, v in meta["config"].items())],
         licence="unknown" if own else LICENCES.get(meta["license"], "unknown"),
-        paper=load_yaml(REPOSITORY / "CITATION.cff")["preferred-citation"],
+        paper=paper,
+        authors=[
+            f"{author['given-names']} {author['family-names']}" for author in paper["authors"]
+        ],
         tables=build_tables(Folder(results), tasks),
+        values=_values,
         grid=grid,
         shown=shown,
-        warnings=wording.warnings,
-        values=_values,
+        wording=wording,
     )
 
 
-def _values(table: Table, row) -> str:
-    values = [
-        (f"`{metric}`", row.mean(metric).text, str(len(row.seeds)))
-        for metric in table.task.metrics
-    ]
-    return grid([("metric", "measured", "n"), *values])
+def _values(table: Table, row: Row) -> str:
+    """The metrics of one row, as a Markdown table."""
+    count = str(len(row.seeds))
+    lines = [(f"`{name}`", row.mean(name).text, count) for name in table.task.metrics]
+    return grid([("metric", "measured", "n"), *lines])

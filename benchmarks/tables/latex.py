@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from tabulate import tabulate
 
 from benchmarks.tables import wording
-from benchmarks.tables.build import MEASURED, NOTHING, PUBLISHED, Block, Column, Row, Table
+from benchmarks.tables.build import MEASURED, PUBLISHED, Block, Column, Entry, Row, Table
 
 INTRODUCTION = r"""% Written by python -m benchmarks collect.
 % \input it where tables may stand; the preamble needs \usepackage{booktabs}.
@@ -54,31 +54,24 @@ def _floats(table: Table) -> list[tuple[str, str]]:
         if block.rows:
             said = text(f"{', '.join(block.metrics)}. {_caption(table, block)}")
             floats.append((f"{title}: {said}", _body(table, block)))
-    said, lines = wording.tests(table) or ("", [])
-    parts = [lines[start : start + TEST_ROWS] for start in range(0, len(lines), TEST_ROWS)]
-    for number, part in enumerate(parts, start=1):
-        which = f" Part {number} of {len(parts)}." if len(parts) > 1 else ""
-        cells = ([text(cell) for cell in line] for line in part)
-        body = _tabular(wording.TEST_COLUMNS, cells, ["left", *["right"] * 5])
-        floats.append((f"{title}: {text(said + which)}", body))
+    said, columns = wording.tests(table) or ("", [])
+    starts = range(0, len(columns[0].entries) if columns else 0, TEST_ROWS)
+    for number, start in enumerate(starts, start=1):
+        which = f" Part {number} of {len(starts)}." if len(starts) > 1 else ""
+        part = [c._replace(entries=c.entries[start : start + TEST_ROWS]) for c in columns]
+        floats.append((f"{title}: {text(said + which)}", _tabular(part, table)))
     return floats
 
 
 def _caption(table: Table, block: Block) -> str:
     published, measured = block.has(PUBLISHED), block.has(MEASURED)
-    letters = {
-        entry.text
-        for column in block.columns
-        if column.name == "protocol"
-        for entry in column.entries
-        if entry.text != NOTHING
-    }
+    letters = {row.published.protocols.get(m) for row in block.rows for m in block.metrics}
     sentences = {
         OURS: measured,
         THEIRS: published,
         MARKS: published or table.one_config,
         UNMARKED: measured and not table.one_config,
-        PROTOCOLS: len(letters) > 1,
+        PROTOCOLS: len(letters - {None}) > 1,
     }
     said = [wording.caption(table), *wording.warnings(table), *wording.comparability(table)]
     return " ".join([*said, *(sentence for sentence, holds in sentences.items() if holds)])
@@ -89,14 +82,9 @@ def _body(table: Table, block: Block) -> str:
     left_out = ("source",) if block.has(MEASURED) else ("source", "init")
     columns = [column for column in block.columns if column.name not in left_out]
     notes = wording.numbered(note for row in block.rows for note in _notes(row, block))
-    cells = [_cells(column, table) for column in columns]
-    cells.append([", ".join(str(notes[n]) for n in _notes(row, block)) for row in block.rows])
-    body = _tabular(
-        [*(column.name for column in columns), "notes"],
-        zip(*cells, strict=True),
-        [*(column.align for column in columns), "left"],
-        [*(column.kind for column in columns), ""],
-    )
+    numbers = [", ".join(str(notes[n]) for n in _notes(row, block)) for row in block.rows]
+    columns.append(Column("notes", list(map(Entry, numbers)), align="left"))
+    body = _tabular(columns, table)
     below = [f"({number}) {note}." for note, number in notes.items()]
     if block.has(PUBLISHED):
         below += [f"Protocol {line}." for line in wording.protocols(table)]
@@ -106,51 +94,44 @@ def _body(table: Table, block: Block) -> str:
 
 
 def _notes(row: Row, block: Block) -> list[str]:
-    source = row.published.source if row.published and block.has(PUBLISHED) else ""
+    source = row.published.source if block.has(PUBLISHED) else ""
     return [*([f"published by {source}"] if source else []), *block.notes(row)]
 
 
 def _cells(column: Column, table: Table) -> list[str]:
-    """Escaped; the best of a column is marked, as it ranks when printed."""
-    texts = [entry.text for entry in column.entries]
-    if column.kind == PUBLISHED or (column.kind == MEASURED and table.one_config):
-        return _marked(texts)
-    return [text(cell) for cell in texts]
-
-
-def _marked(cells: Sequence[str]) -> list[str]:
-    """``12.50 ± 0.25`` with its first number in bold or underlined, as it ranks when printed."""
-    parts = [cell.partition(" ") for cell in cells]
-    values = [float(n) if re.fullmatch(r"-?[\d.]+", n) else None for n, _, _ in parts]
-    present = [value for value in values if value is not None]
-    order = sorted(set(present), reverse=True) if len(present) > 1 else []
+    """Escaped, the highest in bold and the second highest underlined, as they rank when printed."""
+    marked = column.kind == PUBLISHED or (column.kind == MEASURED and table.one_config)
+    printed = [float(e.text.split()[0]) for e in column.entries if marked and e.value is not None]
+    order = sorted(set(printed), reverse=True) if len(printed) > 1 else []
     marks = dict(zip(order, (r"\textbf", r"\underline"), strict=False))
-    return [
-        rf"{marks[value]}{{{number}}}{space}{text(rest)}" if value in marks else text(cell)
-        for cell, (number, space, rest), value in zip(cells, parts, values, strict=True)
-    ]
+    cells = []
+    for entry in column.entries:
+        number, space, rest = entry.text.partition(" ")
+        mark = marks.get(float(number)) if marks and entry.value is not None else None
+        cells.append(f"{mark}{{{number}}}{space}{text(rest)}" if mark else text(entry.text))
+    return cells
 
 
-def _tabular(
-    heads: Iterable[str],
-    rows: Iterable[Sequence[str]],
-    align: Sequence[str],
-    kinds: Iterable[str] = (),
-) -> str:
-    """rows: escaped; kinds: written over all columns that share one, where there is one."""
+def _tabular(columns: Sequence[Column], table: Table) -> str:
+    """A kind is written over all columns that share it."""
     over, rules, start = [], [], 1
-    for kind, group in itertools.groupby(kinds):
+    for kind, group in itertools.groupby(column.kind for column in columns):
         width = len(list(group))
         over += [rf"\multicolumn{{{width}}}{{c}}{{{text(kind)}}}"] if kind else [""] * width
         rules += [rf"\cmidrule(lr){{{start}-{start + width - 1}}}"] if kind else []
         start += width
     spans = f"\n{' & '.join(over)} \\\\\n{''.join(rules)}" if rules else ""
     # latex_raw leaves what is escaped as it is; its three rules become those of booktabs.
-    heads = [text(head) for head in heads]
-    table = tabulate(rows, heads, "latex_raw", disable_numparse=True, colalign=align)
+    tex = tabulate(
+        list(zip(*(_cells(column, table) for column in columns), strict=True)),
+        [text(column.name) for column in columns],
+        "latex_raw",
+        disable_numparse=True,
+        colalign=[column.align for column in columns],
+    )
     for rule in (rf"\toprule{spans}", r"\midrule", r"\bottomrule"):
-        table = table.replace(r"\hline", rule, 1)
-    return table
+        tex = tex.replace(r"\hline", rule, 1)
+    return tex
 
 
 def text(words: str) -> str:

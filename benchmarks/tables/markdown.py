@@ -6,7 +6,7 @@ import tabulate
 from tabulate import DataRow, Line, TableFormat
 
 from benchmarks.tables import wording
-from benchmarks.tables.build import Block, Table
+from benchmarks.tables.build import Column, Entry, Table
 from benchmarks.tables.results import Folder
 
 INTRODUCTION = """# Results
@@ -44,9 +44,11 @@ def _section(table: Table) -> str:
         parts.append("### " + ", ".join(f"`{metric}`" for metric in block.metrics))
         if table.task.rows and not block.has("published"):
             parts.append("No published values of these are known.")
-        parts.append(_grid(block, notes))
+        numbers = [", ".join(str(notes[note]) for note in block.notes(row)) for row in block.rows]
+        if block.rows:
+            parts.append(_grid([*block.columns, Column("notes", list(map(Entry, numbers)))]))
     if tests := wording.tests(table):
-        parts += ["### Between inits", tests[0], grid([wording.TEST_COLUMNS, *tests[1]])]
+        parts += ["### Between inits", tests[0], _grid(tests[1])]
     if notes:
         legend = (f"{number}. {_escape(note)}" for note, number in notes.items())
         parts.append("Notes\n\n" + "\n".join(legend))
@@ -55,16 +57,9 @@ def _section(table: Table) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _grid(block: Block, notes: dict[str, int]) -> str:
-    """One line a row: ours, theirs, and where to read on."""
-    if not block.rows:
-        return ""
-    columns = [
-        [f"{column.name} {column.kind}".strip(), *(entry.text for entry in column.entries)]
-        for column in block.columns
-    ]
-    numbers = [", ".join(str(notes[note]) for note in block.notes(row)) for row in block.rows]
-    return grid(zip(*columns, ["notes", *numbers], strict=True))
+def _grid(columns: Sequence[Column]) -> str:
+    heads = [f"{column.name} {column.kind}".strip() for column in columns]
+    return grid([heads, *zip(*([entry.text for entry in c.entries] for c in columns), strict=True)])
 
 
 def grid(rows: Iterable[Sequence[str]]) -> str:

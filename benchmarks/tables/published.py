@@ -1,7 +1,7 @@
 """Reads ``published.yaml``: the tasks, their metrics, and the values that other papers report."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,53 +68,40 @@ def load_published(path: str | Path = PUBLISHED_YAML) -> dict[str, TaskInfo]:
     return {name: _task(name, entry, f"{path}: {name}") for name, entry in tasks.items()}
 
 
-def _expect(value: Any, kind: type, where: str, expected: str) -> Any:
+def _expect(value: Any, kind: type, where: str, expected: str) -> None:
     if not isinstance(value, kind):
         raise ConfigError(f"{where}: expected {expected}, found {value!r}")
-    return value
 
 
 def _task(name: str, entry: Any, where: str) -> TaskInfo:
-    keys = ("title", "metrics", "main_metric")
-    optional = ("protocol", "schedule", "config_sha256", "protocols", "published")
-    check_keys(entry, where, (*keys, *optional), required=keys)
-    metrics = _expect(entry["metrics"], list, f"{where}: metrics", "a list of names")
-    for metric in metrics:
-        _expect(metric, str, f"{where}: metrics", "names")
-    check_choice(entry["main_metric"], where, "main metric", metrics)
-    letters = _expect(entry.get("protocols") or {}, dict, f"{where}: protocols", "letter: meaning")
-    protocol, schedule = entry.get("protocol"), entry.get("schedule")
-    if protocol is not None:
-        check_choice(protocol, where, "protocol", list(letters))
-        check_keys(entry, where, entry, required=("config_sha256",))  # or nothing ever compares
-    if schedule is not None:
-        counts = tuple(Schedule.__annotations__)
-        check_keys(schedule, f"{where}: schedule", counts, required=counts)
-        for key in counts:
-            _expect(schedule[key], int, f"{where}: schedule: {key}", "a whole number")
-        schedule = Schedule(**schedule)
-    sources = _expect(
-        entry.get("published") or {}, dict, f"{where}: published", "rows below each source's name"
-    )
-    rows = [
-        _row(row, metrics, list(letters), str(source), f"{where}: {source}: row {number}")
-        for source, own in sources.items()
-        for number, row in enumerate(_expect(own, list, f"{where}: {source}", "a list of rows"), 1)
-    ]
-    return TaskInfo(
-        name=name,
-        title=entry["title"],
-        metrics=tuple(metrics),
-        main_metric=entry["main_metric"],
-        protocol=protocol,
-        schedule=schedule,
-        config_sha256=entry.get("config_sha256"),
-        protocols=letters,
-        rows=tuple(rows),
-    )
+    required = ("title", "metrics", "main_metric")
+    known = (*required, "protocol", "schedule", "config_sha256", "protocols", "published")
+    check_keys(entry, where, known, required)
+    _expect(entry["metrics"], list, f"{where}: metrics", "a list of names")
+    task = {"protocols": {}} | entry | {"name": name, "metrics": tuple(map(str, entry["metrics"]))}
+    sources = task.pop("published", {})
+    _expect(task["protocols"], dict, f"{where}: protocols", "a meaning for each letter")
+    _expect(sources, dict, f"{where}: published", "a list of rows below each source's name")
+    check_choice(task["main_metric"], where, "main metric", task["metrics"])
+    if task.get("protocol") is not None:
+        check_choice(task["protocol"], where, "protocol", list(task["protocols"]))
+        check_keys(entry, where, known, required=("config_sha256",))  # or nothing ever compares
+    if task.get("schedule") is not None:
+        counts = ("iterations", "images_per_batch")
+        schedule = check_keys(task["schedule"], f"{where}: schedule", counts, required=counts)
+        task["schedule"] = Schedule(**schedule)
+    rows = []
+    for source, own in sources.items():
+        _expect(own, list, f"{where}: published: {source}", "a list of rows")
+        for number, row in enumerate(own, start=1):
+            place = f"{where}: {source}: row {number}"
+            rows.append(_row(row, task["metrics"], list(task["protocols"]), str(source), place))
+    return TaskInfo(**task, rows=tuple(rows))
 
 
-def _row(row: Any, metrics: list[str], letters: list[str], source: str, where: str) -> PublishedRow:
+def _row(
+    row: Any, metrics: Sequence[str], letters: list[str], source: str, where: str
+) -> PublishedRow:
     keys = ("method", "epochs", "protocol", "values", "remark")
     check_keys(row, where, keys, required=("method", "protocol", "values"))
     groups, values = by_group(metrics), {}

@@ -54,13 +54,10 @@ def as_json(tables: Iterable[Table], folder: Folder) -> dict[str, Any]:
 
 def _table(table: Table) -> dict[str, Any]:
     task = table.task
+    said = ("title", "metrics", "main_metric", "protocol", "protocols")
     return {
         "task": task.name,
-        "title": task.title,
-        "metrics": task.metrics,
-        "main_metric": task.main_metric,
-        "protocol": task.protocol,
-        "protocols": task.protocols,
+        **{key: getattr(task, key) for key in said},
         "data": asdict(table.data) if table.data else None,
         "rows": [_row(table, row) for row in table.rows],
         "comparisons": [asdict(comparison) for comparison in compare_inits(table)],
@@ -76,8 +73,8 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
         "n": len(row.seeds),
         "seeds": row.seeds,
         "missing_seeds": row.missing,
-        "measured": {metric: asdict(value) for metric, value in row.measured.items()},
-        "published": asdict(row.published) if row.published else None,
+        "measured": {metric: value._asdict() for metric, value in row.measured.items()},
+        "published": asdict(row.published) if row.published.values else None,
         "measured_less_published": {
             metric: value for metric, value in differences.items() if value is not None
         },

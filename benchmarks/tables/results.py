@@ -88,13 +88,15 @@ class Folder:
     """A folder of results.
 
     problems: what is wrong with each file that is not a result, by its place.
-    matrix: what ``run`` was asked for last; None where the cells were run one by one.
+    matrix: what ``run`` was asked for last; nothing where the cells were run one by one.
     asked: all cells of the matrix.
     """
 
     results: Sequence[Result]
     problems: Mapping[Path, str] = field(default_factory=dict)
-    matrix: Mapping[str, Any] | None = None
+    matrix: Mapping[str, Any] = field(
+        default_factory=lambda: {"inits": {}, "tasks": [], "seeds": {}}
+    )
     asked: Sequence[CellName] = ()
 
     @property
@@ -151,31 +153,24 @@ def read_results(
         except ResultError as error:
             problems[place] = str(error)
             if quarantine and isinstance(error, CorruptError):
+                # Never over another one, and never deleted: a newer version may be able to read it.
+                names = (path.with_name(f"{METRICS}.bad-{number}") for number in itertools.count(1))
                 try:
-                    _set_aside(path)
+                    path.rename(next(name for name in names if not name.exists()))
                     del problems[place]  # it is found again below
                 except OSError as refused:
                     problems[place] += f" (and not renamed: {refused})"
+    # What was set aside is named until its cell has a metrics.json again.
     for path in sorted(folder.rglob(f"{METRICS}.bad-*")):
+        place = path.relative_to(folder)
         if not path.with_name(METRICS).exists():
-            place = path.relative_to(folder)
-            problems[place] = _why_bad(path, place.with_name(METRICS).parts)
+            try:
+                read_result(path, place.with_name(METRICS).parts)
+                problems[place] = f"set aside, but readable now: rename it to {METRICS} to have it collected"
+            except ResultError as error:
+                again = "(set aside: `python -m benchmarks run` runs this cell again)"
+                problems[place] = f"{error} {again}"
     return results, problems
-
-
-def _set_aside(path: Path) -> None:
-    """Never over another one, and never deleted: a newer version may be able to read it."""
-    names = (path.with_name(f"{path.name}.bad-{number}") for number in itertools.count(1))
-    path.rename(next(name for name in names if not name.exists()))
-
-
-def _why_bad(path: Path, place: tuple[str, ...]) -> str:
-    """What is said of a file that was set aside until its cell has a metrics.json again."""
-    try:
-        read_result(path, place)
-    except ResultError as error:
-        return f"{error} (set aside: `python -m benchmarks run` runs this cell again)"
-    return f"set aside, but readable now: rename it to {METRICS} to have it collected"
 
 
 def read_result(path: Path, place: tuple[str, ...]) -> Result:

@@ -41,15 +41,13 @@ def compare_inits(table: Table) -> list[Comparison]:
     is one with a seed that lacks the main metric, as cells of one's own task may.
     """
     metric = table.task.main_metric
-    rows_of = Counter(row.init for row in table.rows if row.seeds)
-    rows = [
-        row
-        for row in table.rows
-        if len(row.seeds) >= MIN_SEEDS and rows_of[row.init] == 1 and metric in row.measured
-    ]
+    rows = [row for row in table.rows if row.results]
+    rows_of = Counter(row.init for row in rows)
+    rows = [row for row in rows if rows_of[row.init] == 1 and metric in row.measured]
+    rows = [row for row in rows if len(row.results) >= MIN_SEEDS]
     found = []
     for first, second in itertools.combinations(rows, 2):
-        if first.schedule == second.schedule:
+        if first.results[0].schedule == second.results[0].schedule:
             a, b = ([result.metrics[metric] for result in row.results] for row in (first, second))
             difference = statistics.fmean(a) - statistics.fmean(b)
             found.append((first.init, second.init, difference, welch(a, b)))

@@ -1,13 +1,11 @@
 """What is said of a table on every page, in Markdown, LaTeX and HTML; nothing is escaped here."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from benchmarks.tables.build import NOTHING, Table, short
+from benchmarks.tables.build import NOTHING, Column, Entry, Table, numbers, short, words
 from benchmarks.tables.results import Result
-from benchmarks.tables.statistics import MIN_SEEDS, Comparison, compare_inits
-
-TEST_COLUMNS = ("inits", "difference", "t", "degrees of freedom", "p", "p (Holm)")
+from benchmarks.tables.statistics import MIN_SEEDS, compare_inits
 
 
 def whose_data(table: Table) -> str:
@@ -90,16 +88,17 @@ def numbered(notes: Iterable[str]) -> dict[str, int]:
     return {note: number for number, note in enumerate(dict.fromkeys(notes), start=1)}
 
 
-def tests(table: Table) -> tuple[str, list[Sequence[str]]] | None:
-    """How inits were compared, and a line for each pair; None where there is no pair."""
-    comparisons = compare_inits(table)
-    if not comparisons:
+def tests(table: Table) -> tuple[str, list[Column]] | None:
+    """How inits were compared, and a table of all pairs; None where there is no pair."""
+    pairs = compare_inits(table)
+    if not pairs:
         return None
     metric = table.task.main_metric
-    tested = sum(comparison.test is not None for comparison in comparisons)
+    tests = [pair.test for pair in pairs]
+    tested = [test for test in tests if test]
     said = (
         f"Welch's t-test on {metric} between inits with at least {MIN_SEEDS} seeds "
-        f"each and one schedule. Comparisons in this table: {tested}. p is that of one alone; "
+        f"each and one schedule. Comparisons in this table: {len(tested)}. p is that of one alone; "
         "p (Holm) is corrected for all of these, not for those of other tables. Seeds change the "
         "fine-tuning only: neither says how another pretraining would come out."
     )
@@ -108,20 +107,21 @@ def tests(table: Table) -> tuple[str, list[Sequence[str]]] | None:
     )
     if lacking:
         said += f" Left out, since not every seed has a value of {metric}: {', '.join(lacking)}."
-    if tested < len(comparisons):
+    if len(tested) < len(pairs):
         said += f" {NOTHING}: not tested, since neither init has any spread."
-    return said, [_test(comparison) for comparison in comparisons]
+    return said, [
+        words("inits", [f"{pair.first} − {pair.second}" for pair in pairs]),
+        numbers("difference", [pair.difference for pair in pairs], form="+.2f"),
+        numbers("t", [test and test.t for test in tests], form=".2f"),
+        numbers(
+            "degrees of freedom", [test and test.degrees_of_freedom for test in tests], form=".1f"
+        ),
+        Column("p", [_p(test and test.p) for test in tests]),
+        Column("p (Holm)", [_p(test and test.p_holm) for test in tests]),
+    ]
 
 
-def _test(comparison: Comparison) -> list[str]:
-    test = comparison.test
-    numbers = [NOTHING] * 4
-    if test is not None:
-        freedom = f"{test.degrees_of_freedom:.1f}"
-        numbers = [f"{test.t:.2f}", freedom, _p(test.p), _p(test.p_holm)]
-    names = f"{comparison.first} − {comparison.second}"
-    return [names, f"{comparison.difference:+.2f}", *numbers]
-
-
-def _p(value: float) -> str:
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+def _p(value: float | None) -> Entry:
+    if value is None:
+        return Entry(NOTHING)
+    return Entry("< 0.0001" if value < 0.0001 else f"{value:.4f}", value)

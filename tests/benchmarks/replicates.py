@@ -15,7 +15,7 @@ from benchmarks.tables.published import load_published
 from benchmarks.scenes_page import page
 from pretrain.runtime.config import REPOSITORY
 from tests.benchmarks.bench import STAND_IN, use_stand_ins
-from tests.benchmarks.cells import VALUES, metrics_json, write_cell
+from tests.benchmarks.tables.cells import VALUES, metrics_json, write_cell
 
 TASKS = ("coco_fpn", "keypoints_fpn")
 TASK_INFO = load_published()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.paired import compare, paired_p
-from tests.benchmarks.test_significance import SLEEP
+from tests.benchmarks.tables.test_statistics import SLEEP
 
 
 def slow_paired_p(a, b) -> float:

@@ -12,7 +12,7 @@ from pretrain.runtime.config import ConfigError, load_yaml
 from transfer.config import config_sha256, resolve
 from transfer.tasks import TASKS
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "paper_results.csv"
+GOLDEN = Path(__file__).parents[2] / "golden" / "paper_results.csv"
 
 PAPER_TASKS = {
     ("coco", "R50-C4"): "coco_c4",

@@ -16,7 +16,7 @@ from benchmarks.__main__ import main
 from benchmarks.tables.export import LICENCES
 from pretrain.runtime import files
 from pretrain.runtime.files import sha256_of
-from tests.benchmarks.cells import OFFICIAL, SCENES, VALUES, write_cell
+from tests.benchmarks.tables.cells import OFFICIAL, SCENES, VALUES, write_cell
 from transfer import convert
 from transfer.checkpoints import METHODS
 from transfer.convert import Conversion, write_converted
