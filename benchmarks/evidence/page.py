@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.evidence.paired import MIN_PAIRS, By, Comparison, compare, mean_and_std
+from benchmarks.evidence.paired import By, Comparison, compare, mean_and_std
 from benchmarks.evidence.picture import draw
 from benchmarks.evidence.rows import (
     CLOVE,
@@ -19,10 +19,10 @@ from benchmarks.evidence.rows import (
     Replicate,
     read_replicates,
 )
-from benchmarks.markdown import grid
-from benchmarks.published import load_published
-from benchmarks.tables import short
-from benchmarks.wording import NOTHING
+from benchmarks.tables.build import NOTHING, short
+from benchmarks.tables.markdown import grid
+from benchmarks.tables.published import load_published
+from benchmarks.tables.statistics import MIN_SEEDS
 from pretrain.runtime.files import write_text
 
 SCENES_MD = Path(__file__).parents[1] / "SCENES.md"
@@ -172,7 +172,7 @@ def _notes(row: Comparison, words: tuple[str, str]) -> list[str]:
             count = f"{len(only)} replicate{'s' * (len(only) > 1)}"
             notes.append(f"{count} in no pair, only {name} has {_list(sorted(only))}.")
     if row.p is None:
-        why = f"{pairs} of {MIN_PAIRS} pairs" if pairs < MIN_PAIRS else "all differences are equal"
+        why = f"{pairs} of {MIN_SEEDS} pairs" if pairs < MIN_SEEDS else "all differences are equal"
         notes.append(f"not tested and not counted: {why}.")
     # The machine, and with it perhaps the precision, is a difference, too
     both = sorted(first.keys() & second.keys())

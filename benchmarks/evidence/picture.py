@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.evidence.rows import CLOVE, FROZEN, FULL, PRETRAINING, RANDOM, Replicate
-from benchmarks.published import load_published
+from benchmarks.tables.published import load_published
 
 CHANCE = "chance"
 COLOURS = {CLOVE: "#2a7fd4", RANDOM: "#bb6016", CHANCE: "#777777"}

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.evidence.rows import PRETRAINING, Row, write_rows
 from benchmarks.matrix import Cell, Init, Matrix, short
-from benchmarks.results import METRICS, ResultError, read_result
+from benchmarks.tables.results import METRICS, ResultError, read_result
 from pretrain.runtime.config import ConfigError, config_hash
 from pretrain.runtime.files import list_checkpoints, sha256_of
 

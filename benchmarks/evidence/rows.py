@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.matrix import short
-from benchmarks.published import load_published
+from benchmarks.tables.published import load_published
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import grid
+from benchmarks.tables.markdown import grid
 from pretrain.config import get_cfg
 from pretrain.runtime.config import load_yaml, merge
 from pretrain.runtime.files import write_text

@@ -36,7 +36,7 @@ def test_every_row_has_a_file_under_test_or_says_why_there_is_none():
 
 
 def test_every_method_of_the_published_tables_has_a_row():
-    from benchmarks.published import METHODS as PUBLISHED
+    from benchmarks.tables.published import METHODS as PUBLISHED
 
     assert set(PUBLISHED) == {"random", *METHODS}
 

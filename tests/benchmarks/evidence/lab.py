@@ -13,8 +13,8 @@ from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.page import page
 from benchmarks.evidence.rows import SCENES, read_replicates, read_rows, write_rows
 from benchmarks.matrix import backbone, load_matrix
-from benchmarks.published import load_published
-from tests.benchmarks.cells import VALUES, metrics_json, write_cell
+from benchmarks.tables.published import load_published
+from tests.benchmarks.tables.cells import VALUES, metrics_json, write_cell
 
 TASKS = ("coco_fpn", "keypoints_fpn")
 TASK_INFO = load_published()

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.evidence.paired import compare, paired_p
+from benchmarks.evidence.paired import compare
+from benchmarks.tables.statistics import paired_p
 
 SLEEP = (  # R's: hours of sleep gained with two drugs
     (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0),

@@ -28,7 +28,8 @@ def csv_lines(folder: Path) -> list[dict[str, str]]:
 
 def write_matrix(folder: Path, tasks: list[str], inits: dict[str, Any], seeds: list[int]) -> Path:
     """As ``run`` writes it before its first cell."""
-    content = {"format": 1, "config": "x.yaml", "inits": inits, "tasks": tasks, "seeds": seeds}
+    content = {"format": 1, "config": "x.yaml", "inits": inits, "tasks": tasks}
+    content["seeds"] = dict.fromkeys(tasks, seeds)
     path = folder / "matrix.json"
     path.write_text(json.dumps(content))
     return path

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.published import load_published
+from benchmarks.tables.published import load_published
 
 TASKS = load_published()
 VALUES = {

@@ -1,18 +1,12 @@
-"""Collects finished cells into tables, in four formats; needs neither torch nor Detectron2."""
+"""Collects finished cells into tables, in four formats."""
 
 import sys
 from pathlib import Path
 
-from benchmarks import latex, markdown, records
-from benchmarks.published import PUBLISHED_YAML, load_published
-from benchmarks.results import (
-    ResultError,
-    missing_cells,
-    read_matrix,
-    read_results,
-    with_epochs,
-)
-from benchmarks.tables import build_tables
+from benchmarks.tables import latex, markdown, records
+from benchmarks.tables.build import build_tables
+from benchmarks.tables.published import PUBLISHED_YAML, load_published
+from benchmarks.tables.results import read_folder
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_json, write_text
 
@@ -31,25 +25,19 @@ def collect(
     """
     folder = Path(folder)
     tasks = load_published(published)
-    results, problems = read_results(folder, tasks, quarantine=True)
-    matrix = None
-    try:
-        matrix = read_matrix(folder)
-    except ResultError as error:
-        problems[Path("matrix.json")] = str(error)
-    if not (results or problems or matrix):
+    found = read_folder(folder, tasks, quarantine=True)
+    if not (found.results or found.problems or found.matrix["tasks"]):
         raise ConfigError(
             f"{folder}: no metrics.json below it, and no matrix.json in it; "
             "python -m benchmarks run writes both"
         )
-    results = [with_epochs(result, matrix) for result in results]
-    tables, missing = build_tables(results, tasks, matrix), missing_cells(results, matrix)
-    page = markdown.page(tables, problems, missing)
+    tables = build_tables(found, tasks)
+    page = markdown.page(tables, found)
     output = folder if output is None else Path(output)
     try:
         write_text(output / "RESULTS.md", page)
-        write_text(output / "results.csv", records.as_csv(tables, missing))
-        write_json(output / "results.json", records.as_json(tables, problems, missing))
+        write_text(output / "results.csv", records.as_csv(tables, found))
+        write_json(output / "results.json", records.as_json(tables, found))
         write_text(output / "results.tex", latex.page(tables))
     except OSError as error:
         raise ConfigError(
@@ -57,6 +45,6 @@ def collect(
             "folder with --output"
         ) from error
     print(page, end="")
-    for path, problem in problems.items():
+    for path, problem in found.problems.items():
         print(f"not collected: {folder / path}: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+    return 1 if found.problems else 0

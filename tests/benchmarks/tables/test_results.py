@@ -5,11 +5,11 @@ import json
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.collect import collect
-from benchmarks.published import load_published
-from benchmarks.results import read_results
-from tests.benchmarks.cells import VALUES, metrics_json, write_cell, write_clove
-from tests.benchmarks.pages import RANDOM, page_of, row_of, table_rows, write_matrix
+from benchmarks.tables.collect import collect
+from benchmarks.tables.published import load_published
+from benchmarks.tables.results import read_results
+from tests.benchmarks.tables.cells import VALUES, metrics_json, write_cell, write_clove
+from tests.benchmarks.tables.pages import RANDOM, page_of, row_of, table_rows, write_matrix
 
 
 @pytest.mark.parametrize(

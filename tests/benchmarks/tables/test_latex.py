@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from benchmarks import latex
-from benchmarks.collect import collect
-from benchmarks.published import load_published
-from tests.benchmarks.cells import OFFICIAL, VALUES, write_cell, write_clove
-from tests.benchmarks.pages import RANDOM, write_matrix
-from tests.benchmarks.test_published import PAPER_TASKS, paper_values
+from benchmarks.tables import latex
+from benchmarks.tables.collect import collect
+from benchmarks.tables.published import load_published
+from tests.benchmarks.tables.cells import OFFICIAL, VALUES, write_cell, write_clove
+from tests.benchmarks.tables.pages import RANDOM, write_matrix
+from tests.benchmarks.tables.test_published import PAPER_TASKS, paper_values
 
 EVIL = r"100%_a&b #1 {x} ~^ $5 \n [y] *z* <1|2> ±–−×"
 

@@ -19,9 +19,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmarks.collect import collect
-from tests.benchmarks.cells import TASKS, write_cell
-from tests.benchmarks.pages import csv_lines
+from benchmarks.tables.collect import collect
+from tests.benchmarks.tables.cells import TASKS, write_cell
+from tests.benchmarks.tables.pages import csv_lines
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-headless-shell")
 needs_chromium = pytest.mark.skipif(
@@ -69,14 +69,6 @@ def write_picture(folder: Path, name: str, size: tuple[int, int] = (1032, 534)) 
     ramp = np.linspace(0, 255, width * height * 3).reshape(height, width, 3).astype(np.uint8)
     (folder / "pictures").mkdir(exist_ok=True)
     Image.fromarray(ramp).save(folder / "pictures" / name)
-
-
-def write_matrix(results: Path, inits: list[str], tasks: list[str], seeds: list[int]) -> None:
-    """As ``python -m benchmarks run`` does."""
-    names = {init: {"method": "random", "epochs": None} for init in inits}
-    matrix = {"format": 1, "config": "x.yaml", "inits": names, "tasks": tasks, "seeds": seeds}
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "matrix.json").write_text(json.dumps(matrix))
 
 
 def open_page(page: Path, script: str) -> dict[str, Any]:
@@ -260,7 +252,7 @@ def check_published(grids: list[Grid], published: list[dict]) -> None:
             if row[column].text == "–":
                 continue
             key = task, *(row[name].text for name in ("method", "epochs", "source")), metric
-            remark = row["remarks"].text.partition("published: ")[2]
+            remark = row["notes"].text.partition("published: ")[2]
             said = row[column].text, row[column].value, row["protocol"].text, remark
             shown.setdefault(key, set()).add(said)
     assert shown == wanted

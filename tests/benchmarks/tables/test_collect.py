@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.collect import collect
-from benchmarks.published import load_published
+from benchmarks.tables.collect import collect
+from benchmarks.tables.published import load_published
 from pretrain.runtime import files
-from tests.benchmarks.cells import OFFICIAL, SCENES, VALUES, write_cell, write_clove
-from tests.benchmarks.pages import RANDOM, csv_lines, page_of, row_of, table_rows, write_matrix
+from tests.benchmarks.tables.cells import OFFICIAL, SCENES, VALUES, write_cell, write_clove
+from tests.benchmarks.tables.pages import (
+    RANDOM,
+    csv_lines,
+    page_of,
+    row_of,
+    table_rows,
+    write_matrix,
+)
 
 
 def test_mean_and_sample_std_over_seeds_equal_numpys(tmp_path):

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.collect import collect
-from benchmarks.published import load_published
+from benchmarks.tables.collect import collect
+from benchmarks.tables.published import load_published
 from pretrain.runtime.config import REPOSITORY
-from tests.benchmarks.cells import OFFICIAL, VALUES, write_cell, write_clove
-from tests.benchmarks.pages import csv_lines
+from tests.benchmarks.tables.cells import OFFICIAL, VALUES, write_cell, write_clove
+from tests.benchmarks.tables.pages import csv_lines
 
 
 def test_csv_has_every_value_and_marks_whose_it_is(tmp_path):

@@ -3,17 +3,17 @@
 import pytest
 
 from benchmarks.report.page import report
-from tests.benchmarks.cells import OFFICIAL, VALUES, write_cell, write_clove
-from tests.benchmarks.report_cells import (
+from tests.benchmarks.report.pages import (
     Grids,
     check_values,
     needs_chromium,
     open_page,
     page_of,
     write_full_cell,
-    write_matrix,
     write_picture,
 )
+from tests.benchmarks.tables.cells import OFFICIAL, VALUES, write_cell, write_clove
+from tests.benchmarks.tables.pages import RANDOM, write_matrix
 
 SORT = """
 const table = document.querySelector(".sortable"), cells = [...table.tHead.rows[0].cells];
@@ -40,7 +40,9 @@ def test_a_browser_sorts_by_the_numbers_and_keeps_the_empty_last(tmp_path):
     for seed in (0, 1, 2):
         write_clove(tmp_path, seed, metrics=VALUES | {"bbox/AP": 9.5})
         write_cell(tmp_path, seed=seed, metrics=VALUES | {"bbox/AP": 10.25})
-    write_matrix(tmp_path, ["clove", "random", "waits"], ["coco_fpn"], [0, 1, 2])
+    write_matrix(
+        tmp_path, ["coco_fpn"], dict.fromkeys(["clove", "random", "waits"], RANDOM), [0, 1, 2]
+    )
     report(tmp_path)
     verdict = open_page(tmp_path / "report.html", SORT)
     assert verdict["focused"]

@@ -7,10 +7,10 @@ import statistics
 import numpy as np
 import pytest
 
-from benchmarks.collect import collect
-from benchmarks.significance import holm, welch
-from tests.benchmarks.cells import VALUES, write_cell
-from tests.benchmarks.pages import page_of, table_rows
+from benchmarks.tables.collect import collect
+from benchmarks.tables.statistics import holm, welch
+from tests.benchmarks.tables.cells import VALUES, write_cell
+from tests.benchmarks.tables.pages import page_of, table_rows
 
 # R's data set `sleep`; t.test(extra ~ group, data = sleep) prints t, df and p-value
 SLEEP = (

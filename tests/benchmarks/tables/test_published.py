@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.published import PUBLISHED_YAML, load_published
+from benchmarks.tables.published import PUBLISHED_YAML, load_published
 from pretrain.runtime.config import ConfigError, load_yaml
 from transfer.config import config_sha256, resolve
 from transfer.tasks import TASKS
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "paper_results.csv"
+GOLDEN = Path(__file__).parents[2] / "golden" / "paper_results.csv"
 
 PAPER_TASKS = {
     ("coco", "R50-C4"): "coco_c4",

@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from benchmarks.__main__ import main
-from benchmarks.export import LICENCES
+from benchmarks.tables.export import LICENCES
 from pretrain.runtime import files
 from pretrain.runtime.files import sha256_of
-from tests.benchmarks.cells import OFFICIAL, SCENES, VALUES, write_cell
+from tests.benchmarks.tables.cells import OFFICIAL, SCENES, VALUES, write_cell
 from transfer import convert
 from transfer.checkpoints import METHODS
 from transfer.convert import Conversion, write_converted
