@@ -23,6 +23,6 @@ def scenes():
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # the evaluation adds to them
 def labels(out):
     return {split: read_json(out, f"instances_{split}2017") for split in SPLITS}
