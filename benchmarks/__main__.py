@@ -68,10 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return report(args.folder, args.output)
         if args.command == "export":
-            from benchmarks.export import export
+            from benchmarks.tables.export import export
 
             return export(args.folder, args.out)
-        from benchmarks.collect import PUBLISHED_YAML, collect
+        from benchmarks.tables.collect import PUBLISHED_YAML, collect
 
         return collect(args.folder, args.published or PUBLISHED_YAML, args.output)
     except ConfigError as error:

@@ -15,7 +15,7 @@ from benchmarks.checks import (
     check_epochs,
     check_keys,
 )
-from benchmarks.published import METHODS, load_published
+from benchmarks.tables.published import METHODS, load_published
 from pretrain.config import NOT_HASHED, get_cfg
 from pretrain.runtime import slurm
 from pretrain.runtime.config import (

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cost import flops_per_image, gpu_hours, images_per_second, load_cost
-from benchmarks.markdown import grid
 from benchmarks.matrix import CONVERT, PRETRAIN, Init, Matrix
-from benchmarks.published import TaskInfo, load_published
+from benchmarks.speed.cost import flops_per_image, gpu_hours, images_per_second, load_cost
 from benchmarks.stages import FineTune, Stage
+from benchmarks.tables.markdown import grid
+from benchmarks.tables.published import TaskInfo, load_published
 from pretrain.config import get_cfg
 from pretrain.runtime.config import ConfigError, flatten, is_within
 

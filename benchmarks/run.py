@@ -12,8 +12,6 @@ from pathlib import Path
 from benchmarks import cluster, fingerprint, plan, settings
 from benchmarks.executors import Local, make_slots
 from benchmarks.matrix import PRETRAIN, Cell, Matrix, load_matrix
-from benchmarks.published import load_published
-from benchmarks.results import FORMAT, METRICS, CorruptError, ResultError, read_result, read_results
 from benchmarks.sources import (
     checkpoint_record,
     is_converted,
@@ -24,6 +22,15 @@ from benchmarks.sources import (
     write_record,
 )
 from benchmarks.stages import DATA_ROOT, Stage, all_stages, is_locked, lock_of, logger, needed
+from benchmarks.tables.published import load_published
+from benchmarks.tables.results import (
+    FORMAT,
+    METRICS,
+    CorruptError,
+    ResultError,
+    read_result,
+    read_results,
+)
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.files import write_json
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag

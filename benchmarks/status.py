@@ -6,10 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from benchmarks.cluster import job_of
-from benchmarks.markdown import grid
 from benchmarks.matrix import CONVERT, PRETRAIN
 from benchmarks.sources import read_json
 from benchmarks.stages import is_locked, lock_of
+from benchmarks.tables.markdown import grid
 from pretrain.runtime import slurm
 from pretrain.runtime.config import ConfigError
 

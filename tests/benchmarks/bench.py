@@ -11,7 +11,7 @@ from benchmarks import fingerprint, settings, stages
 from benchmarks.__main__ import main
 from benchmarks.matrix import backbone
 from pretrain.runtime.config import REPOSITORY
-from tests.benchmarks.cells import metrics_json
+from tests.benchmarks.tables.cells import metrics_json
 
 RANDOM = {"method": "random"}
 

@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.cost import load_cost
 from benchmarks.matrix import load_matrix
 from benchmarks.plan import fine_tuning_hours, pretraining_hours
+from benchmarks.speed.cost import load_cost
 from benchmarks.stages import all_stages, take_lock
 from tests.benchmarks.bench import RANDOM, with_checkpoint
 

@@ -16,7 +16,7 @@ from benchmarks import settings
 from benchmarks.matrix import load_matrix
 from pretrain.runtime.config import REPOSITORY
 from tests.benchmarks.bench import RANDOM, with_checkpoint
-from tests.benchmarks.cells import metrics_json, write_cell
+from tests.benchmarks.tables.cells import metrics_json, write_cell
 
 real_command = settings.command  # before the fixture replaces it
 
