@@ -1,19 +1,17 @@
 """The matrix as Slurm jobs: a stand-in for Slurm on PATH, and one for what the stages run."""
 
-import json
 import signal
+import subprocess
 
 import pytest
 import yaml
 
-from benchmarks import stages
 from benchmarks.__main__ import main
-from benchmarks.cluster import job_of, perform
-from benchmarks.matrix import load_matrix
-from benchmarks.stages import all_stages
+from benchmarks.runner.matrix import load_matrix
+from benchmarks.runner.slurm import job_of, perform
 from pretrain.runtime.files import write_json
 from tests import slurm as stand_in
-from tests.benchmarks.bench import RANDOM, with_checkpoint
+from tests.benchmarks.runner.bench import RANDOM, with_checkpoint
 
 SLURM = {"all": {"partition": "gpu", "gpus": 0, "cpus": 2, "hours": 1.5, "options": "account=x"}}
 
@@ -82,7 +80,7 @@ def test_a_cell_at_its_time_limit_is_saved_queued_again_and_goes_on(bench, clust
     assert [path.name for path in stand_in.jobs(cluster).glob("*")] == ["1"]
     bench.write(inits={"a": RANDOM}, tasks=["coco_c4"], slurm=SLURM, overrides={"SOLVER.STEPS": 1})
     assert submit(bench) == 2
-    assert "coco_c4/seed0: SOLVER.STEPS 1 (before: (60000, 80000)), and it runs; stop it" in (
+    assert "coco_c4/seed0: SOLVER.STEPS 1 (before: the default), and it runs; stop it" in (
         capfd.readouterr().err
     )
     stand_in.send(job, signal.SIGUSR2)
@@ -103,8 +101,10 @@ def test_a_failed_conversion_lets_its_cells_leave_the_queue_and_no_others(bench,
     assert states == {"2": "CANCELLED", "3": "COMPLETED", "4": "CANCELLED", "5": "COMPLETED"}
     log = (bench.output / "clove" / "convert.log").read_text()
     assert log.count("$ ") == 2  # tried again
-    failed = json.loads((bench.output / "clove" / "convert.failed").read_text())
-    assert failed["exit_code"] == 1
+    state = bench.state("clove")
+    assert state["outcome"] == "failed"
+    assert state["reason"].startswith("exit code 1 after ")
+    assert state["last_lines"] == ["truncated"]
     with_checkpoint(bench, "good")
     with_slurm(bench)
     assert submit(bench) == 0
@@ -113,8 +113,7 @@ def test_a_failed_conversion_lets_its_cells_leave_the_queue_and_no_others(bench,
 
 def test_status_tells_what_is_queued_from_what_is_not(bench, cluster, capsys):
     bench.write(inits={"a": RANDOM, "b": RANDOM}, tasks=["coco_c4"], slurm=SLURM)
-    matrix = load_matrix(bench.config)
-    write_json(bench.output / "matrix.json", matrix.summary())
+    write_json(bench.output / "matrix.json", load_matrix(bench.config).summary())
     for name, job_id in (("a/coco_c4/seed0", "7_0"), ("b/coco_c4/seed0", "7_1")):
         write_json(job_of(bench.output, name), {"id": job_id, "command": []})
     (cluster / "squeue").write_text("#!/bin/sh\necho 7_0\n")
@@ -141,17 +140,16 @@ def test_a_squeue_that_fails_stops_before_anything_is_queued_twice(bench, cluste
 
 def test_a_job_whose_stage_cannot_be_started_is_marked_as_failed(bench, capsys, monkeypatch):
     bench.write(inits={"a": RANDOM}, tasks=["coco_c4"])
-    matrix = load_matrix(bench.config)
-    write_json(bench.output / "matrix.json", matrix.summary())
-    stage = all_stages(matrix, bench.output)[0]
+    write_json(bench.output / "matrix.json", load_matrix(bench.config).summary())
+    stage = bench.stages()["a/coco_c4/seed0"]
 
     def no_memory(*_, **__):
         raise OSError("Cannot allocate memory")
 
-    monkeypatch.setattr(stages.subprocess, "Popen", no_memory)
+    monkeypatch.setattr(subprocess, "Popen", no_memory)
     with pytest.raises(OSError, match="Cannot allocate memory"):
         perform(stage, gpus=0, retries=1)
-    assert json.loads(stage.failed.read_text())["reason"] == "OSError: Cannot allocate memory"
+    assert stage.state["reason"] == "OSError: Cannot allocate memory"
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "")
     assert main(["status", str(bench.output)]) == 0

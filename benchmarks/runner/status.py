@@ -5,26 +5,15 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-from benchmarks.cluster import job_of
 from benchmarks.markdown import grid
-from benchmarks.matrix import CONVERT, PRETRAIN
-from benchmarks.sources import read_json
-from benchmarks.stages import is_locked, lock_of
+from benchmarks.runner.attempt import is_locked
+from benchmarks.runner.matrix import CONVERT, PRETRAIN
+from benchmarks.runner.slurm import job_of
+from benchmarks.runner.state import DONE, FAILED, STATE, read_json
 from pretrain.runtime import slurm
 from pretrain.runtime.config import ConfigError
 
-DONE, RUNNING, QUEUED, FAILED, WAITING = "done", "running", "queued", "failed", "waiting"
-
-
-def state(output: Path, name: str, log: Path, done: bool, jobs: Collection[str]) -> str:
-    """Of the stage of that name, from what it leaves and holds; jobs: the ids in Slurm's queue."""
-    if done:
-        return DONE
-    if is_locked(lock_of(output, name)):
-        return RUNNING
-    if read_json(job_of(output, name)).get("id") in jobs:
-        return QUEUED
-    return FAILED if log.with_suffix(".failed").exists() else WAITING
+RUNNING, QUEUED, WAITING = "running", "queued", "waiting"
 
 
 def status(output: Path) -> str:
@@ -47,10 +36,17 @@ def status(output: Path) -> str:
     rows = []
     for init, entry in matrix["inits"].items():
         row = [init]
-        for stage in (PRETRAIN, CONVERT):
-            row.append(_stage(output, init, stage, jobs)[0] if stage in entry["stages"] else "")
+        for stage, folder in ((PRETRAIN, f"{init}/{PRETRAIN}"), (CONVERT, init)):
+            outcome = read_json(output / folder / STATE).get("outcome")
+            word = _word(output, f"{init}/{stage}", outcome == DONE, outcome, jobs)
+            row.append(word[0] if stage in entry["stages"] else "")
         for task in matrix["tasks"]:
-            states = [_cell(output, init, task, seed, jobs) for seed in matrix["seeds"][task]]
+            states = []
+            for seed in matrix["seeds"][task]:
+                name = f"{init}/{task}/seed{seed}"
+                done = (output / name / "metrics.json").is_file()
+                outcome = read_json(output / name / STATE).get("outcome")
+                states.append(_word(output, name, done, outcome, jobs))
             counts.update(states)
             row.append("".join(state[0] for state in states))
         rows.append(row)
@@ -60,16 +56,12 @@ def status(output: Path) -> str:
     return f"{grid([head, *rows])}\n\n{letters}: {words}. Cells: {total}{problem}"
 
 
-def _stage(output: Path, init: str, stage: str, jobs: Collection[str]) -> str:
-    folder = output / init
-    if stage == PRETRAIN:
-        done = read_json(folder / PRETRAIN / "request.json").get("done") is True
-    else:
-        done = (folder / "source.json").exists() and (folder / "backbone.pth").exists()
-    return state(output, f"{init}/{stage}", folder / f"{stage}.log", done, jobs)
-
-
-def _cell(output: Path, init: str, task: str, seed: int, jobs: Collection[str]) -> str:
-    folder = output / init / task / f"seed{seed}"
-    name, done = f"{init}/{task}/seed{seed}", (folder / "metrics.json").is_file()
-    return state(output, name, folder / "stdout.log", done, jobs)
+def _word(output: Path, name: str, done: bool, outcome: str | None, jobs: Collection[str]) -> str:
+    """Of the stage of that name. outcome: by its state file; jobs: the ids in Slurm's queue."""
+    if done:
+        return DONE
+    if is_locked(output, name):
+        return RUNNING
+    if read_json(job_of(output, name)).get("id") in jobs:
+        return QUEUED
+    return FAILED if outcome == FAILED else WAITING

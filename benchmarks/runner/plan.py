@@ -8,9 +8,9 @@ from typing import Any
 
 from benchmarks.cost import flops_per_image, gpu_hours, images_per_second, load_cost
 from benchmarks.markdown import grid
-from benchmarks.matrix import CONVERT, PRETRAIN, Init, Matrix
 from benchmarks.published import TaskInfo, load_published
-from benchmarks.stages import FineTune, Stage
+from benchmarks.runner.matrix import CONVERT, PRETRAIN, Init, Matrix
+from benchmarks.runner.stages import FineTune, Stage, stages_to_do
 from pretrain.config import get_cfg
 from pretrain.runtime.config import ConfigError, flatten, is_within
 
@@ -29,12 +29,16 @@ def fine_tuning_hours(stage: FineTune, cost: Mapping[str, Any]) -> float | None:
     such images and batches."""
     known = cost["fine_tuning"]["tasks"].get(stage.kind)
     task = _published().get(stage.kind)
-    if known is None or task.schedule is None or stage.cell.overlay is not None:
+    if known is None or task.schedule is None or stage.asked.overlay is not None:
         return None
-    if stage.cell.images_per_batch != task.schedule.images_per_batch:
+    if stage.asked.images_per_batch != task.schedule.images_per_batch:
         return None
-    iterations = int(stage.cell.settings.get("SOLVER.MAX_ITER", task.schedule.iterations))
-    return known["seconds_per_iteration"] * iterations * cost["fine_tuning"]["num_gpus"] / 3600
+    return (
+        known["seconds_per_iteration"]
+        * stage.asked.iterations
+        * cost["fine_tuning"]["num_gpus"]
+        / 3600
+    )
 
 
 def pretraining_hours(init: Init, cost: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -64,9 +68,9 @@ def disk_bytes(stage: Stage, cost: Mapping[str, Any]) -> int | None:
     return None if known is None else known["checkpoint_bytes"]
 
 
-def require_disk(stages: Sequence[Stage], output: Path, at_once: int) -> None:
+def require_disk(todo: Sequence[Stage], output: Path, at_once: int) -> None:
     """Raise ConfigError where there is no space for what is not done yet."""
-    needed = needed_bytes([stage for stage in stages if not stage.done], at_once)
+    needed = needed_bytes(todo, at_once)
     free = free_bytes(output)
     if free < needed:
         raise ConfigError(
@@ -80,25 +84,6 @@ def needed_bytes(todo: Sequence[Stage], at_once: int) -> int:
     cost = load_cost()
     sizes = [disk_bytes(stage, cost) or 0 for stage in todo]
     return sum(sizes) + sum(sorted(sizes)[-at_once:])
-
-
-def stages_to_do(stages: Sequence[Stage], anew: Collection[str]) -> list[Stage]:
-    """The cells that are to run, and what of the stages before them they wait for.
-
-    anew: the names of those that would be run again, though they have left what they should.
-    """
-    todo: dict[str, Stage] = {}
-    for stage in stages:  # each after the one that it needs
-        again = stage.kind == CONVERT and stage.needs in todo  # other weights
-        if not stage.done or stage.name in anew or again:
-            todo[stage.name] = stage
-    wanted: set[str | None] = set()
-    for stage in reversed(list(todo.values())):
-        if isinstance(stage, FineTune) or stage.name in wanted:
-            wanted.add(stage.needs)
-        else:
-            del todo[stage.name]
-    return list(todo.values())
 
 
 def free_bytes(output: Path) -> int:

@@ -7,26 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
-from benchmarks.sources import read_json
-from benchmarks.stages import (
-    CANNOT,
-    Attempt,
-    FineTune,
-    Stage,
-    gpus_held,
-    is_locked,
-    last_lines,
-    logger,
-    take_lock,
-)
+from benchmarks.runner.attempt import CANNOT, Attempt, gpus_held, is_locked, take_lock
+from benchmarks.runner.stages import FineTune, Stage, logger
+from benchmarks.runner.state import LAST_LINES, last_lines, read_json
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
 from pretrain.runtime.logging import progress_bar
 
-LAST_LINES = 5  # of a failed stage's log, shown at the end
 PERIOD = 0.2  # seconds between two looks
 
 
@@ -69,41 +57,36 @@ def _gpus(environment: Mapping[str, str]) -> list[str]:
     return [str(number) for number in range(len(lines))] if said.returncode == 0 else []
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A stage that ended badly: the rest of the matrix goes on without it."""
-
-    name: str
-    reason: str
-    log: Path
-
-
 class Local:
-    """Stages on this machine, until all are done, have failed or are interrupted."""
+    """Stages on this machine, until all are done, have failed or are interrupted.
+
+    todo: the stages to run, each after the one that it needs, if that is to be run, too.
+    cells: how many the matrix has, those that are done among them.
+    """
 
     def __init__(
         self,
-        stages: Sequence[Stage],
+        todo: Sequence[Stage],
+        cells: int,
         slots: Sequence[Slot],
         retries: int,
         interrupted: InterruptFlag,
     ) -> None:
-        self.slots, self.retries, self.interrupted = slots, retries, interrupted
-        self.done = {stage.name for stage in stages if stage.done}
-        self.waiting = [stage for stage in stages if stage.name not in self.done]
+        self.waiting, self.cells, self.slots = list(todo), cells, slots
+        self.retries, self.interrupted = retries, interrupted
+        self.position = cells - sum(isinstance(stage, FineTune) for stage in todo)  # begun last
+        self.pending = {stage.name for stage in todo}  # neither done nor given up
         self.running: dict[int, Attempt] = {}  # by slot
         self.attempts: Counter[str] = Counter()  # that have failed
-        self.failures: list[Failure] = []
+        self.failures: dict[str, tuple[Stage, str]] = {}  # and why
         self.gone: set[str] = set()  # failed, or left out
-        self.cells = [stage.name for stage in stages if isinstance(stage, FineTune)]
-        self.position = sum(name in self.done for name in self.cells)  # of the cell begun last
         self.told: set[str] = set()  # stages that another process works on
-        self.orphans = [stage for stage in self.waiting if is_locked(stage.lock)]
+        self.orphans = [stage for stage in todo if is_locked(stage.output, stage.name)]
 
     def run(self) -> None:
         """Run what is not done. Raises Interrupted after a signal, once everything is saved."""
-        logger.info("%d of %d cells are done", self.position, len(self.cells))
-        with progress_bar(len(self.cells), self.position, unit="cell") as bar:
+        logger.info("%d of %d cells are done", self.position, self.cells)
+        with progress_bar(self.cells, self.position, unit="cell") as bar:
             try:
                 while self.waiting or self.running:
                     if self.interrupted:
@@ -113,9 +96,10 @@ class Local:
                             self.start_next(number, slot)
                     time.sleep(PERIOD)
                     for number, attempt in list(self.running.items()):
-                        if (code := attempt.poll()) is not None:
+                        if (code := attempt.process.poll()) is not None:
                             del self.running[number]
-                            bar.update(self.end(attempt, code) and attempt.stage.name in self.cells)
+                            done = self.end(attempt, code)
+                            bar.update(done and isinstance(attempt.stage, FineTune))
                     if not bar.disable:
                         logs = [attempt.stage.log for attempt in self.running.values()]
                         lines = [line for log in logs for line in last_lines(log, 1)]
@@ -134,33 +118,30 @@ class Local:
                 logger.info("%s: left out, %s is missing", stage.name, stage.needs)
                 self.waiting.remove(stage)
                 self.gone.add(stage.name)
-            elif stage.needs is None or stage.needs in self.done:
-                if (lock := take_lock(stage)) is not None:
-                    self.waiting.remove(stage)
-                    self.start(number, slot, stage, lock)
+            elif stage.needs not in self.pending:
+                if (lock := take_lock(stage)) is None:
+                    if stage.name not in self.told:
+                        logger.info("%s: another process works on it; waiting for that", stage.name)
+                        self.told.add(stage.name)
+                    continue
+                self.waiting.remove(stage)
+                if stage.done and stage.stale is None:  # another process has done it meanwhile
+                    lock.close()
+                    self.pending.remove(stage.name)
                     return
-                if stage.name not in self.told:
-                    logger.info("%s: another process works on it; waiting for that", stage.name)
-                    self.told.add(stage.name)
-
-    def start(self, number: int, slot: Slot, stage: Stage, lock: IO) -> None:
-        """Start it, unless another process has done it meanwhile."""
-        if stage.done and stage.stale is None:
-            lock.close()
-            self.done.add(stage.name)
-            return
-        again = f", attempt {self.attempts[stage.name] + 1}" if self.attempts[stage.name] else ""
-        if stage.name in self.cells and not again:
-            self.position += 1
-            position = f"cell {self.position} of {len(self.cells)}: "
-        else:
-            position = ""
-        logger.info("%s%s runs%s, log in %s", position, stage.name, again, stage.log)
-        try:
-            self.running[number] = Attempt(stage, slot.gpus, slot.environment, lock)
-        except OSError as error:  # a full disk, no memory for a process
-            lock.close()
-            self.note_failure(stage, f"could not be started: {error}")
+                again = self.attempts[stage.name]
+                position = ""
+                if isinstance(stage, FineTune) and not again:
+                    self.position += 1
+                    position = f"cell {self.position} of {self.cells}: "
+                attempt = f", attempt {again + 1}" if again else ""
+                logger.info("%s%s runs%s, log in %s", position, stage.name, attempt, stage.log)
+                try:
+                    self.running[number] = Attempt(stage, slot.gpus, slot.environment, lock)
+                except OSError as error:  # a full disk, no memory for a process
+                    lock.close()
+                    self.note_failure(stage, f"could not be started: {error}")
+                return
 
     def end(self, attempt: Attempt, code: int) -> bool:
         """Whether the stage is done; else it is tried again after the others, or has failed.
@@ -176,7 +157,7 @@ class Local:
         except OSError as error:
             reason = f"could not be concluded: {error}"
         if reason is None:
-            self.done.add(stage.name)
+            self.pending.remove(stage.name)
             logger.info("%s took %s%s", stage.name, attempt.duration, _main_metric(stage))
             return True
         self.note_failure(stage, reason, again=code != CANNOT)
@@ -190,7 +171,7 @@ class Local:
             self.waiting.append(stage)
         else:
             logger.error("%s FAILED: %s, log in %s", stage.name, reason, stage.log)
-            self.failures.append(Failure(stage.name, reason, stage.log))
+            self.failures[stage.name] = (stage, reason)
             self.gone.add(stage.name)
 
     def save(self) -> Interrupted:
@@ -203,16 +184,16 @@ class Local:
         for number, attempt in list(self.running.items()):
             code = attempt.process.wait()
             del self.running[number]
-            with attempt.lock:
-                if code == 0:  # it came to its end
-                    attempt.stage.conclude()
+            if code == 0:  # it came to its end
+                attempt.end(code)
+            attempt.lock.close()
         return Interrupted("interrupted", self.interrupted.received)
 
     def report(self) -> int:
         """List what failed; the exit code of the whole run."""
-        for failure in self.failures:
-            last = "".join(f"\n    {line}" for line in last_lines(failure.log, LAST_LINES))
-            logger.error("failed: %s: %s\n  %s%s", failure.name, failure.reason, failure.log, last)
+        for stage, reason in self.failures.values():
+            last = "".join(f"\n    {line}" for line in last_lines(stage.log, LAST_LINES))
+            logger.error("failed: %s: %s\n  %s%s", stage.name, reason, stage.log, last)
         if self.failures:
             logger.error("The same command tries what failed again and keeps what is done.")
         return 1 if self.failures else 0
@@ -222,7 +203,7 @@ def _main_metric(stage: Stage) -> str:
     """``: bbox/AP 12.34`` of a cell. What is wrong with a file, ``collect`` says."""
     if not isinstance(stage, FineTune):
         return ""
-    result = read_json(stage.cell.folder / "metrics.json")
+    result = read_json(stage.folder / "metrics.json")
     try:
         return f": {result['main_metric']} {result['metrics'][result['main_metric']]:.2f}"
     except (ValueError, KeyError, TypeError):

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.matrix import Matrix
-from benchmarks.sources import read_json
-from benchmarks.stages import CANNOT, Attempt, Stage, lock_of, logger, take_lock
+from benchmarks.runner.attempt import CANNOT, Attempt, lock_of, take_lock
+from benchmarks.runner.matrix import Matrix
+from benchmarks.runner.stages import Stage, logger
+from benchmarks.runner.state import read_json
 from pretrain.runtime import slurm
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_json
@@ -36,12 +37,11 @@ def check(matrix: Matrix, stages: Sequence[Stage]) -> dict[str, slurm.Resources]
     return {stage.kind: matrix.resources(stage.kind) for stage in stages}
 
 
-def submit(matrix: Matrix, stages: Sequence[Stage], output: Path) -> None:
-    """Queue what is neither done nor queued. Raises ConfigError where Slurm refuses it, or
-    does not say what is queued."""
-    resources = check(matrix, stages)
+def submit(matrix: Matrix, todo: Sequence[Stage], output: Path) -> None:
+    """Queue what is not queued yet. Raises ConfigError where Slurm refuses it, or does not say
+    what is queued."""
+    resources = check(matrix, todo)
     queued = slurm.queued_ids(FLAG)
-    todo = [stage for stage in stages if not stage.done]
     jobs = {}
     for stage in todo:
         job = read_json(job_of(output, stage.name))
@@ -99,8 +99,7 @@ def perform(stage: Stage, gpus: int, retries: int) -> None:
         raise
     except Exception as error:
         with contextlib.suppress(OSError):  # of a full disk, say, as the error itself may be
-            reason = f"{type(error).__name__}: {error}"
-            write_json(stage.failed, {"reason": reason, "exit_code": None})
+            stage.end(f"{type(error).__name__}: {error}")
         raise
 
 
@@ -116,7 +115,7 @@ def _attempt(stage: Stage, gpus: int, interrupted: InterruptFlag) -> tuple[int, 
     running = Attempt(stage, gpus, os.environ, lock)
     told = False
     try:
-        while (code := running.poll()) is None:
+        while (code := running.process.poll()) is None:
             if interrupted and not told:
                 running.process.terminate()
                 told = True

@@ -6,17 +6,18 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.cost import load_cost
-from benchmarks.matrix import load_matrix
-from benchmarks.plan import fine_tuning_hours, pretraining_hours
-from benchmarks.stages import all_stages, take_lock
-from tests.benchmarks.bench import RANDOM, with_checkpoint
+from benchmarks.runner.attempt import take_lock
+from benchmarks.runner.plan import fine_tuning_hours, pretraining_hours
+from tests.benchmarks.runner.bench import RANDOM, with_checkpoint
+
+pytestmark = pytest.mark.usefixtures("resolved")
 
 ONE = {"inits": {"a": RANDOM}, "tasks": ["coco_c4"]}
 
 
 def stages(bench, **tree):
     bench.write(**tree)
-    return all_stages(load_matrix(bench.config), bench.output)
+    return list(bench.stages().values())
 
 
 def pretraining(bench, config, **overrides):

@@ -6,19 +6,13 @@ A small script stands in for what the stages run.
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
-from benchmarks import settings
-from benchmarks.matrix import load_matrix
-from pretrain.runtime.config import REPOSITORY
-from tests.benchmarks.bench import RANDOM, with_checkpoint
+from benchmarks.runner.matrix import load_matrix
 from tests.benchmarks.cells import metrics_json, write_cell
-
-real_command = settings.command  # before the fixture replaces it
+from tests.benchmarks.runner.bench import RANDOM, with_checkpoint
 
 
 def test_every_cell_runs_into_a_folder_of_its_own(bench):
@@ -86,38 +80,6 @@ def test_a_result_of_another_format_stops_a_run_and_stays_where_it_is(bench, cap
     assert "coco_c4/seed0: metrics.json is of another format: nothing would run" in said
     assert path.exists()
     assert bench.calls("random/coco_fpn/seed0") == 0
-
-
-def test_settings_that_no_cell_can_run_with_stop_before_anything_runs(bench, capsys, monkeypatch):
-    assert bench.run() == 0
-    monkeypatch.setattr(settings, "command", real_command)
-    bench.write(inits={"random": RANDOM}, overrides={"SOLVER.MAX_ITR": 5})
-    assert bench.run() == 2
-    assert (
-        "bench.yaml: random/coco_c4: unknown key SOLVER.MAX_ITR (did you mean SOLVER.MAX_ITER?)"
-        in capsys.readouterr().err
-    )
-    assert (bench.output / "random/coco_c4/seed0/metrics.json").exists()  # nothing was moved aside
-    paper = load_matrix("configs/benchmarks/paper.yaml")
-    assert settings.check(paper, paper.cells(bench.output)) is None
-
-
-def test_settings_are_asked_about_once_and_only_before_a_cell_begins(bench, monkeypatch):
-    asked = []
-
-    def ask(requests):
-        asked.append([request[0] for request in requests])
-        return [sys.executable, "-c", "import sys; sys.exit('no Detectron2')"]
-
-    monkeypatch.setattr(settings, "command", ask)
-    inits = {"a": RANDOM, "b": RANDOM, "c": RANDOM | {"overrides": {"INPUT.FORMAT": "BGR"}}}
-    bench.write(inits=inits, tasks=["coco_c4"], seeds=[0, 1])
-    bench.order(a="fail")
-    assert bench.run() == 1
-    assert asked == [["a/coco_c4", "c/coco_c4"]]
-    assert "not known whether the settings can be used: no Detectron2" in bench.log()
-    assert bench.run() == 1
-    assert len(asked) == 1
 
 
 def test_a_failing_cell_keeps_its_log_and_stops_no_other(bench, capsys):
@@ -224,17 +186,3 @@ def test_data_root_of_the_yaml_wins_over_the_users(bench, monkeypatch):
     bench.write(inits={"random": {"method": "random"}}, datasets=str(scenes))
     bench.run()
     assert f"data root {scenes}" in log.read_text()
-
-
-def test_run_imports_no_torch(bench):
-    code = (
-        "import sys; from benchmarks.__main__ import main; "
-        f"code = main(['run', '--config-file', {str(bench.config)!r}, "
-        f"'--output', {str(bench.output)!r}]); "
-        "heavy = {'torch', 'detectron2', 'transfer'} & set(sys.modules); "
-        "sys.exit(f'imported {heavy}' if heavy else code)"
-    )
-    for task in ("coco_c4", "coco_fpn"):
-        write_cell(bench.output, task=task)
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
