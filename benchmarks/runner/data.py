@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runner.attempt import DATA_ROOT
+from benchmarks.runner.local import DATA_ROOT
 from benchmarks.runner.matrix import Matrix, words_of
-from benchmarks.runner.stages import FineTune
+from benchmarks.runner.stages import Stage
 from pretrain.runtime.config import REPOSITORY
 
 Records = dict[str, dict[str, Any]]
 
 
-def requests(matrix: Matrix, cells: Iterable[FineTune]) -> Records:
+def requests(matrix: Matrix, cells: Iterable[Stage]) -> Records:
     """By task, how to read the data that begun or finished ``cells`` would be run on now."""
     root = matrix.datasets or Path(os.environ.get(DATA_ROOT, "datasets")).expanduser()
     asked = {}
@@ -27,8 +27,8 @@ def requests(matrix: Matrix, cells: Iterable[FineTune]) -> Records:
             overrides = matrix.overrides | matrix.task_overrides.get(cell.kind, {})
             asked[cell.kind] = {
                 "root": str(REPOSITORY / root),
-                "config": cell.asked.config,
-                "overlay": cell.asked.overlay,
+                "config": cell.fine_tuning.config,
+                "overlay": cell.fine_tuning.overlay,
                 "overrides": list(words_of(overrides)),
             }
     return asked

@@ -1,21 +1,36 @@
 """Runs stages on this machine, as many at once as it has slots."""
 
+import contextlib
+import json
 import os
-import shutil
+import shlex
+import socket
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
-from benchmarks.runner.attempt import CANNOT, Attempt, gpus_held, is_locked, take_lock
-from benchmarks.runner.stages import FineTune, Stage, logger
-from benchmarks.runner.state import LAST_LINES, last_lines, read_json
-from pretrain.runtime.config import ConfigError
+from benchmarks.runner.stages import Stage, logger
+from benchmarks.runner.state import (
+    LAST_LINES,
+    is_locked,
+    last_lines,
+    lock_of,
+    read_json,
+    take_lock,
+)
+from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
 from pretrain.runtime.logging import progress_bar
 
+DATA_ROOT = "DETECTRON2_DATASETS"
+CANNOT = 2  # the exit code for input that cannot be used: trying again would not help
+PATIENCE = 60  # seconds that a stage that is to end has to save itself
 PERIOD = 0.2  # seconds between two looks
+# Slurm sends SIGUSR2 to all processes of a job; torchrun would die of it before its own are saved
+WITHOUT_USR2 = """trap '' USR2; exec "$0" "$@\""""
 
 
 @dataclass(frozen=True)
@@ -48,13 +63,70 @@ def _gpus(environment: Mapping[str, str]) -> list[str]:
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    said = subprocess.run(
-        ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False
-    )
-    lines = [line for line in said.stdout.splitlines() if line.startswith("GPU ")]
-    return [str(number) for number in range(len(lines))] if said.returncode == 0 else []
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+class Attempt:
+    """Once the command of a stage, which prints to the stage's log."""
+
+    def __init__(self, stage: Stage, gpus: int, environment: Mapping[str, str], lock: IO) -> None:
+        """Raises OSError where it cannot be started; the lock is held until then."""
+        self.stage, self.lock, self.started = stage, lock, time.monotonic()
+        stage.begin()
+        command = _spread(stage.command, stage.processes, gpus)
+        if stage.datasets is not None:
+            environment = {**environment, DATA_ROOT: str(stage.datasets)}
+        said = shlex.join(command)
+        if DATA_ROOT in environment:
+            said = f"{DATA_ROOT}={shlex.quote(environment[DATA_ROOT])} {said}"
+        lock.truncate(0)
+        gpus_used = environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpus else []
+        json.dump({"host": socket.gethostname(), "gpus": gpus_used}, lock)
+        lock.flush()
+        stage.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(stage.log, "a") as stream:
+            print(f"$ {said}", file=stream, flush=True)
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                cwd=REPOSITORY,  # python -m finds the packages there
+                env=environment,
+                pass_fds=[lock.fileno()],  # so that it is held even when this process is killed
+            )
+
+    def end(self, code: int) -> str | None:
+        """To be called once with the exit code; what went wrong, or None."""
+        with self.lock:
+            if code == 0:
+                self.stage.end(None)
+            if self.stage.done:
+                return None
+            reason = f"exit code {code}" if code else "ended without what it should leave"
+            reason = f"{reason} after {self.duration}"
+            self.stage.end(reason)
+            return reason
+
+    @property
+    def duration(self) -> str:
+        """How long it has taken."""
+        minutes, seconds = divmod(round(time.monotonic() - self.started), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+    def kill(self) -> None:
+        """Have it end, torchrun after its processes; saved, if that takes no longer than
+        PATIENCE."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
 
 
 class Local:
@@ -74,7 +146,7 @@ class Local:
     ) -> None:
         self.waiting, self.cells, self.slots = list(todo), cells, slots
         self.retries, self.interrupted = retries, interrupted
-        self.position = cells - sum(isinstance(stage, FineTune) for stage in todo)  # begun last
+        self.position = cells - sum(stage.is_cell for stage in todo)  # begun last
         self.pending = {stage.name for stage in todo}  # neither done nor given up
         self.running: dict[int, Attempt] = {}  # by slot
         self.attempts: Counter[str] = Counter()  # that have failed
@@ -99,7 +171,7 @@ class Local:
                         if (code := attempt.process.poll()) is not None:
                             del self.running[number]
                             done = self.end(attempt, code)
-                            bar.update(done and isinstance(attempt.stage, FineTune))
+                            bar.update(done and attempt.stage.is_cell)
                     if not bar.disable:
                         logs = [attempt.stage.log for attempt in self.running.values()]
                         lines = [line for log in logs for line in last_lines(log, 1)]
@@ -111,7 +183,7 @@ class Local:
     def start_next(self, number: int, slot: Slot) -> None:
         """Start the first stage that can run in that slot, once nothing else uses its GPUs."""
         own = set(slot.environment.get("CUDA_VISIBLE_DEVICES", "").split(",")) if slot.gpus else ()
-        if any(not gpus_held(stage).isdisjoint(own) for stage in self.orphans):
+        if any(not _gpus_held(stage).isdisjoint(own) for stage in self.orphans):
             return
         for stage in list(self.waiting):
             if stage.needs in self.gone:
@@ -119,19 +191,19 @@ class Local:
                 self.waiting.remove(stage)
                 self.gone.add(stage.name)
             elif stage.needs not in self.pending:
-                if (lock := take_lock(stage)) is None:
+                if (lock := take_lock(stage.output, stage.name)) is None:
                     if stage.name not in self.told:
                         logger.info("%s: another process works on it; waiting for that", stage.name)
                         self.told.add(stage.name)
                     continue
                 self.waiting.remove(stage)
-                if stage.done and stage.stale is None:  # another process has done it meanwhile
+                if stage.done and not stage.stale:  # another process has done it meanwhile
                     lock.close()
                     self.pending.remove(stage.name)
                     return
                 again = self.attempts[stage.name]
                 position = ""
-                if isinstance(stage, FineTune) and not again:
+                if stage.is_cell and not again:
                     self.position += 1
                     position = f"cell {self.position} of {self.cells}: "
                 attempt = f", attempt {again + 1}" if again else ""
@@ -139,8 +211,10 @@ class Local:
                 try:
                     self.running[number] = Attempt(stage, slot.gpus, slot.environment, lock)
                 except OSError as error:  # a full disk, no memory for a process
-                    lock.close()
-                    self.note_failure(stage, f"could not be started: {error}")
+                    reason = f"could not be started: {error}"
+                    with lock, contextlib.suppress(OSError):
+                        stage.end(reason)
+                    self.note_failure(stage, reason)
                 return
 
     def end(self, attempt: Attempt, code: int) -> bool:
@@ -201,10 +275,26 @@ class Local:
 
 def _main_metric(stage: Stage) -> str:
     """``: bbox/AP 12.34`` of a cell. What is wrong with a file, ``collect`` says."""
-    if not isinstance(stage, FineTune):
+    if not stage.is_cell:
         return ""
     result = read_json(stage.folder / "metrics.json")
     try:
         return f": {result['main_metric']} {result['metrics'][result['main_metric']]:.2f}"
     except (ValueError, KeyError, TypeError):
         return ": metrics.json is not readable"
+
+
+def _gpus_held(stage: Stage) -> set[str]:
+    """The GPUs of this machine that a process of an earlier run uses for the stage."""
+    held = read_json(lock_of(stage.output, stage.name))
+    here = held.get("host") == socket.gethostname() and is_locked(stage.output, stage.name)
+    return set(held["gpus"]) if here else set()
+
+
+def _spread(command: list[str], processes: int, gpus: int) -> list[str]:
+    """Over as many GPUs as divide the images of a batch."""
+    count = max(n for n in range(1, max(gpus, 1) + 1) if processes % n == 0)
+    if count == 1:
+        return command
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    return ["sh", "-c", WITHOUT_USR2, command[0], *torchrun, *command[1:]]

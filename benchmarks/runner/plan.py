@@ -8,43 +8,35 @@ from typing import Any
 
 from benchmarks.cost import flops_per_image, gpu_hours, images_per_second, load_cost
 from benchmarks.markdown import grid
-from benchmarks.published import TaskInfo, load_published
-from benchmarks.runner.matrix import CONVERT, PRETRAIN, Init, Matrix
-from benchmarks.runner.stages import FineTune, Stage, stages_to_do
-from pretrain.config import get_cfg
+from benchmarks.published import load_published
+from benchmarks.runner.matrix import CONVERT, PRETRAIN, Matrix
+from benchmarks.runner.stages import Stage, stages_to_do
 from pretrain.runtime.config import ConfigError, flatten, is_within
 
 UNKNOWN = "unknown"
+_published = functools.cache(load_published)
 # What the cost of an image was counted with
 GEOMETRY = ("MODEL", "CROPS.GLOBAL_SIZE", "CROPS.NUM_LOCALS", "CROPS.LOCAL_SIZE")
 
 
-@functools.cache
-def _published() -> dict[str, TaskInfo]:
-    return load_published()
-
-
-def fine_tuning_hours(stage: FineTune, cost: Mapping[str, Any]) -> float | None:
+def fine_tuning_hours(stage: Stage, cost: Mapping[str, Any]) -> float | None:
     """GPU-hours of a cell, as the model zoo's time per iteration has it; None where that is not for
     such images and batches."""
-    known = cost["fine_tuning"]["tasks"].get(stage.kind)
-    task = _published().get(stage.kind)
-    if known is None or task.schedule is None or stage.asked.overlay is not None:
+    zoo, asked = cost["fine_tuning"], stage.fine_tuning
+    known, task = zoo["tasks"].get(stage.kind), _published().get(stage.kind)
+    if known is None or task.schedule is None or asked.overlay is not None:
         return None
-    if stage.asked.images_per_batch != task.schedule.images_per_batch:
+    if asked.images_per_batch != task.schedule.images_per_batch:
         return None
-    return (
-        known["seconds_per_iteration"]
-        * stage.asked.iterations
-        * cost["fine_tuning"]["num_gpus"]
-        / 3600
-    )
+    return known["seconds_per_iteration"] * asked.iterations * zoo["num_gpus"] / 3600
 
 
-def pretraining_hours(init: Init, cost: Mapping[str, Any]) -> tuple[float, float] | None:
+def pretraining_hours(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, float] | None:
     """GPU-hours of a pretraining at the largest and the least assumed share of the first GPU's
     rate; None for networks or views that were not counted."""
-    settings = init.pretrain.settings
+    from pretrain.config import get_cfg
+
+    settings = stage.init.pretrain.settings
     for key, value in flatten(get_cfg()).items():
         if is_within(key, GEOMETRY) and settings[key] != str(value):
             return None
@@ -61,17 +53,17 @@ def disk_bytes(stage: Stage, cost: Mapping[str, Any]) -> int | None:
     if stage.kind == CONVERT:
         return cost["fine_tuning"]["backbone_bytes"]
     if stage.kind == PRETRAIN:
+        from pretrain.config import get_cfg
+
         fixed = cost["pretraining"]["memory_bytes"]["fixed"]
         checkpoint = sum(fixed[part] for part in ("student", "momentum", "teacher"))
         return checkpoint * (get_cfg().CHECKPOINT.KEEP + 1)
-    known = cost["fine_tuning"]["tasks"].get(stage.kind)
-    return None if known is None else known["checkpoint_bytes"]
+    return cost["fine_tuning"]["tasks"].get(stage.kind, {}).get("checkpoint_bytes")
 
 
 def require_disk(todo: Sequence[Stage], output: Path, at_once: int) -> None:
     """Raise ConfigError where there is no space for what is not done yet."""
-    needed = needed_bytes(todo, at_once)
-    free = free_bytes(output)
+    needed, free = needed_bytes(todo, at_once), free_bytes(output)
     if free < needed:
         raise ConfigError(
             f"{output}: the plan needs {_gb(needed)} GB, {_gb(free)} GB are free: free some, or "
@@ -105,75 +97,58 @@ def describe(
     """
     cost, todo = load_cost(), stages_to_do(stages, anew)
     names = {stage.name for stage in todo}
-    cells = [stage for stage in stages if isinstance(stage, FineTune)]
+    cells = [stage for stage in stages if stage.is_cell]
     done = sum(cell.name not in names for cell in cells)
     inits = f"{len(matrix.inits)} inits, {len(matrix.tasks)} tasks"
     parts = [f"{matrix.config}: {inits}, {len(cells)} cells, {done} of them done"]
-    missing = matrix.missing()
-    if missing:
+    if missing := matrix.missing():
         parts.append("missing, so that nothing can run:\n" + "\n".join(f"  {m}" for m in missing))
-    wanted = {stage.needs for stage in todo}
-    before = [stage for stage in stages if stage.name in wanted]
-    if before:
-        parts.append(_before(before, names, cost))
-    parts += [_cells(cells, names, cost), _disk(todo, output, at_once)]
+    wanted = names | {stage.needs for stage in todo}
+    rows: dict[str, list[Stage]] = {}
+    for stage in stages:
+        if stage.is_cell or stage.name in wanted:
+            rows.setdefault(stage.kind if stage.is_cell else stage.name, []).append(stage)
+    head = ["stage or task", "in all", "to run", "GPU-hours", "GB"]
+    lines = [_row(row, group, names, cost) for row, group in rows.items()]
+    hours = [fine_tuning_hours(cell, cost) for cell in todo if cell.is_cell]
+    zoo, gpu, shares = cost["fine_tuning"], next(iter(cost["gpus"])), cost["shares_of_limit"]
+    unknown = hours.count(None)
+    needed, free = needed_bytes(todo, at_once), free_bytes(output)
+    least = "at least " if None in [disk_bytes(stage, cost) for stage in todo] else ""
+    parts += [
+        grid([head, *lines]),
+        f"GPU-hours of the cells: {sum(filter(None, hours)):,.0f} on {zoo['gpu']}"
+        f"{f', and those of {unknown} cells that are not known' if unknown else ''}. Seconds per "
+        f"iteration are those of Detectron2's model zoo on {zoo['num_gpus']} of them "
+        f"({zoo['source']}), for variants that are lighter than ours; evaluation is not in them.",
+        f"Disk: {least}{_gb(needed)} GB are needed, {_gb(free)} GB are free at {output}. Assumed: "
+        "a cell keeps one checkpoint (weights and momentum) and has two while it runs, "
+        f"{at_once} at once; logs are not counted.",
+    ]
+    if any(stage.kind == PRETRAIN for stage in todo):
+        parts.append(
+            f"GPU-hours of a pretraining: counted FLOPs on one {gpu} at {max(shares):.0%} to "
+            f"{min(shares):.0%} of its rate, which is assumed; {cost['pretraining']['images']:,} "
+            "images per epoch."
+        )
     return "\n\n".join(parts)
 
 
-def _before(stages: Sequence[Stage], todo: Collection[str], cost: Mapping[str, Any]) -> str:
-    rows, gpu = [], next(iter(cost["gpus"]))
-    for stage in stages:
-        hours = "" if stage.kind == CONVERT else UNKNOWN
-        if stage.kind == PRETRAIN and (both := pretraining_hours(stage.init, cost)) is not None:
-            hours = f"{both[0]:,.0f} to {both[1]:,.0f}"
-        size = _gb(disk_bytes(stage, cost))
-        rows.append([stage.name, "to do" if stage.name in todo else "done", hours, size])
-    shares = cost["shares_of_limit"]
-    note = (
-        f"GPU-hours of a pretraining: counted FLOPs on one {gpu} at {max(shares):.0%} to "
-        f"{min(shares):.0%} of its rate, which is assumed; {cost['pretraining']['images']:,} "
-        "images per epoch."
-    )
-    table = grid([["stage", "", "GPU-hours", "GB"], *rows])
-    return f"{table}\n\n{note}" if any(stage.kind == PRETRAIN for stage in stages) else table
+def _row(
+    name: str, stages: Sequence[Stage], names: Collection[str], cost: Mapping[str, Any]
+) -> list[str]:
+    """One of a task's cells, or of a stage before cells; names: of what is to run."""
+    todo = [stage for stage in stages if stage.name in names]
+    hours, sizes = "", [disk_bytes(stage, cost) for stage in todo]
+    if stages[0].is_cell:
+        of_cells = [fine_tuning_hours(cell, cost) for cell in todo]
+        hours = UNKNOWN if None in of_cells else f"{sum(of_cells):,.0f}"
+    elif stages[0].kind == PRETRAIN and todo:
+        both = pretraining_hours(stages[0], cost)
+        hours = UNKNOWN if both is None else f"{both[0]:,.0f} to {both[1]:,.0f}"
+    size = UNKNOWN if None in sizes else _gb(sum(sizes))
+    return [name, str(len(stages)), str(len(todo)), hours, size]
 
 
-def _cells(cells: Sequence[FineTune], names: Collection[str], cost: Mapping[str, Any]) -> str:
-    rows, total, unknown = [], 0.0, 0
-    for task in dict.fromkeys(cell.kind for cell in cells):
-        todo = [cell for cell in cells if cell.kind == task and cell.name in names]
-        hours = [fine_tuning_hours(cell, cost) for cell in todo]
-        known = None not in hours
-        total, unknown = total + sum(filter(None, hours)), unknown + hours.count(None)
-        sizes = [disk_bytes(cell, cost) for cell in todo]
-        rows.append(
-            [
-                task,
-                str(sum(cell.kind == task for cell in cells)),
-                str(len(todo)),
-                f"{sum(hours):,.0f}" if known else UNKNOWN,
-                UNKNOWN if None in sizes else _gb(sum(sizes)),
-            ]
-        )
-    zoo = cost["fine_tuning"]
-    note = (
-        f"GPU-hours of the cells: {total:,.0f} on {zoo['gpu']}"
-        f"{f', and those of {unknown} cells that are not known' if unknown else ''}. Seconds per "
-        f"iteration are those of Detectron2's model zoo on {zoo['num_gpus']} of them "
-        f"({zoo['source']}), for variants that are lighter than ours; evaluation is not in them."
-    )
-    return grid([["task", "cells", "to run", "GPU-hours", "GB"], *rows]) + f"\n\n{note}"
-
-
-def _disk(todo: Sequence[Stage], output: Path, at_once: int) -> str:
-    needed, free = needed_bytes(todo, at_once), free_bytes(output)
-    known = None not in [disk_bytes(stage, load_cost()) for stage in todo]
-    return (
-        f"Disk: {'' if known else 'at least '}{_gb(needed)} GB are needed, {_gb(free)} GB are free "
-        f"at {output}. Assumed: a cell keeps one checkpoint (weights and momentum) and has two "
-        f"while it runs, {at_once} at once; logs are not counted."
-    )
-
-
-def _gb(size: int | None) -> str:
-    return UNKNOWN if size is None else f"{size / 1e9:.1f}"
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f}"

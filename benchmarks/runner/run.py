@@ -6,22 +6,16 @@ from pathlib import Path
 from benchmarks.published import load_published
 from benchmarks.results import FORMAT, METRICS, CorruptError, ResultError, read_result, read_results
 from benchmarks.runner import data, plan, slurm
-from benchmarks.runner.attempt import is_locked
 from benchmarks.runner.local import Local, make_slots
-from benchmarks.runner.matrix import Matrix, load_matrix
-from benchmarks.runner.stages import (
-    Convert,
-    FineTune,
-    Stage,
-    all_stages,
-    logger,
-    stages_to_do,
-)
-from benchmarks.runner.state import move_aside, read_json
+from benchmarks.runner.matrix import CONVERT, Matrix, load_matrix
+from benchmarks.runner.stages import Stage, all_stages, logger, stages_to_do
+from benchmarks.runner.state import changes, is_locked, move_aside, read_json
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_json
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
 from pretrain.runtime.logging import setup_logger
+
+MATRIX = "matrix.json"
 
 
 def run(
@@ -37,10 +31,25 @@ def run(
     """
     matrix, output = load_matrix(config_file), Path(output).absolute()
     stages = all_stages(matrix, output)
-    cells = [stage for stage in stages if isinstance(stage, FineTune)]
+    cells = [stage for stage in stages if stage.is_cell]
     at_once = slots if executor == "local" else len(stages)
+    others, corrupt = _unusable(cells)
     if dry_run:
-        _print_plan(matrix, stages, cells, output, at_once)
+        sound = [stage for stage in stages if stage.name not in {*others, *corrupt}]
+        records, unread = _known_data(matrix, sound, output)
+        stale = {stage.name: change for stage, change in _stale(sound, records)}
+        print(plan.describe(matrix, stages, output, at_once, {*others, *corrupt, *stale}))
+        for name in others:
+            print(f"{name}: {METRICS} is of another format: nothing would run")
+        for name, reason in corrupt.items():
+            print(f"{name}: {METRICS}: {reason}: it would be set aside and the cell run again")
+        for name, change in stale.items():
+            if is_locked(output, name):
+                print(f"{name}: {change}, and it runs: nothing would run before its end")
+            else:
+                print(f"{name}: {change}: it would be moved aside and run anew")
+        for task in unread:
+            print(f"{task}: the data that its cells have run on would be read first, and compared")
         return 0
     if missing := matrix.missing():
         raise ConfigError(
@@ -49,15 +58,27 @@ def run(
             + "\nPaths start at the repository. A checkpoint is a file or the folder of a run of "
             "python -m pretrain"
         )
+    if others:
+        raise ConfigError(
+            f"nothing was run; of another format than {FORMAT}:\n"
+            + "\n".join(f"  {output / name / METRICS}" for name in others)
+            + "\nUpdate this checkout to the version that wrote them, or choose another --output"
+        )
     parts = make_slots(slots) if executor == "local" else []
     if executor == "slurm":
         slurm.check(matrix, stages)
-    _check_formats(cells)
     setup_logger("benchmarks", output)
     _, problems = read_results(output, load_published(), quarantine=True)
     for place, problem in problems.items():
         logger.warning("%s: %s", place, problem)
-    records = _read_data(matrix, cells, output)
+    records, unread = _known_data(matrix, stages, output)
+    for task, request in unread.items():
+        logger.info("%s: reading the data that cells have run on", task)
+        try:
+            records[task] = data.read(request)
+        except ValueError as error:  # as DataError and ConfigError are
+            reason = " ".join(str(error).split())
+            logger.warning("%s: not compared, its cells are kept: %s", task, reason)
     stale = _stale(stages, records)
     for stage, change in stale:
         if is_locked(output, stage.name):
@@ -65,12 +86,11 @@ def run(
                 f"{stage.name}: {change}, and it runs; stop it first, or wait for its end"
             )
     for stage, change in stale:
-        logger.warning(
-            "%s: %s; moved to %s, run anew", stage.name, change, move_aside(stage.folder)
-        )
+        aside = move_aside(stage.folder)
+        logger.warning("%s: %s; moved to %s, run anew", stage.name, change, aside)
     todo = stages_to_do(stages)
     plan.require_disk(todo, output, at_once)
-    write_json(output / "matrix.json", matrix.summary() | {"data": records})
+    write_json(output / MATRIX, matrix.summary() | {"data": records})
     if executor == "slurm":
         slurm.submit(matrix, todo, output)
         return 0
@@ -89,98 +109,40 @@ def run(
         return local.report()
 
 
-def _print_plan(
-    matrix: Matrix, stages: Sequence[Stage], cells: Sequence[FineTune], output: Path, at_once: int
-) -> None:
-    """What ``run`` would do, and what it would do again; nothing is renamed or read anew."""
-    formats, corrupt = _other_formats(cells), _corrupt(cells)
-    sound = [stage for stage in stages if stage.name not in {*formats, *corrupt}]
-    asked = data.requests(matrix, [cell for cell in cells if cell in sound])
-    records = data.unchanged(_records(output), asked)
-    stale = {stage.name: change for stage, change in _stale(sound, records)}
-    print(plan.describe(matrix, stages, output, at_once, {*formats, *corrupt, *stale}))
-    for name in formats:
-        print(f"{name}: {METRICS} is of another format: nothing would run")
-    for name, reason in corrupt.items():
-        print(f"{name}: {METRICS}: {reason}: it would be set aside and the cell run again")
-    for name, change in stale.items():
-        if is_locked(output, name):
-            print(f"{name}: {change}, and it runs: nothing would run before its end")
-        else:
-            print(f"{name}: {change}: it would be moved aside and run anew")
-    for task in sorted(asked.keys() - records.keys()):
-        print(f"{task}: the data that its cells have run on would be read first, and compared")
-
-
-def _other_formats(cells: Collection[FineTune]) -> list[str]:
-    """The names of the cells whose result another version has written."""
-    results = {cell.name: read_json(cell.folder / METRICS) for cell in cells}
-    formats = {name: result.get("format") for name, result in results.items()}
-    return [name for name, found in formats.items() if type(found) is int and found != FORMAT]
-
-
-def _check_formats(cells: Collection[FineTune]) -> None:
-    """Raise ConfigError for results that are of no use to this version, but may be to another."""
-    if names := _other_formats(cells):
-        raise ConfigError(
-            f"nothing was run; of another format than {FORMAT}:\n"
-            + "\n".join(f"  {cell.folder / METRICS}" for cell in cells if cell.name in names)
-            + "\nUpdate this checkout to the version that wrote them, or choose another --output"
-        )
-
-
-def _corrupt(cells: Collection[FineTune]) -> dict[str, str]:
-    """By name the cells whose result would be set aside, and why."""
-    corrupt = {}
+def _unusable(cells: Collection[Stage]) -> tuple[list[str], dict[str, str]]:
+    """The names of the cells whose result another version has written; by name those whose result
+    is corrupt, and why. What else is wrong with one, ``collect`` says."""
+    others, corrupt = [], {}
     for cell in cells:
-        if cell.done:
-            try:
-                read_result(cell.folder / METRICS, (*cell.name.split("/"), METRICS))
-            except CorruptError as error:
-                corrupt[cell.name] = str(error)
-            except ResultError:
-                pass  # kept; `collect` says what is wrong
-    return corrupt
+        try:
+            read_result(cell.folder / METRICS, (*cell.name.split("/"), METRICS))
+        except CorruptError as error:
+            corrupt[cell.name] = str(error)
+        except ResultError:
+            if read_json(cell.folder / METRICS).get("format", FORMAT) != FORMAT:
+                others.append(cell.name)
+    return others, corrupt
+
+
+def _known_data(
+    matrix: Matrix, stages: Sequence[Stage], output: Path
+) -> tuple[data.Records, data.Records]:
+    """By task what an earlier run has read and nobody has changed; and how to read the others."""
+    asked = data.requests(matrix, [stage for stage in stages if stage.is_cell])
+    known = data.unchanged(read_json(output / MATRIX).get("data", {}), asked)
+    return known, {task: asked[task] for task in sorted(asked.keys() - known.keys())}
 
 
 def _stale(stages: Collection[Stage], records: Mapping[str, dict]) -> list[tuple[Stage, str]]:
-    """The stages that were made from something else than the config names now, and what.
-
-    A cell is compared with the checkpoint as it lies there now, which may not be converted yet.
-    """
-    begun = [stage for stage in stages if stage.state]
-    inits = {stage.init.name for stage in begun if isinstance(stage, FineTune)}
-    sources = {
-        stage.init.name: stage.made_from()
-        for stage in stages
-        if isinstance(stage, Convert) and stage.init.name in inits
-    }
+    """The begun runs that were made from something else than the config names now, and what."""
     stale = []
-    for stage in begun:
-        change = stage.stale
-        if isinstance(stage, FineTune):
-            sha256 = records.get(stage.kind, {}).get("sha256")
-            change = stage.changed(sources.get(stage.init.name, {}), sha256)
+    for stage in stages:
+        if stage.kind == CONVERT or not stage.state:  # a backbone is written over
+            continue
+        change = changes(stage.made_from(ahead=True), stage.state.get("made_from", {}))
+        now = records.get(stage.kind, {}).get("sha256")
+        if now and stage.data not in (None, now):
+            change = f"{change}, another data set" if change else "another data set"
         if change:
             stale.append((stage, change))
     return stale
-
-
-def _records(output: Path) -> data.Records:
-    return read_json(output / "matrix.json").get("data", {})
-
-
-def _read_data(matrix: Matrix, cells: Sequence[FineTune], output: Path) -> data.Records:
-    """Read the annotations of tasks with results, where they may differ from the last time."""
-    asked = data.requests(matrix, cells)
-    records = data.unchanged(_records(output), asked)
-    for task in sorted(asked.keys() - records.keys()):
-        logger.info("%s: reading the data that cells have run on", task)
-        try:
-            records[task] = data.read(asked[task])
-        except ValueError as error:  # as DataError and ConfigError are
-            reason = " ".join(str(error).split())
-            logger.warning(
-                "%s: its data could not be compared, its cells are kept: %s", task, reason
-            )
-    return records

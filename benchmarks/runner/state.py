@@ -1,22 +1,26 @@
-"""The state file of a stage: what it was made from, so that old and new never mix, and its end.
+"""What ``run`` writes of a stage: a state file, so that old and new never mix, and a lock.
 
-``{"outcome": "begun", "failed" or "done", "made_from": {...}, "begun": time, "ended": time or null,
-"reason": why it failed or null, "last_lines": of its log where it failed}``. A stage that was
-interrupted or killed stays ``begun``. Whether it runs at this moment, its lock says.
+The state file: ``{"outcome": "begun", "failed" or "done", "made_from": {...}, "begun": time,
+"ended": time or null, "reason": why it failed or null, "last_lines": of its log where it failed}``.
+A stage that was interrupted or killed stays ``begun``. Whether it runs at this moment, its lock
+says.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pretrain.runtime.files import write_json
 
 STATE = "state.json"
 BEGUN, FAILED, DONE = "begun", "failed", "done"
 LAST_LINES = 5  # of a failed stage's log
+DEFAULT = "the default"  # of a setting that nobody wrote down
 SHOWN = 3  # changed settings named for one stage
 
 
@@ -28,38 +32,30 @@ def write_begun(folder: Path, made_from: Mapping[str, Any]) -> None:
 
 def write_ended(folder: Path, reason: str | None, log: Path) -> None:
     """To be called after a stage; ``reason``: why it failed, None where it did not."""
-    ended = {
-        "outcome": DONE if reason is None else FAILED,
-        "ended": _now(),
-        "reason": reason,
-        "last_lines": [] if reason is None else last_lines(log, LAST_LINES),
-    }
+    ended = {"outcome": FAILED if reason else DONE, "ended": _now(), "reason": reason}
+    ended["last_lines"] = last_lines(log, LAST_LINES) if reason else []
     write_json(folder / STATE, {"made_from": {}, "begun": None} | read_json(folder / STATE) | ended)
 
 
-def changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """What differs between two ``made_from``, in words.
+def changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """What differs between two ``made_from``, in words; nothing where nothing does.
 
     A key that only one of them has was not recorded, or is not known yet.
     """
     said = []
-    for key in now.keys() & before.keys():
-        if now[key] == before[key]:
-            continue
+    for key in sorted(key for key in now.keys() & before.keys() if now[key] != before[key]):
         if not isinstance(now[key], dict):
             said.append(f"another {key}")
             continue
-        pairs = {
-            name: (now[key].get(name, "the default"), before[key].get(name, "the default"))
-            for name in sorted(now[key].keys() | before[key].keys())
-        }
-        differing = [
-            f"{name} {new} (before: {old})" for name, (new, old) in pairs.items() if new != old
+        new, old = now[key], before[key]
+        names = [n for n in sorted(new.keys() | old.keys()) if new.get(n) != old.get(n)]
+        said += [
+            f"{name} {new.get(name, DEFAULT)} (before: {old.get(name, DEFAULT)})"
+            for name in names[:SHOWN]
         ]
-        said += differing[:SHOWN]
-        if len(differing) > SHOWN:
-            said.append(f"{len(differing) - SHOWN} more")
-    return sorted(said)
+        if len(names) > SHOWN:
+            said.append(f"{len(names) - SHOWN} more")
+    return ", ".join(said)
 
 
 def move_aside(folder: Path) -> Path:
@@ -72,6 +68,36 @@ def move_aside(folder: Path) -> Path:
         os.rename(folder / "metrics.json", folder / "metrics.json.stale")
     os.rename(folder, aside)
     return aside
+
+
+def lock_of(output: Path, name: str) -> Path:
+    """The lock file of the stage of that name, held while a process works on it, whoever started
+    that; not in the stage's own folder, which may be moved aside."""
+    return output / ".locks" / f"{name}.lock"
+
+
+def take_lock(output: Path, name: str) -> IO | None:
+    """The stage's lock file, locked; None while another process works on the stage."""
+    path = lock_of(output, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a")
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
+    file.close()
+    return None
+
+
+def is_locked(output: Path, name: str) -> bool:
+    """Whether a process works on the stage of that name."""
+    try:
+        with open(lock_of(output, name)) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def read_json(path: Path) -> dict[str, Any]:

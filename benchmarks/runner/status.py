@@ -6,10 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from benchmarks.markdown import grid
-from benchmarks.runner.attempt import is_locked
 from benchmarks.runner.matrix import CONVERT, PRETRAIN
 from benchmarks.runner.slurm import job_of
-from benchmarks.runner.state import DONE, FAILED, STATE, read_json
+from benchmarks.runner.state import DONE, FAILED, STATE, is_locked, read_json
 from pretrain.runtime import slurm
 from pretrain.runtime.config import ConfigError
 

@@ -43,10 +43,7 @@ def test_slots_share_cores_or_whole_gpus(monkeypatch):
 def test_gpus_are_those_that_are_visible_or_all(monkeypatch, tmp_path):
     assert make_slots(1, {"CUDA_VISIBLE_DEVICES": "3,GPU-a"})[0].gpus == 2
     assert make_slots(1, {"CUDA_VISIBLE_DEVICES": ""})[0].gpus == 0
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'GPU 0: H100 (UUID: x)'\necho 'GPU 1: H100 (UUID: y)'\n")
-    smi.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     slot = make_slots(1, {})[0]
     assert (slot.gpus, slot.environment["CUDA_VISIBLE_DEVICES"]) == (2, "0,1")
 
@@ -116,7 +113,7 @@ def test_a_cell_that_another_run_made_of_other_settings_is_not_taken_for_ours(be
     (other,) = bench.stages().values()
     process.communicate()
     assert stage.done
-    assert stage.stale is None
+    assert not stage.stale
     assert "SOLVER.MAX_ITER 2 (before: 1)" in other.stale
     with InterruptFlag() as interrupted:  # as if it had not been done at the start
         Local([other], 1, make_slots(1), 0, interrupted).run()

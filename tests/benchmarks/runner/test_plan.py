@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.cost import load_cost
-from benchmarks.runner.attempt import take_lock
 from benchmarks.runner.plan import fine_tuning_hours, pretraining_hours
+from benchmarks.runner.state import take_lock
 from tests.benchmarks.runner.bench import RANDOM, with_checkpoint
 
 pytestmark = pytest.mark.usefixtures("resolved")
@@ -23,7 +23,7 @@ def stages(bench, **tree):
 def pretraining(bench, config, **overrides):
     pretrain = {"config": f"configs/pretrain/{config}.yaml", "overrides": overrides}
     inits = {"ours": {"method": "clove", "pretrain": pretrain}}
-    return load_cost(), stages(bench, inits=inits)[0].init
+    return load_cost(), stages(bench, inits=inits)[0]
 
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(bench, capsys):
@@ -34,9 +34,9 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(bench, capsys):
     bench.write(inits=inits, tasks=["coco_c4", str(own)], seeds=[0], task_seeds={"cells": [0, 1]})
     said = dry_run(bench, capsys)
     assert "2 inits, 2 tasks, 6 cells, 0 of them done" in said
-    assert "| ours/pretrain | to do | 31 to 93  | 1.6 |" in said
-    assert "| coco_c4 | 2     | 2      | 234       | 0.6     |" in said
-    assert "| cells   | 4     | 4      | unknown   | unknown |" in said
+    assert "| ours/pretrain | 1      | 1      | 31 to 93  | 1.6     |" in said
+    assert "| coco_c4       | 2      | 2      | 234       | 0.6     |" in said
+    assert "| cells         | 4      | 4      | unknown   | unknown |" in said
     assert "and those of 4 cells that are not known" in said
     assert not bench.output.exists()
 
@@ -64,8 +64,8 @@ def test_what_is_done_is_not_planned_and_what_is_stale_is(bench, capsys):
     bench.write(inits={"random": RANDOM}, task_overrides={"coco_fpn": {"SOLVER.MAX_ITER": 5}})
     said = dry_run(bench, capsys)
     assert "2 cells, 1 of them done" in said
-    assert "| coco_c4  | 1     | 0      | 0         | 0.0 |" in said
-    assert "| coco_fpn | 1     | 1      |" in said
+    assert "| coco_c4       | 1      | 0      | 0         | 0.0 |" in said
+    assert "| coco_fpn      | 1      | 1      |" in said
     assert "Disk: 0.7 GB are needed" in said
     assert "coco_fpn/seed0: SOLVER.MAX_ITER 5 (before: 90000): it would be moved aside" in said
     assert bench.calls("random/coco_fpn/seed0") == 1
@@ -80,14 +80,14 @@ def test_what_stands_before_stale_cells_is_planned_where_it_is_stale(bench, caps
     bench.write(inits={"ours": ours}, tasks=["coco_c4"])
     said = dry_run(bench, capsys)
     assert "1 cells, 0 of them done" in said
-    assert "| ours/pretrain | to do | 62 to " in said
-    assert "| ours/convert  | to do |" in said
+    assert "| ours/pretrain | 1      | 1      | 62 to " in said
+    assert "| ours/convert  | 1      | 1      |" in said
     assert "ours/pretrain: SOLVER.EPOCHS 400 (before: 200): it would be moved aside" in said
     pretrain["overrides"] = {}
     bench.write(inits={"ours": ours}, tasks=["coco_c4"], overrides={"SOLVER.MAX_ITER": 5})
     said = dry_run(bench, capsys)
     assert "1 cells, 0 of them done" in said
-    assert "| ours/convert | done |" in said
+    assert "| ours/convert  | 1      | 0      |" in said
     assert "ours/pretrain" not in said
 
 
@@ -95,7 +95,7 @@ def test_a_dry_run_says_that_a_stale_cell_runs_and_goes_on(bench, capsys):
     assert bench.run() == 0
     changed = {"inits": {"random": RANDOM}, "overrides": {"SOLVER.MAX_ITER": 5}}
     stage = stages(bench, **changed)[0]
-    with take_lock(stage):
+    with take_lock(bench.output, stage.name):
         capsys.readouterr()
         assert bench.run("--dry-run") == 0
         said = capsys.readouterr().out
@@ -155,9 +155,8 @@ def test_status_shows_every_cell(bench, capsys):
     for file in (bench.output / "a/voc_c4/seed1").iterdir():
         file.unlink()
     capsys.readouterr()
-    running = [stage for stage in stages(bench, **tree) if stage.name == "a/coco_c4/seed0"]
     (bench.output / "a/coco_c4/seed0/metrics.json").unlink()
-    with take_lock(running[0]):
+    with take_lock(bench.output, "a/coco_c4/seed0"):
         assert main(["status", str(bench.output)]) == 0
     said = capsys.readouterr().out
     assert "| init | pretrain | convert | coco_c4 | voc_c4 |" in said

@@ -8,7 +8,7 @@ import yaml
 
 from benchmarks.__main__ import main
 from benchmarks.runner.matrix import load_matrix
-from benchmarks.runner.slurm import job_of, perform
+from benchmarks.runner.slurm import StageFailed, job_of, perform
 from pretrain.runtime.files import write_json
 from tests import slurm as stand_in
 from tests.benchmarks.runner.bench import RANDOM, with_checkpoint
@@ -147,9 +147,9 @@ def test_a_job_whose_stage_cannot_be_started_is_marked_as_failed(bench, capsys, 
         raise OSError("Cannot allocate memory")
 
     monkeypatch.setattr(subprocess, "Popen", no_memory)
-    with pytest.raises(OSError, match="Cannot allocate memory"):
+    with pytest.raises(StageFailed, match="a/coco_c4/seed0: failed, log in"):
         perform(stage, gpus=0, retries=1)
-    assert stage.state["reason"] == "OSError: Cannot allocate memory"
+    assert stage.state["reason"] == "could not be started: Cannot allocate memory"
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "")
     assert main(["status", str(bench.output)]) == 0
