@@ -11,25 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.runner.local import DATA_ROOT
-from benchmarks.runner.matrix import Matrix, words_of
 from benchmarks.runner.stages import Stage
 from pretrain.runtime.config import REPOSITORY
 
 Records = dict[str, dict[str, Any]]
 
 
-def requests(matrix: Matrix, cells: Iterable[Stage]) -> Records:
-    """By task, how to read the data that begun or finished ``cells`` would be run on now."""
-    root = matrix.datasets or Path(os.environ.get(DATA_ROOT, "datasets")).expanduser()
+def requests(stages: Iterable[Stage]) -> Records:
+    """By task, how to read the data that begun or finished cells would be run on now."""
     asked = {}
-    for cell in cells:
-        if cell.kind not in asked and cell.state and cell.data is not None:
-            overrides = matrix.overrides | matrix.task_overrides.get(cell.kind, {})
+    for cell in stages:
+        if cell.is_cell and cell.kind not in asked and cell.state and cell.data is not None:
+            root = cell.datasets or Path(os.environ.get(DATA_ROOT, "datasets")).expanduser()
             asked[cell.kind] = {
                 "root": str(REPOSITORY / root),
                 "config": cell.fine_tuning.config,
                 "overlay": cell.fine_tuning.overlay,
-                "overrides": list(words_of(overrides)),
+                "overrides": list(cell.fine_tuning.overrides),
             }
     return asked
 

@@ -9,18 +9,10 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 from benchmarks.runner.stages import Stage, logger
-from benchmarks.runner.state import (
-    LAST_LINES,
-    is_locked,
-    last_lines,
-    lock_of,
-    read_json,
-    take_lock,
-)
+from benchmarks.runner.state import is_locked, last_lines, lock_of, read_json, take_lock
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
 from pretrain.runtime.logging import progress_bar
@@ -33,8 +25,7 @@ PERIOD = 0.2  # seconds between two looks
 WITHOUT_USR2 = """trap '' USR2; exec "$0" "$@\""""
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """Where one stage at a time runs."""
 
     environment: Mapping[str, str]
@@ -150,7 +141,7 @@ class Local:
         self.pending = {stage.name for stage in todo}  # neither done nor given up
         self.running: dict[int, Attempt] = {}  # by slot
         self.attempts: Counter[str] = Counter()  # that have failed
-        self.failures: dict[str, tuple[Stage, str]] = {}  # and why
+        self.failures: list[tuple[Stage, str]] = []  # and why
         self.gone: set[str] = set()  # failed, or left out
         self.told: set[str] = set()  # stages that another process works on
         self.orphans = [stage for stage in todo if is_locked(stage.output, stage.name)]
@@ -201,8 +192,7 @@ class Local:
                     lock.close()
                     self.pending.remove(stage.name)
                     return
-                again = self.attempts[stage.name]
-                position = ""
+                position, again = "", self.attempts[stage.name]
                 if stage.is_cell and not again:
                     self.position += 1
                     position = f"cell {self.position} of {self.cells}: "
@@ -245,7 +235,7 @@ class Local:
             self.waiting.append(stage)
         else:
             logger.error("%s FAILED: %s, log in %s", stage.name, reason, stage.log)
-            self.failures[stage.name] = (stage, reason)
+            self.failures.append((stage, reason))
             self.gone.add(stage.name)
 
     def save(self) -> Interrupted:
@@ -265,8 +255,8 @@ class Local:
 
     def report(self) -> int:
         """List what failed; the exit code of the whole run."""
-        for stage, reason in self.failures.values():
-            last = "".join(f"\n    {line}" for line in last_lines(stage.log, LAST_LINES))
+        for stage, reason in self.failures:
+            last = "".join(f"\n    {line}" for line in stage.state.get("last_lines", []))
             logger.error("failed: %s: %s\n  %s%s", stage.name, reason, stage.log, last)
         if self.failures:
             logger.error("The same command tries what failed again and keeps what is done.")
@@ -274,14 +264,10 @@ class Local:
 
 
 def _main_metric(stage: Stage) -> str:
-    """``: bbox/AP 12.34`` of a cell. What is wrong with a file, ``collect`` says."""
-    if not stage.is_cell:
-        return ""
-    result = read_json(stage.folder / "metrics.json")
-    try:
-        return f": {result['main_metric']} {result['metrics'][result['main_metric']]:.2f}"
-    except (ValueError, KeyError, TypeError):
-        return ": metrics.json is not readable"
+    """``: bbox/AP 12.34`` of a cell."""
+    result = read_json(stage.folder / "metrics.json") if stage.is_cell else {}
+    name = result.get("main_metric")
+    return f": {name} {result['metrics'][name]:.2f}" if name else ""
 
 
 def _gpus_held(stage: Stage) -> set[str]:

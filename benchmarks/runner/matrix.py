@@ -35,7 +35,7 @@ class Pretraining:
     """A run of ``python -m pretrain`` that gives an init its checkpoint."""
 
     config: str
-    overrides: dict[str, str]
+    overrides: tuple[str, ...]  # KEY, VALUE, ...
     settings: dict[str, str]  # the resolved config, less what does not change its result
     processes: int  # the most that it can be spread over
 
@@ -127,7 +127,7 @@ class Matrix:
         overrides = self.overrides | self.task_overrides.get(task, {}) | init.overrides
         config, overlay = (None if f is None else str(f) for f in (self.tasks[task], self.overlay))
         try:
-            return resolve(task, config, overlay, words_of(overrides))
+            return resolve(task, config, overlay, _words(overrides))
         except ConfigError as error:
             reason = " ".join(str(error).removeprefix("command line: ").split())
             raise ConfigError(f"{self.config}: {init.name}/{task}: {reason}") from error
@@ -136,10 +136,8 @@ class Matrix:
         """The files that are named and not there."""
         missing = []
         if self.datasets is not None and not self.datasets.is_dir():
-            missing.append(
-                f"datasets: {short(self.datasets)} is no folder; "
-                "python -m benchmarks.scenes writes the embedded data set"
-            )
+            way_out = "python -m benchmarks.scenes writes the embedded data set"
+            missing.append(f"datasets: {short(self.datasets)} is no folder; {way_out}")
         for init in self.inits:
             file = init.checkpoint
             if file is not None and not file.is_file():
@@ -154,8 +152,7 @@ class Matrix:
         asked = self.slurm.get(EVERYTHING, {}) | self.slurm.get(kind, {})
         options = slurm.parse_options(str(asked.pop("options", None) or ""), where)
         for key, least in (("gpus", 0), ("cpus", 1)):
-            if key in asked and (type(asked[key]) is not int or asked[key] < least):
-                raise ConfigError(f"{where}: {key} {asked[key]!r} is not a number from {least} on")
+            _check_whole(asked.get(key, least), f"{where}: {key}", least)
         hours = asked.get("hours", slurm.Resources.hours)
         if type(hours) not in (int, float) or 3600 * hours < 2 * slurm.SIGNAL_DELAY:
             raise ConfigError(
@@ -202,11 +199,6 @@ def resolve(
     return FineTuning(config, overlay, overrides, settings, cfg.SOLVER.MAX_ITER, images, processes)
 
 
-def words_of(overrides: dict[str, str]) -> tuple[str, ...]:
-    """``KEY VALUE ...`` for a command line."""
-    return tuple(word for pair in overrides.items() for word in pair)
-
-
 def load_matrix(path: str | Path) -> Matrix:
     """Read and check a benchmark's YAML; whether its files are there, ``missing`` says."""
     where = str(path)
@@ -223,17 +215,16 @@ def load_matrix(path: str | Path) -> Matrix:
     if not isinstance(inits, dict) or not inits:
         raise ConfigError(f"{where}: inits: expected a mapping name: settings, found {inits!r}")
     retries = tree.get("retries", 1)
-    if type(retries) is not int or retries < 0:
-        raise ConfigError(f"{where}: retries: {retries!r} is not a whole number from 0 on")
+    _check_whole(retries, f"{where}: retries")
     datasets = tree.get("datasets")
-    own_seeds = {
-        task: _seeds(values, f"{where}: task_seeds: {task}") for task, values in task_seeds.items()
+    own = {
+        task: _seeds(given, f"{where}: task_seeds: {task}") for task, given in task_seeds.items()
     }
     return Matrix(
         config=where,
         inits=tuple(_init(name, entry, f"{where}: inits") for name, entry in inits.items()),
         tasks=tasks,
-        seeds=dict.fromkeys(tasks, seeds) | own_seeds,
+        seeds=dict.fromkeys(tasks, seeds) | own,
         datasets=None if datasets is None else REPOSITORY / str(datasets),
         overlay=find_config(str(tree["overlay"])) if tree.get("overlay") else None,
         overrides=_overrides(tree.get("overrides"), f"{where}: overrides"),
@@ -248,10 +239,9 @@ def load_matrix(path: str | Path) -> Matrix:
     )
 
 
-def checkpoint_file(source: Path) -> Path:
+def newest(checkpoint: Path) -> Path:
     """The file itself; of a pretraining run's folder, its newest checkpoint, if any."""
-    found = list_checkpoints(source)
-    return found[-1] if found else source
+    return (list_checkpoints(checkpoint) or [checkpoint])[-1]
 
 
 def short(path: Path) -> str:
@@ -300,7 +290,7 @@ def _init(name: Any, entry: Any, where: str) -> Init:
     return Init(
         name=name,
         method=method,
-        checkpoint=None if checkpoint is None else checkpoint_file(REPOSITORY / checkpoint),
+        checkpoint=None if checkpoint is None else newest(REPOSITORY / checkpoint),
         pretrain=pretrain,
         epochs=check_epochs(entry.get("epochs", epochs), where),
         overrides=_overrides(entry.get("overrides"), f"{where}: overrides"),
@@ -316,11 +306,11 @@ def _pretrain(entry: Any, where: str) -> tuple[Pretraining, int]:
     if "OUTPUT_DIR" in overrides:
         raise ConfigError(f"{where}: overrides: OUTPUT_DIR is in the folder of the results")
     cfg = get_cfg()
-    merge(cfg, entry["config"], words_of(overrides))
+    merge(cfg, entry["config"], _words(overrides))
     kept = {k: str(value) for k, value in flatten(cfg).items() if not is_within(k, NOT_HASHED)}
     processes = max(cfg.SOLVER.TOTAL_BATCH_SIZE // cfg.SOLVER.BATCH_SIZE_PER_GPU, 1)
     processes = 1 if cfg.DEVICE == "cpu" else processes
-    return Pretraining(entry["config"], overrides, kept, processes), cfg.SOLVER.EPOCHS
+    return Pretraining(entry["config"], _words(overrides), kept, processes), cfg.SOLVER.EPOCHS
 
 
 def _overrides(tree: Any, where: str) -> dict[str, str]:
@@ -332,11 +322,20 @@ def _overrides(tree: Any, where: str) -> dict[str, str]:
     return {key: str(value) for key, value in flatten(tree).items()}
 
 
+def _words(overrides: dict[str, str]) -> tuple[str, ...]:
+    """``KEY VALUE ...`` for a command line."""
+    return tuple(word for pair in overrides.items() for word in pair)
+
+
 def _seeds(values: Any, where: str) -> tuple[int, ...]:
     for seed in _unique_list(values, where):
-        if type(seed) is not int or seed < 0:
-            raise ConfigError(f"{where}: {seed!r} is not a whole number from 0 on")
+        _check_whole(seed, where)
     return tuple(values)
+
+
+def _check_whole(value: Any, where: str, least: int = 0) -> None:
+    if type(value) is not int or value < least:
+        raise ConfigError(f"{where}: {value!r} is not a whole number from {least} on")
 
 
 def _unique_list(values: Any, where: str) -> list:

@@ -1,13 +1,13 @@
 """Runs the matrix: pretraining, conversion, then cell after cell, here or on a Slurm cluster."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from benchmarks.published import load_published
 from benchmarks.results import FORMAT, METRICS, CorruptError, ResultError, read_result, read_results
 from benchmarks.runner import data, plan, slurm
 from benchmarks.runner.local import Local, make_slots
-from benchmarks.runner.matrix import CONVERT, Matrix, load_matrix
+from benchmarks.runner.matrix import CONVERT, load_matrix
 from benchmarks.runner.stages import Stage, all_stages, logger, stages_to_do
 from benchmarks.runner.state import changes, is_locked, move_aside, read_json
 from pretrain.runtime.config import ConfigError
@@ -36,7 +36,8 @@ def run(
     others, corrupt = _unusable(cells)
     if dry_run:
         sound = [stage for stage in stages if stage.name not in {*others, *corrupt}]
-        records, unread = _known_data(matrix, sound, output)
+        asked = data.requests(sound)
+        records = data.unchanged(read_json(output / MATRIX).get("data", {}), asked)
         stale = {stage.name: change for stage, change in _stale(sound, records)}
         print(plan.describe(matrix, stages, output, at_once, {*others, *corrupt, *stale}))
         for name in others:
@@ -48,7 +49,7 @@ def run(
                 print(f"{name}: {change}, and it runs: nothing would run before its end")
             else:
                 print(f"{name}: {change}: it would be moved aside and run anew")
-        for task in unread:
+        for task in sorted(asked.keys() - records.keys()):
             print(f"{task}: the data that its cells have run on would be read first, and compared")
         return 0
     if missing := matrix.missing():
@@ -71,11 +72,12 @@ def run(
     _, problems = read_results(output, load_published(), quarantine=True)
     for place, problem in problems.items():
         logger.warning("%s: %s", place, problem)
-    records, unread = _known_data(matrix, stages, output)
-    for task, request in unread.items():
+    asked = data.requests(stages)
+    records = data.unchanged(read_json(output / MATRIX).get("data", {}), asked)
+    for task in sorted(asked.keys() - records.keys()):
         logger.info("%s: reading the data that cells have run on", task)
         try:
-            records[task] = data.read(request)
+            records[task] = data.read(asked[task])
         except ValueError as error:  # as DataError and ConfigError are
             reason = " ".join(str(error).split())
             logger.warning("%s: not compared, its cells are kept: %s", task, reason)
@@ -122,15 +124,6 @@ def _unusable(cells: Collection[Stage]) -> tuple[list[str], dict[str, str]]:
             if read_json(cell.folder / METRICS).get("format", FORMAT) != FORMAT:
                 others.append(cell.name)
     return others, corrupt
-
-
-def _known_data(
-    matrix: Matrix, stages: Sequence[Stage], output: Path
-) -> tuple[data.Records, data.Records]:
-    """By task what an earlier run has read and nobody has changed; and how to read the others."""
-    asked = data.requests(matrix, [stage for stage in stages if stage.is_cell])
-    known = data.unchanged(read_json(output / MATRIX).get("data", {}), asked)
-    return known, {task: asked[task] for task in sorted(asked.keys() - known.keys())}
 
 
 def _stale(stages: Collection[Stage], records: Mapping[str, dict]) -> list[tuple[Stage, str]]:

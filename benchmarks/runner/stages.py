@@ -13,17 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.runner import state
-from benchmarks.runner.matrix import (
-    CONVERT,
-    PRETRAIN,
-    Cell,
-    FineTuning,
-    Init,
-    Matrix,
-    checkpoint_file,
-    words_of,
-)
-from pretrain.runtime.files import sha256_of
+from benchmarks.runner.matrix import CONVERT, PRETRAIN, Cell, FineTuning, Init, Matrix, newest
+from pretrain.runtime.files import sha256_of, write_json
 
 PICTURES = 2  # of a cell, for the report
 
@@ -100,11 +91,17 @@ class Stage:
         if self.kind != CONVERT and (change := self.stale):  # a backbone is written over
             aside = state.move_aside(self.folder)
             logger.warning("%s: %s; moved to %s", self.name, change, aside)
-        state.write_begun(self.folder, self.made_from())
+        begun = {"outcome": state.BEGUN, "made_from": self.made_from(), "begun": state.now()}
+        self._write(begun | {"ended": None, "reason": None, "last_lines": []})
 
     def end(self, reason: str | None) -> None:
         """To be called after the command; ``reason``: why it failed, None where it did not."""
-        state.write_ended(self.folder, reason, self.log)
+        ended = {"outcome": state.FAILED if reason else state.DONE, "ended": state.now()}
+        lines = state.last_lines(self.log, state.LAST_LINES) if reason else []
+        self._write(self.state | ended | {"reason": reason, "last_lines": lines})
+
+    def _write(self, said: dict[str, Any]) -> None:
+        write_json(self.folder / state.STATE, said)
 
     @property
     def data(self) -> str | None:
@@ -122,7 +119,7 @@ def backbone(output: Path, init: Init) -> Path:
 def pretrain_command(init: Init, output: Path) -> list[str]:
     """The command that trains the checkpoint of ``init``, from the start or from where it was."""
     command = [sys.executable, "-m", "pretrain", "--config-file", init.pretrain.config, "--resume"]
-    return [*command, "OUTPUT_DIR", str(init.source(output)), *words_of(init.pretrain.overrides)]
+    return [*command, "OUTPUT_DIR", str(init.source(output)), *init.pretrain.overrides]
 
 
 def convert_command(init: Init, output: Path) -> list[str]:
@@ -225,7 +222,7 @@ def _sha256(path: Path, size: int, modified_ns: int) -> str:
 
 def _checkpoint(source: Path) -> dict[str, str]:
     """The hash of the checkpoint in that place, if there is one."""
-    file = checkpoint_file(source)
+    file = newest(source)
     if not file.is_file():
         return {}
     stat = file.stat()

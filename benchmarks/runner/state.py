@@ -15,26 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from pretrain.runtime.files import write_json
-
 STATE = "state.json"
 BEGUN, FAILED, DONE = "begun", "failed", "done"
 LAST_LINES = 5  # of a failed stage's log
 DEFAULT = "the default"  # of a setting that nobody wrote down
 SHOWN = 3  # changed settings named for one stage
-
-
-def write_begun(folder: Path, made_from: Mapping[str, Any]) -> None:
-    """To be called before a stage, which may be killed at any moment."""
-    begun = {"outcome": BEGUN, "made_from": made_from, "begun": _now(), "ended": None}
-    write_json(folder / STATE, begun | {"reason": None, "last_lines": []})
-
-
-def write_ended(folder: Path, reason: str | None, log: Path) -> None:
-    """To be called after a stage; ``reason``: why it failed, None where it did not."""
-    ended = {"outcome": FAILED if reason else DONE, "ended": _now(), "reason": reason}
-    ended["last_lines"] = last_lines(log, LAST_LINES) if reason else []
-    write_json(folder / STATE, {"made_from": {}, "begun": None} | read_json(folder / STATE) | ended)
 
 
 def changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
@@ -121,5 +106,6 @@ def last_lines(log: Path, count: int) -> list[str]:
     return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
 
 
-def _now() -> str:
+def now() -> str:
+    """This moment in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -170,7 +170,7 @@ def test_without_slurm_it_says_so_before_anything_runs(bench, capsys, monkeypatc
     [
         (None, "slurm is missing: what --executor slurm asks for"),
         ({"all": {"hours": 0.05}}, "hours 0.05 is no time to work in"),
-        ({"coco_c4": {"gpus": "8"}}, "slurm: coco_c4: gpus '8' is not a number from 0 on"),
+        ({"coco_c4": {"gpus": "8"}}, "slurm: coco_c4: gpus: '8' is not a whole number"),
         ({"all": {"options": "account"}}, "'account' is not of the form key=value"),
     ],
 )
