@@ -92,16 +92,15 @@ class Stage:
             aside = state.move_aside(self.folder)
             logger.warning("%s: %s; moved to %s", self.name, change, aside)
         begun = {"outcome": state.BEGUN, "made_from": self.made_from(), "begun": state.now()}
-        self._write(begun | {"ended": None, "reason": None, "last_lines": []})
+        begun |= {"ended": None, "reason": None, "last_lines": []}
+        write_json(self.folder / state.STATE, begun)
 
     def end(self, reason: str | None) -> None:
         """To be called after the command; ``reason``: why it failed, None where it did not."""
         ended = {"outcome": state.FAILED if reason else state.DONE, "ended": state.now()}
         lines = state.last_lines(self.log, state.LAST_LINES) if reason else []
-        self._write(self.state | ended | {"reason": reason, "last_lines": lines})
-
-    def _write(self, said: dict[str, Any]) -> None:
-        write_json(self.folder / state.STATE, said)
+        ended |= {"reason": reason, "last_lines": lines}
+        write_json(self.folder / state.STATE, self.state | ended)
 
     @property
     def data(self) -> str | None:

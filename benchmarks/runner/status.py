@@ -37,17 +37,13 @@ def status(output: Path) -> str:
         row = [init]
         for stage, folder in ((PRETRAIN, f"{init}/{PRETRAIN}"), (CONVERT, init)):
             outcome = read_json(output / folder / STATE).get("outcome")
-            word = _word(output, f"{init}/{stage}", outcome == DONE, outcome, jobs)
+            word = _word(output, f"{init}/{stage}", outcome, jobs)
             row.append(word[0] if stage in entry["stages"] else "")
         for task in matrix["tasks"]:
-            states = []
-            for seed in matrix["seeds"][task]:
-                name = f"{init}/{task}/seed{seed}"
-                done = (output / name / "metrics.json").is_file()
-                outcome = read_json(output / name / STATE).get("outcome")
-                states.append(_word(output, name, done, outcome, jobs))
-            counts.update(states)
-            row.append("".join(state[0] for state in states))
+            names = [f"{init}/{task}/seed{seed}" for seed in matrix["seeds"][task]]
+            words = [_word(output, name, _outcome(output / name), jobs) for name in names]
+            counts.update(words)
+            row.append("".join(word[0] for word in words))
         rows.append(row)
     total = ", ".join(f"{counts[name]} {name}" for name in known)
     letters, words = ", ".join(name[0] for name in known), ", ".join(known)
@@ -55,9 +51,17 @@ def status(output: Path) -> str:
     return f"{grid([head, *rows])}\n\n{letters}: {words}. Cells: {total}{problem}"
 
 
-def _word(output: Path, name: str, done: bool, outcome: str | None, jobs: Collection[str]) -> str:
-    """Of the stage of that name. outcome: by its state file; jobs: the ids in Slurm's queue."""
-    if done:
+def _outcome(cell: Path) -> str | None:
+    """Of a cell, whose result says more than its state file."""
+    if (cell / "metrics.json").is_file():
+        return DONE
+    outcome = read_json(cell / STATE).get("outcome")
+    return None if outcome == DONE else outcome
+
+
+def _word(output: Path, name: str, outcome: str | None, jobs: Collection[str]) -> str:
+    """For the stage of that name; jobs: the ids in Slurm's queue."""
+    if outcome == DONE:
         return DONE
     if is_locked(output, name):
         return RUNNING

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
 
 from benchmarks.__main__ import main
-from benchmarks.runner import data, matrix, stages
+from benchmarks.runner import data, local, matrix, stages
 from pretrain.runtime.config import REPOSITORY
 from tests.benchmarks.cells import metrics_json
 
@@ -109,6 +110,7 @@ def use_stand_ins(folder: Path, replace) -> None:
         sha256 = file.read_text() if found else "5ce7e5" * 10
         return {"read_with": request, "sha256": sha256, "files": {str(file): data._stamp(file)}}
 
+    replace(local, "PERIOD", 0.02)
     replace(stages, "pretrain_command", pretrain)
     replace(stages, "convert_command", convert)
     replace(stages, "fine_tune_command", fine_tune)
@@ -165,6 +167,14 @@ class Bench:
         """How often a cell was started."""
         path = self.output / cell / "calls"
         return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_until(condition, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def with_checkpoint(bench: Bench, content: str = "weights") -> Path:

@@ -3,7 +3,6 @@
 import itertools
 import os
 import signal
-import time
 
 import pytest
 
@@ -11,15 +10,7 @@ from benchmarks.__main__ import main
 from benchmarks.runner.local import Local, make_slots
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.interrupt import InterruptFlag
-from tests.benchmarks.runner.bench import RANDOM
-
-
-def wait_until(condition, process, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+from tests.benchmarks.runner.bench import RANDOM, wait_until
 
 
 def test_slots_share_cores_or_whole_gpus(monkeypatch):

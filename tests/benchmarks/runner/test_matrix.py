@@ -57,41 +57,28 @@ def test_a_yaml_of_ones_own_is_a_task_called_as_its_file(bench, monkeypatch):
         ({"seed": [0]}, "unknown key seed (did you mean seeds?)"),
         ({"inits": {"a": RANDOM | {"epoch": 3}}}, "unknown key epoch (did you mean epochs?)"),
         ({"inits": {"A-b": RANDOM}}, "'A-b' is not a name of lower-case letters"),
-        ({"inits": {}}, "expected a mapping name: settings"),
         ({"inits": {"a": {"method": "colve"}}}, "did you mean clove?); choose from clove, random"),
-        ({"inits": {"a": {}}}, "method is missing"),
         ({"inits": {"a": {"method": "clove"}}}, "checkpoint is missing"),
         ({"inits": {"a": RANDOM | {"checkpoint": "x.pth"}}}, "random weights have no checkpoint"),
-        ({"inits": {"a": {"method": "clove", "checkpoint": "no/x"}}}, "no/x does not exist"),
         ({"inits": {"a": {"method": "clove", "checkpoint": "."}}}, "without checkpoints/step_*"),
         ({"inits": {"a": RANDOM | {"epochs": -1}}}, "epochs is -1"),
         ({"tasks": ["coco_fnp"]}, "did you mean coco_fpn?); choose from coco_c4, "),
         ({"tasks": ["coco_c4", "coco_c4"]}, "coco_c4 is listed twice"),
-        ({"tasks": []}, "expected a list of at least one"),
         ({"tasks": ["x/coco_c4.yaml"]}, "another task is called coco_c4; rename the file"),
-        ({"tasks": ["x/cells.yaml"]}, "x/cells.yaml: no such config file"),
         ({"tasks": [TASK_YAML]}, "mask_rcnn_R_50_C4_1x.yaml is one of ours; give the task's name"),
         ({"seeds": [0, "1"]}, "'1' is not a whole number"),
-        ({"task_overrides": {"coco_c": {}}}, "unknown key coco_c (did you mean coco_c4?)"),
         ({"overrides": ["A", 1]}, "expected a mapping KEY: VALUE"),
         ({"overlay": "configs/nowhere.yaml"}, "configs/nowhere.yaml: no such config file"),
-        ({"datasets": "no/data"}, "python -m benchmarks.scenes writes"),
         ({"tasks": ["x/pretrain.yaml"]}, "a task cannot be called pretrain; rename the file"),
         ({"task_seeds": {"coco_fpn": [1, 1]}}, "task_seeds: coco_fpn: 1 is listed twice"),
-        ({"task_seeds": {"voc_c4": [1]}}, "task_seeds: unknown key voc_c4"),
         ({"retries": -1}, "retries: -1 is not a whole number"),
         ({"slurm": {"coco": {}}}, "slurm: unknown key coco (did you mean coco_c4?)"),
         ({"slurm": {"all": {"gpu": 1}}}, "unknown key gpu (did you mean gpus?)"),
-        ({"inits": {"a": RANDOM | {"pretrain": {}}}}, "random weights have no checkpoint"),
         ({"inits": {"a": {"method": "moco", "pretrain": {}}}}, "trains clove, not moco"),
         ({"inits": {"a": {"method": "clove", "pretrain": {}}}}, "config is missing"),
         (
             {"inits": {"a": {"method": "clove", "checkpoint": "x", "pretrain": {}}}},
             "checkpoint or pretrain: one of the two",
-        ),
-        (
-            {"inits": {"a": {"method": "clove", "pretrain": {"config": "configs/x.yaml"}}}},
-            "configs/x.yaml: no such config file",
         ),
     ],
 )
@@ -131,16 +118,7 @@ def test_the_paper_is_whole():
     assert matrix.resources("voc_c4").gpus == 8
 
 
-def test_a_name_that_is_there_twice_is_an_error(bench, capsys):
-    bench.config.write_text(
-        "tasks: [coco_c4]\ninits:\n  a: {method: random}\n  b: {method: random}\n"
-        "  a: {method: random, epochs: 3}\n"
-    )
-    assert bench.run() == 2
-    assert "bench.yaml: line 5: a is there twice; rename one" in capsys.readouterr().err
-
-
-def test_a_name_that_is_there_twice_in_a_base_is_an_error(bench, capsys):
+def test_a_name_that_is_there_twice_is_an_error_in_a_base_too(bench, capsys):
     (bench.folder / "base.yaml").write_text("inits: {a: {method: random}, a: {method: clove}}\n")
     bench.config.write_text("_BASE_: base.yaml\ntasks: [coco_c4]\n")
     assert bench.run() == 2

@@ -26,12 +26,10 @@ def submit(bench) -> int:
 
 def wait_for_all(cluster):
     """Until no job waits or runs; their states."""
-    folder = stand_in.jobs(cluster)
-    paths = sorted(folder.glob("*"))
-    for job in paths:
-        ended = ("PENDING", "RUNNING")
-        stand_in.wait_until(lambda j=job, e=ended: stand_in.state(j) not in e, job)
-    return {job.name: stand_in.state(job) for job in paths}
+    jobs = sorted(stand_in.jobs(cluster).glob("*"))
+    for job in jobs:
+        stand_in.wait_until(lambda j=job: stand_in.state(j) not in ("PENDING", "RUNNING"), job)
+    return {job.name: stand_in.state(job) for job in jobs}
 
 
 def script(cluster, job):
@@ -44,12 +42,9 @@ def test_jobs_wait_for_each_other_and_fill_the_matrix(bench, cluster):
     with_slurm(bench, seeds=[0, 1], slurm=SLURM | {"coco_fpn": {"hours": 3, "gpus": 2}})
     assert submit(bench) == 0
     assert set(wait_for_all(cluster).values()) == {"COMPLETED"}
-    for init in ("clove", "random"):
-        for task in ("coco_c4", "coco_fpn"):
-            for seed in (0, 1):
-                cell = f"{init}/{task}/seed{seed}"
-                assert (bench.output / cell / "metrics.json").exists()
-                assert bench.calls(cell) == (2 if task == "coco_fpn" else 1)  # by torchrun
+    assert len(list(bench.output.glob("*/*/*/metrics.json"))) == 8
+    assert bench.calls("clove/coco_c4/seed1") == 1
+    assert bench.calls("clove/coco_fpn/seed1") == 2  # by torchrun
     assert (bench.output / "clove" / "backbone.pth").read_text() == "converted weights"
     convert, c4, fpn = script(cluster, "1"), script(cluster, "2_0"), script(cluster, "4_1")
     assert "--dependency" not in convert
@@ -61,9 +56,9 @@ def test_jobs_wait_for_each_other_and_fill_the_matrix(bench, cluster):
     }.items():
         for line in lines:
             assert f"#SBATCH --{line}\n" in text
-    submitted = len(list(stand_in.jobs(cluster).glob("*")))
+    submitted = list(stand_in.jobs(cluster).glob("*"))
     assert submit(bench) == 0  # nothing is left to do
-    assert len(list(stand_in.jobs(cluster).glob("*"))) == submitted
+    assert list(stand_in.jobs(cluster).glob("*")) == submitted
 
 
 @pytest.mark.slow
@@ -129,15 +124,6 @@ def test_status_tells_what_is_queued_from_what_is_not(bench, cluster, capsys):
     assert "status: squeue does not say what is queued: down; try again" in said
 
 
-def test_a_squeue_that_fails_stops_before_anything_is_queued_twice(bench, cluster, capsys):
-    with_slurm(bench)
-    (cluster / "squeue").write_text("#!/bin/sh\necho 'Unable to contact' >&2\nexit 1\n")
-    assert submit(bench) == 2
-    error = capsys.readouterr().err
-    assert "error: --executor slurm: squeue does not say what is queued: Unable to con" in error
-    assert not (cluster / "jobs").exists()
-
-
 def test_a_job_whose_stage_cannot_be_started_is_marked_as_failed(bench, capsys, monkeypatch):
     bench.write(inits={"a": RANDOM}, tasks=["coco_c4"])
     write_json(bench.output / "matrix.json", load_matrix(bench.config).summary())
@@ -156,22 +142,12 @@ def test_a_job_whose_stage_cannot_be_started_is_marked_as_failed(bench, capsys, 
     assert "Cells: 0 done, 0 running, 1 failed, 0 waiting" in capsys.readouterr().out
 
 
-def test_without_slurm_it_says_so_before_anything_runs(bench, capsys, monkeypatch, tmp_path):
-    with_slurm(bench)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert submit(bench) == 2
-    error = capsys.readouterr().err
-    assert "error: --executor slurm: there is no sbatch here; submit from a login node" in error
-    assert not bench.output.exists()
-
-
 @pytest.mark.parametrize(
     ("slurm", "message"),
     [
         (None, "slurm is missing: what --executor slurm asks for"),
         ({"all": {"hours": 0.05}}, "hours 0.05 is no time to work in"),
         ({"coco_c4": {"gpus": "8"}}, "slurm: coco_c4: gpus: '8' is not a whole number"),
-        ({"all": {"options": "account"}}, "'account' is not of the form key=value"),
     ],
 )
 def test_bad_resources_are_refused_before_anything_is_queued(
@@ -181,13 +157,3 @@ def test_bad_resources_are_refused_before_anything_is_queued(
     assert submit(bench) == 2
     assert message in capsys.readouterr().err
     assert not bench.output.exists()
-
-
-def test_what_sbatch_says_is_shown_in_one_line(bench, cluster, capsys):
-    with_slurm(bench)
-    (cluster / "sbatch").write_text(
-        "#!/bin/sh\necho 'sbatch: error: no such account' >&2\nexit 1\n"
-    )
-    assert submit(bench) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said == "error: --executor slurm: sbatch refuses the job: sbatch: error: no such account"
