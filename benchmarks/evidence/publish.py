@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.rows import PRETRAINING, Row, write_rows
-from benchmarks.matrix import Cell, Init, Matrix, short
+from benchmarks.runner.matrix import Cell, Init, Matrix, short
 from benchmarks.tables.results import METRICS, ResultError, read_result
 from pretrain.runtime.config import ConfigError, config_hash
 from pretrain.runtime.files import list_checkpoints, sha256_of

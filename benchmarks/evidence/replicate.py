@@ -26,8 +26,8 @@ from benchmarks.evidence.rows import (
     Row,
     read_rows,
 )
-from benchmarks.matrix import load_matrix, short
-from benchmarks.run import run
+from benchmarks.runner.matrix import load_matrix, short
+from benchmarks.runner.run import run
 from benchmarks.scenes import generate as scenes
 from pretrain.runtime.config import REPOSITORY, ConfigError, load_yaml
 from pretrain.runtime.files import write_json, write_text

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.matrix import short
+from benchmarks.runner.matrix import short
 from benchmarks.tables.published import load_published
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text

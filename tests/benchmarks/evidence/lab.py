@@ -12,7 +12,7 @@ from benchmarks.evidence import replicate
 from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.page import page
 from benchmarks.evidence.rows import SCENES, read_replicates, read_rows, write_rows
-from benchmarks.matrix import backbone, load_matrix
+from benchmarks.runner.matrix import backbone, load_matrix
 from benchmarks.tables.published import load_published
 from tests.benchmarks.tables.cells import VALUES, metrics_json, write_cell
 

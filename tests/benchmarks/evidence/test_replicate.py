@@ -11,7 +11,7 @@ import pytest
 from benchmarks.evidence import replicate
 from benchmarks.evidence.publish import MAX_POINTS
 from benchmarks.evidence.rows import read_replicates
-from benchmarks.matrix import load_matrix
+from benchmarks.runner.matrix import load_matrix
 from pretrain.runtime.config import REPOSITORY, load_yaml
 from tests.benchmarks.evidence.lab import PLACES, TASKS, Lab, write_log
 

@@ -17,7 +17,7 @@ def test_every_layout_has_files_under_test():
 
 
 def test_every_method_of_the_published_tables_has_a_row():
-    from benchmarks.published import METHODS as PUBLISHED
+    from benchmarks.tables.published import METHODS as PUBLISHED
 
     assert set(PUBLISHED) - {"random"} <= set(METHODS)
 
