@@ -76,13 +76,13 @@ class MultiCrop:
         for n, view in enumerate(self.global_views + self.local_views):
             crop = self._draw_crop(image, view, rng, crops[0] if n == 1 else None)
             pixels, drawn = cut(image, view, crop), draw(view, rng)
-            patched = n >= 2 and self.patch_size
-            if self.photometry or patched:
-                pixels, drawn = apply_to_view(pixels, drawn), UNCHANGED if patched else drawn
-            pieces = self._draw_patches(pixels, rng) if patched else [pixels]
-            views += pieces
-            crops += [crop] * len(pieces)
-            numbers += [drawn] * len(pieces)
+            in_patches = n >= 2 and self.patch_size
+            if self.photometry or in_patches:
+                pixels = apply_to_view(pixels, drawn)
+            cuts = self._draw_patches(pixels, rng) if in_patches else [pixels]
+            views += cuts
+            crops += [crop] * len(cuts)
+            numbers += [UNCHANGED if in_patches else drawn] * len(cuts)
         return Views(
             _stack(views[:2]), _stack(views[2:]), torch.tensor(crops), torch.tensor(numbers)
         )

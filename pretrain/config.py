@@ -52,8 +52,8 @@ _C.SOLVER.WARMUP_LR_SHARE = 0.01  # of lr, where the warm-up starts
 _C.SOLVER.WARMUP_ENDPOINT = True  # the warm-up's last value is lr; False: the next one is
 _C.SOLVER.END_LR_SHARE = 0.01  # of lr, where the cosine ends
 _C.SOLVER.MILESTONES = ()  # epochs from which lr is a tenth, in place of warm-up and cosine
-_C.SOLVER.TEACHER_MOMENTUM = 0.99  # at the start; a cosine takes it to
-_C.SOLVER.TEACHER_MOMENTUM_END = 1.0  # the same: constant
+_C.SOLVER.TEACHER_MOMENTUM = 0.99  # at the run's start
+_C.SOLVER.TEACHER_MOMENTUM_END = 1.0  # where a cosine takes it; the same as at the start: constant
 _C.SOLVER.PRECISION = "fp32"  # fp32, bf16 or fp16 (autocast; fp16 scales gradients; loss in fp32)
 _C.SOLVER.COMPILE = False  # torch.compile of the two networks; without it where it cannot be
 
