@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from pretrain.data import DataError, MultiCropImages, build_crops, open_images
+from pretrain.augment import MultiCrop
+from pretrain.data import DataError, MultiCropImages, open_images
 from pretrain.data.device import to_device
 from pretrain.monitor import measures, probes
 from pretrain.monitor.networks import load
@@ -24,7 +25,7 @@ def measure(
     cfg, networks = load(checkpoint)
     cfg.CROPS.NUM_LOCALS = 0
     cfg.CROPS.GLOBAL_SIZE = size = size or cfg.CROPS.GLOBAL_SIZE
-    folder = MultiCropImages(open_images(images), build_crops(cfg, photometry=True), seed=0)
+    folder = MultiCropImages(open_images(images), MultiCrop(cfg.CROPS), seed=0)
     labelled = probes.Labels(labels, size) if labels else None
     device = torch.device("cpu")
     crops, _, boxes = to_device(folder.apart(folder.spread(count)), device)

@@ -13,7 +13,7 @@ from pretrain.config import NOT_HASHED, get_cfg
 from pretrain.data import MultiCropImages
 from pretrain.data.sampler import epoch_length
 from pretrain.methods import build_model
-from pretrain.optim import LARS, lars_param_groups, warmup_cosine
+from pretrain.optim import build_optimizer, lr_schedule, teacher_momentum_schedule
 from pretrain.runtime import checkpoints, distributed
 from pretrain.runtime.checkpoints import CheckpointError
 from pretrain.runtime.config import REPOSITORY, ConfigError, flatten, is_within, plain
@@ -39,15 +39,8 @@ class Plan:
         self.total = solver.EPOCHS * self.length
         self.checkpoint_epochs = cfg.CHECKPOINT.PERIOD_EPOCHS
         self.images_per_micro_step = solver.BATCH_SIZE_PER_GPU * world_size
-        lr = solver.BASE_LR * self.total_batch_size / 256
-        self.lr = warmup_cosine(
-            lr,
-            solver.END_LR_SHARE * lr,
-            self.total,
-            solver.WARMUP_EPOCHS * self.length,
-            lr / solver.WARMUP_DIVISOR,
-        )
-        self.teacher_momentum = warmup_cosine(solver.TEACHER_MOMENTUM, 1.0, self.total)
+        self.lr = lr_schedule(solver, self.length, self.total_batch_size)
+        self.teacher_momentum = teacher_momentum_schedule(solver, self.length)
         self.total_steps = solver.EPOCHS * -(-self.length // self.accumulation)
 
     def ends_group(self, micro_step: int) -> bool:
@@ -94,8 +87,7 @@ class Run:
         self.model = build_model(cfg).to(device)
         solver = cfg.SOLVER
         self._dtype = autocast_dtype(AUTOCAST[solver.PRECISION], device.type, logger)
-        groups = lars_param_groups(self.model, solver.WEIGHT_DECAY)
-        self.optimizer = LARS(groups, 0.0, solver.MOMENTUM, solver.TRUST_COEFFICIENT)
+        self.optimizer = build_optimizer(self.model, solver)
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "fp16")
         self.step = 0  # optimizer steps done
         self.micro_step = 0  # micro-steps done

@@ -57,7 +57,7 @@ def train(cfg: CfgNode, resume: bool = False, allowed: Collection[str] = ()) -> 
     distributed.seed_everything(cfg.SEED)
     torch.backends.cudnn.benchmark = True
     run = Run(cfg, plan, data, device)
-    if latest := checkpoints.load_latest(folder, logger):
+    if latest := checkpoints.load_latest(folder):
         run.restore(latest, allowed)
         if run.micro_step == plan.total:
             logger.info(f"{folder}: finished, {run.step} steps; nothing to do")
@@ -95,7 +95,7 @@ def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logg
     bad_images = BadImages(run.folder, data.images, cfg.DATA.MAX_BAD_SHARE, logger)
     with Log(run, logger) as log:
         monitor = Monitor(run, log, data) if cfg.MONITOR.PERIOD else None
-        batches = on_device(log.clock.watch(loader), run.device)
+        batches = on_device(log.clock.watch(loader), run.device, run.model.boxes)
         for micro_step, (views, batch) in enumerate(batches, start=run.micro_step):
             bad_images.add(batch.bad)
             ends_group = plan.ends_group(micro_step)  # else gradients go on adding up

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from pretrain.augment import Views
-from pretrain.data import DataError, build_crops
+from pretrain.augment import MultiCrop, Views, boxes_of
+from pretrain.data import DataError
 from pretrain.data.folder import list_images
 from pretrain.data.multicrop import decode
 from pretrain.monitor import measures, pictures
@@ -60,7 +60,7 @@ def read_images(paths: Sequence[Path]) -> dict[Path, Tensor]:
 
 def views_of(images: dict[Path, Tensor], cfg: CfgNode, seed: int) -> list[Views]:
     """Views of every image, then more of the same ones up to measures.STATISTICS_VIEWS globals."""
-    crops = build_crops(cfg, photometry=True)
+    crops = MultiCrop(cfg.CROPS)
     rounds = -(-measures.STATISTICS_VIEWS // (2 * len(images)))
     return [
         crops(image, random.Random(f"{seed} {draw} {path.name}"))
@@ -94,7 +94,7 @@ def visualize(checkpoint: Path, paths: Sequence[Path], output: Path, seed: int =
     for (path, image), of in zip(images.items(), views, strict=False):
         crops, picture = normalize(of.global_crops / 255), whole(image)
         drawn = {"views": pictures.draw_views(image, of)}
-        drawn |= pictures.figures(models, crops, of.boxes[:2], picture)
+        drawn |= pictures.figures(models, crops, boxes_of(of.crops[:2], "centers"), picture)
         for kind, figure in drawn.items():
             written.append(output / f"{path.stem}_{kind}.png")
             write_atomically(written[-1], functools.partial(figure.savefig, **PNG))

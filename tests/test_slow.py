@@ -14,7 +14,7 @@ import torch
 import pretrain.run
 import pretrain.train
 from benchmarks.scenes.generate import Request, generate
-from pretrain.augment import MultiCrop
+from pretrain.augment import MultiCrop, boxes_of
 from pretrain.config import get_cfg
 from pretrain.data.multicrop import collate, decode
 from pretrain.methods import complete
@@ -44,7 +44,7 @@ def demo_config(scenes, output, epochs):
 
 def on_held_out_views(model, cfg, scenes):
     """The loss's statistics on fixed views of the validation images, BN by their own batch."""
-    crops = MultiCrop(cfg.CROPS.GLOBAL_SIZE, num_locals=0)
+    crops = MultiCrop(cfg.CROPS)  # without local ones
     images = sorted((scenes / "coco" / "val2017").iterdir())[:48]
     samples = [
         (crops(decode(path.read_bytes()), random.Random(f"held out {n}")), [n])
@@ -52,7 +52,9 @@ def on_held_out_views(model, cfg, scenes):
     ]
     batch = collate(samples)
     with torch.no_grad():
-        outputs = model.train()(normalize(batch.global_crops / 255), [], batch.boxes)
+        outputs = model.train()(
+            normalize(batch.global_crops / 255), [], boxes_of(batch.crops, "centers")
+        )
     return {name: value.item() for name, value in outputs.items()}
 
 

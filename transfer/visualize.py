@@ -25,7 +25,7 @@ from transfer.densepose.inference import labels_and_uv
 
 MIN_SCORE = 0.5
 PANEL_SIZE = 512  # px, longer side: smaller images are enlarged
-FONT = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 14)
+FONT = ImageFont.load_default(14)
 CAPTION_HEIGHT, GAP = 22, 8  # px
 
 # Neighbours on the circle of hues differ in brightness, as 7 is odd; background (0) is black.
@@ -80,20 +80,24 @@ def draw(
     truth = ground_truth(cfg, record)
     shown, note = choose(instances)
     captions = ["ground truth" if truth["annotations"] else "ground truth: nothing", note]
-    if not cfg.MODEL.DENSEPOSE_ON:
-        panels = draw_panels(image, image, truth, shown, metadata)
-        return compose([[panel.output.get_image() for panel in panels]], [captions])
-    # All colours are the charts'.
-    gray = image.mean(axis=2, keepdims=True).round().repeat(3, axis=2)
-    charts, uv = charts_and_uv(shown, image.shape[:2])
+    paints: dict[str, Paint | None] = {"": None}
+    if cfg.MODEL.DENSEPOSE_ON:  # all colours are the charts'
+        image = image.mean(axis=2, keepdims=True).round().repeat(3, axis=2)
+        charts, uv = charts_and_uv(shown, image.shape[:2])
+        paints = {f"; {name}": paint for name, paint in PAINTS.items()}
     rows = []
-    for paint in PAINTS.values():
-        colors = (255 * paint(charts, *uv)).round()
-        painted = np.where(charts[..., None] > 0, colors, gray)
-        left, right = draw_panels(gray, painted, truth, shown, metadata)
-        draw_points(left, truth, paint)
+    for paint in paints.values():
+        painted = image
+        if paint is not None:
+            painted = np.where(charts[..., None] > 0, (255 * paint(charts, *uv)).round(), image)
+        left, right = Panel(image, metadata), Panel(painted, metadata)
+        with seeded(0):  # Visualizer draws its colours at random: the same ones in every picture
+            left.draw_dataset_dict(truth)
+            right.draw_instance_predictions(shown)
+        if paint is not None:
+            draw_points(left, truth, paint)
         rows.append([left.output.get_image(), right.output.get_image()])
-    return compose(rows, [[f"{caption}; {name}" for caption in captions] for name in PAINTS])
+    return compose(rows, [[caption + name for caption in captions] for name in paints])
 
 
 class Panel(Visualizer):
@@ -107,21 +111,6 @@ class Panel(Visualizer):
     ) -> VisImage:
         """See ``Visualizer``; radius: in px of the panel."""
         return super().draw_circle(circle_coord, color, radius / self.output.scale)
-
-
-def draw_panels(
-    left: np.ndarray,
-    right: np.ndarray,
-    truth: dict[str, Any],
-    shown: Instances,
-    metadata: Metadata,
-) -> tuple[Panel, Panel]:
-    """The ground truth on the image ``left``, the detections on ``right``."""
-    panels = Panel(left, metadata), Panel(right, metadata)
-    with seeded(0):  # Visualizer draws its colours at random: the same ones in every picture
-        panels[0].draw_dataset_dict(truth)
-        panels[1].draw_instance_predictions(shown)
-    return panels
 
 
 def ground_truth(cfg: CfgNode, record: dict[str, Any]) -> dict[str, Any]:
@@ -190,13 +179,16 @@ def compose(
     panels: Sequence[Sequence[np.ndarray]], captions: Sequence[Sequence[str]]
 ) -> np.ndarray:
     """Rows of panels of one size, each below its caption."""
-    height, width = panels[0][0].shape[:2]
-    height, width = height + CAPTION_HEIGHT, width + GAP
-    picture = Image.new("RGB", (width * len(panels[0]) - GAP, height * len(panels)), "white")
-    pen = ImageDraw.Draw(picture)
-    for row, (row_panels, row_captions) in enumerate(zip(panels, captions, strict=True)):
-        for column, (panel, caption) in enumerate(zip(row_panels, row_captions, strict=True)):
-            x, y = column * width, row * height
-            pen.text((x + 2, y + 2), caption, fill="black", font=FONT)
-            picture.paste(Image.fromarray(panel), (x, y + CAPTION_HEIGHT))
-    return np.asarray(picture)
+    rows = [
+        np.concatenate([_captioned(*cell) for cell in zip(*row, strict=True)], axis=1)[:, :-GAP]
+        for row in zip(panels, captions, strict=True)
+    ]
+    return np.concatenate(rows)
+
+
+def _captioned(panel: np.ndarray, caption: str) -> np.ndarray:
+    height, width = panel.shape[:2]
+    cell = Image.new("RGB", (width + GAP, height + CAPTION_HEIGHT), "white")
+    ImageDraw.Draw(cell).text((2, 2), caption, fill="black", font=FONT)
+    cell.paste(Image.fromarray(panel), (0, CAPTION_HEIGHT))
+    return np.asarray(cell)

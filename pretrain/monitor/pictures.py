@@ -19,7 +19,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from pretrain.augment import Views
+from pretrain.augment import Views, boxes_of
 from pretrain.monitor.measures import (
     RADIUS,
     Matches,
@@ -105,13 +105,12 @@ def draw_views(image: Tensor, views: Views) -> Figure:
     left, right = figure.subfigures(1, 2, width_ratios=(5.5, 2.1 * columns))
     source, axes = left.subplots(), right.subplots(rows, columns, squeeze=False).flat
     _show(source, image)
-    height, width = image.shape[1:]
-    scale = torch.tensor([width - 1, height - 1, width - 1, height - 1])  # of pixel centres
-    for n, (crop, box) in enumerate(zip(crops, views.boxes * scale, strict=True)):
+    boxes = boxes_of(views.crops, "edges")
+    for n, (crop, box) in enumerate(zip(crops, boxes, strict=True)):
         colour, mirrored = COLOURS[n % len(COLOURS)], bool(box[0] > box[2])
         (x0, x1), (y0, y1) = sorted(box[[0, 2]].tolist()), box[[1, 3]].tolist()
         edge = {"edgecolor": colour, "linewidth": 3 if n < 2 else 2, "path_effects": HALO}
-        corner, sides = (x0 - 0.5, y0 - 0.5), (x1 - x0 + 1, y1 - y0 + 1)
+        corner, sides = (x0 - 0.5, y0 - 0.5), (x1 - x0, y1 - y0)
         source.add_patch(Rectangle(corner, *sides, fill=False, **edge))
         # Each label at a place of its own along the upper edge, since boxes share corners
         place = x0 + (n % 8 + 1) / 9 * (x1 - x0), y0

@@ -1,13 +1,16 @@
 """Where a run computes: one process or many, on which device, in which precision."""
 
+import argparse
 import contextlib
 import functools
 import logging
 import os
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -143,3 +146,42 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def add_launch_flags(parser: argparse.ArgumentParser) -> None:
+    """Detectron2's own, in torchrun's place."""
+    add = parser.add_argument
+    add("--num-gpus", type=int, default=1, metavar="N", help="processes a machine; default 1")
+    add("--num-machines", type=int, default=1, metavar="N", help="default 1")
+    add("--machine-rank", type=int, default=0, metavar="K", help="this machine's number, from 0")
+    add("--dist-url", metavar="tcp://HOST:PORT", help="machine 0's; needed for several machines")
+
+
+def launch(args: argparse.Namespace, module: str, arguments: Sequence[str]) -> None:
+    """Become torchrun with ``module`` and ``arguments``, unless torchrun runs us already.
+
+    args: with the flags above. Raises ConfigError for a number of processes that torchrun
+    contradicts, and where several machines have no address to meet at.
+    """
+    processes = args.num_gpus * args.num_machines
+    if processes == 1:  # torchrun's own number counts
+        return
+    if "WORLD_SIZE" in os.environ:
+        if int(os.environ["WORLD_SIZE"]) != processes:
+            raise ConfigError(
+                f"torchrun started {os.environ['WORLD_SIZE']} processes, --num-gpus and "
+                f"--num-machines ask for {processes}: leave these two out"
+            )
+        return
+    place = ["--standalone"]
+    if args.num_machines > 1:
+        url = urlsplit(args.dist_url or "")
+        if url.scheme != "tcp" or not url.hostname or not url.port:
+            raise ConfigError(
+                f"--dist-url {args.dist_url}: several machines meet at machine 0's tcp://HOST:PORT"
+            )
+        place = [f"--nnodes={args.num_machines}", f"--node-rank={args.machine_rank}"]
+        place += [f"--master-addr={url.hostname}", f"--master-port={url.port}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *place]
+    torchrun += [f"--nproc-per-node={args.num_gpus}", "-m", module, *arguments]
+    os.execv(sys.executable, torchrun)

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import IO, Any
 
 
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and the way out."""
+
+
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Let ``write`` fill a temporary neighbour of ``path``, flush it, then move it there."""
     path = Path(path)

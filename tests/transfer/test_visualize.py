@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.scenes.generate import Request, generate
+from pretrain.runtime.interrupt import InterruptFlag
 from tests.transfer.tiny import FAST, SCENES, data_sets_at, write_coco
 from transfer.__main__ import main
 from transfer.config import resolve
@@ -21,7 +22,7 @@ from transfer.data.stream import seeded
 from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.inference import labels_and_uv
 from transfer.tasks import TASKS
-from transfer.train import Trainer
+from transfer.train import Run
 from transfer.visualize import (
     CAPTION_HEIGHT,
     CHART_COLORS,
@@ -69,15 +70,14 @@ def panels(picture, rows=1):
 
 
 class Recorded(nn.Module):
-    """A model that keeps what it was given and what it gave."""
+    """A model that keeps what it gave."""
 
     def __init__(self, model):
         super().__init__()
-        self.model, self.inputs, self.outputs = model, [], []
+        self.model, self.outputs = model, []
 
     def forward(self, inputs):
         assert not self.training
-        self.inputs += inputs
         self.outputs += self.model(inputs)
         return self.outputs[-1:]
 
@@ -104,7 +104,7 @@ def test_the_panels_are_detectron2s_of_ground_truth_and_detections(task, scenes,
     cfg = resolve(TASKS[task].config, SCENES, [*FAST, "MODEL.DEVICE", "cpu"])
     assert cfg.SOLVER.AMP.ENABLED  # under which keypoints come in bf16, which numpy lacks
     torch.manual_seed(0)
-    model = Recorded(Trainer.build_model(cfg))
+    model = Recorded(Run(cfg, InterruptFlag()).steady)
     assert visualize(cfg, model, 3, tmp_path) == 3
     assert model.training  # as before
 
@@ -144,17 +144,12 @@ def test_the_images_are_evenly_spaced(count, scenes, tmp_path):
     assert files == {f"{number}.png" for number in expected}
 
 
-@pytest.mark.parametrize("order", ["RGB", "BGR"])
-def test_the_photo_has_its_colours_whatever_the_model_reads(order, scenes, tmp_path):
-    overrides = [*FAST, "INPUT.FORMAT", order]
-    cfg = resolve(TASKS["coco_fpn"].config, SCENES, overrides)
-    model = Recorded(nothing_found)
-    visualize(cfg, model, 1, tmp_path)
+def test_the_photo_has_its_colours_where_the_model_reads_bgr(scenes, tmp_path):
+    cfg = resolve(TASKS["coco_fpn"].config, SCENES, [*FAST, "INPUT.FORMAT", "BGR"])
+    visualize(cfg, Recorded(nothing_found), 1, tmp_path)
     record = DatasetCatalog.get(cfg.DATASETS.TEST[0])[0]
     image = read_image(record["file_name"], format="RGB")
     np.testing.assert_array_equal(panels(Image.open(next(tmp_path.iterdir())))[0][1], image)
-    seen, shown = model.inputs[0]["image"].float().mean((1, 2)), image.mean((0, 1))
-    np.testing.assert_allclose(seen, shown if order == "RGB" else shown[::-1], atol=1)
 
 
 @pytest.mark.parametrize(
@@ -187,19 +182,12 @@ def test_a_small_image_is_enlarged_and_without_annotations_shown_as_it_is(tmp_pa
 def test_annotations_that_lack_a_mask_or_keypoints_are_drawn_with_those_that_do_not(photo):
     cfg = resolve(TASKS["keypoints_fpn"].config)
     cfg.MODEL.MASK_ON = True
-    square = [100, 100, 200, 100, 200, 200, 100, 200]
     common = {"bbox": [100, 100, 100, 100], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
-    record = {
-        "file_name": str(photo),
-        "annotations": [
-            common,
-            {**common, "segmentation": [square], "keypoints": [150, 150, 2] * 17},
-            {**common, "keypoints": []},
-        ],
-    }
+    square = [100, 100, 200, 100, 200, 200, 100, 200]
+    whole = {**common, "segmentation": [square], "keypoints": [150, 150, 2] * 17}
+    record = {"file_name": str(photo), "annotations": [common, whole, {**common, "keypoints": []}]}
     ((left, _),) = panels(draw(cfg, record, found([]), PERSON))
     assert left[150, 150].tolist() == [255, 0, 0]
-    assert "segmentation" not in record["annotations"][0]
     cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = False
     assert ground_truth(cfg, record)["annotations"] == [common] * 3
 
@@ -247,10 +235,8 @@ def test_pixels_have_the_colour_of_their_chart_and_of_their_coordinates(densepos
 
 
 def test_the_better_of_two_people_lies_on_top(densepose, photo):
-    instances = found([0.9, 0.6])
-    outputs = charts(2)
-    outputs.fine_segm[0] = 0
-    outputs.fine_segm[0, 5] = 1  # all of the better one is chart 5
+    instances, outputs = found([0.9, 0.6]), charts(2)
+    outputs.fine_segm[0] = nn.functional.one_hot(torch.tensor(5), 25)[:, None, None]
     instances.pred_densepose = outputs
     right = panels(draw(densepose, {"file_name": str(photo)}, instances, PERSON), rows=3)[0][1]
     assert right[200, 200].tolist() == (255 * CHART_COLORS[5]).round().tolist()
@@ -272,23 +258,12 @@ def test_annotated_points_have_the_colours_of_the_pixels(densepose, photo):
     }
     unannotated = {key: person[key] for key in ("bbox", "bbox_mode", "category_id")}
     record = {"file_name": str(photo), "annotations": [unannotated, person]}
-    picture = draw(densepose, record, found([]), PERSON)
+    picture = draw(densepose, record, found([]), PERSON)  # without pred_densepose, as may be
     for (shown, plain), paint in zip(panels(picture, rows=3), PAINTS.values(), strict=True):
         rows, columns = y.astype(int), x.astype(int)
         assert (shown[rows[0], columns[0]] == plain[rows[0], columns[0]]).all()  # background
         expected = (255 * paint(i, u, v)).round()[1:]
         assert np.abs(shown[rows[1:], columns[1:]] - expected).max() <= 1
-
-
-def test_an_image_without_detections_may_lack_the_field(densepose, photo):
-    picture = draw(densepose, {"file_name": str(photo)}, found([]), PERSON)
-    for left, right in panels(picture, rows=3):
-        np.testing.assert_array_equal(left, right)
-
-
-def test_the_colours_of_the_charts_differ():
-    distances = np.abs(CHART_COLORS[:, None] - CHART_COLORS).sum(axis=2)
-    assert distances[~np.eye(25, dtype=bool)].min() > 0.2
 
 
 # ---------------------------------------------------------------------------------------------
@@ -324,17 +299,16 @@ def test_the_command_draws_after_the_evaluation(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--eval-only", "--visualize", "0", "new"], "--visualize 0: the number of images"),
-        (["--eval-only", "--visualize", "-1", "new"], "--visualize -1: the number of images"),
-        (["--eval-only", "--visualize", "new", "3"], "--visualize new: the number of images"),
-        (["--eval-only", "--visualize", "3", "file"], "file cannot be a folder"),
-        (["--eval-only", "--visualize", "3", "file/new"], "file/new cannot be a folder"),
+        (["0", "new"], "--visualize 0: the number of images"),
+        (["new", "3"], "--visualize new: the number of images"),
+        (["3", "file/new"], "file/new cannot be a folder"),
     ],
 )
 def test_a_flag_that_cannot_be_followed_stops(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    assert main(["--task", "coco_fpn", "--weights", "random", "--output", "run", *flags]) == 2
+    words = ["--task", "coco_fpn", "--weights", "random", "--output", "run", "--eval-only"]
+    assert main([*words, "--visualize", *flags]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: --visualize")
     assert message in error

@@ -4,19 +4,18 @@
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pretrain.runtime.config import ConfigError, nearest
-from pretrain.runtime.files import sha256_of
+from pretrain.runtime.files import DataError, sha256_of
 from transfer.data import cityscapes, coco, densepose, lvis, pascal_voc
-from transfer.data.layout import DataError, Dataset, data_root
+from transfer.data.layout import Dataset, data_root
 from transfer.densepose.annotations import POINT_KEYS
+from transfer.densepose.mapper import read_flip_table
 
 CHECKS: dict[str, Callable[[str], Dataset]] = {
     "coco": coco.check,
@@ -62,12 +61,11 @@ def check(name: str) -> Dataset:
         )
     try:
         return CHECKS[layout](name)
-    except AttributeError as fault:
-        if "does not exist in the metadata" not in str(fault):
-            raise
+    except DataError as fault:
         raise DataError(
-            f"{name}: evaluator_type {layout} needs more metadata than its registration gave "
-            f"({str(fault).splitlines()[0]})"
+            f"{name}: {fault}. DETECTRON2_DATASETS names the folder that holds the data sets (now: "
+            f"{data_root()}); DATA.md says what lies there, and `python -m benchmarks.scenes DIR` "
+            "makes a small one"
         ) from fault
 
 
@@ -109,7 +107,7 @@ def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
                     f"nobody in {', '.join(names)} has {', '.join(POINT_KEYS)}. "
                     "Add: MODEL.DENSEPOSE_ON False"
                 )
-        densepose.check_flip(cfg)
+        read_flip_table(cfg)
     if pairs:
         raise ConfigError(
             f"the config does not suit {first.name}: {len(first.classes)} classes, "
@@ -131,6 +129,8 @@ def describe(dataset: Dataset) -> str:
 def fingerprint(train: Sequence[Dataset], test: Sequence[Dataset]) -> dict[str, Any]:
     """The ``data`` entry of metrics.json: tables never mix two of them."""
     used = [*train, *test]
+    files = [file for dataset in used for file in dataset.annotations]
+    lines = [f"{file.name} {sha256_of(file)}\n" for file in files]
     if (data_root() / "scenes.json").is_file():
         name = "scenes"
     elif all(OFFICIAL_IMAGES.get(dataset.name) == dataset.images for dataset in used):
@@ -141,11 +141,6 @@ def fingerprint(train: Sequence[Dataset], test: Sequence[Dataset]) -> dict[str, 
         "name": name,
         "train_images": sum(dataset.images for dataset in train),
         "test_images": sum(dataset.images for dataset in test),
-        "sha256": _sha256([file for dataset in used for file in dataset.annotations]),
+        # The same wherever and in whatever order the annotation files lie.
+        "sha256": hashlib.sha256("".join(sorted(lines)).encode()).hexdigest(),
     }
-
-
-def _sha256(files: Sequence[Path]) -> str:
-    """One hash over the annotation files, the same wherever and in whatever order they lie."""
-    lines = sorted(f"{os.path.basename(file)} {sha256_of(file)}\n" for file in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

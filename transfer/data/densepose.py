@@ -1,6 +1,8 @@
-"""COCO DensePose's layout: one JSON file a split, images of COCO 2014 (spec/densepose.md, 2, 3, 5).
+"""DensePose-COCO (Güler et al., 2018): one JSON file a split, images of COCO 2014.
 
-Importing this registers its four data sets with Detectron2.
+Which records are read and used is as in facebookresearch/detectron2@02b5c4e2, projects/DensePose
+(data/datasets/coco.py, data/build.py), the rules being said below. Importing this registers the
+four data sets with Detectron2.
 """
 
 import json
@@ -8,29 +10,19 @@ import logging
 import re
 import reprlib
 from collections import defaultdict
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from transfer.data.coco import (
-    ANNOTATION_KEYS,
-    CATEGORY_KEYS,
-    IMAGE_KEYS,
-    check_annotations,
-    check_images,
-    read_json,
-)
-from transfer.data.layout import DataError, Dataset, data_root, error, first_twice
+from transfer.data.coco import KEYS, check_content, read_json
+from transfer.data.layout import DataError, Dataset, absent_keys, data_root, first_twice
 from transfer.densepose.annotations import MASK_KEY, MASK_SIDE, POINT_KEYS, has_points
 from transfer.densepose.flip import TABLE
-from transfer.densepose.mapper import check_augmentations, read_flip_table
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +47,6 @@ LIMITS = {
 # COCO's compressed run lengths: numbers of one to four characters, all but the last with bit 5 set.
 # (pycocotools reads beyond the end of a string that is cut within a number.)
 RUN_LENGTHS = re.compile("(?:[P-o]{0,3}[0-O])+")
-CODES_AT_ONCE = 4096
 
 
 def register(root: Path) -> None:
@@ -84,7 +75,7 @@ def load(name: str) -> list[dict[str, Any]]:
     content = json.loads(file.read_bytes())
     twice = first_twice(annotation["id"] for annotation in content["annotations"])
     if twice is not None and not _may_repeat(file):
-        raise error(name, f"{file}: two annotations have the id {twice}")
+        raise DataError(f"{file}: two annotations have the id {twice}")
     people = defaultdict(list)
     for annotation in content["annotations"]:
         person = _person(annotation, metadata.thing_dataset_id_to_contiguous_id)
@@ -121,10 +112,7 @@ def _segmentation(annotation: dict[str, Any]) -> dict[str, Any] | list[list[floa
 
 
 def keep_for_training(records: list[dict[str, Any]], cfg: CfgNode) -> list[dict[str, Any]]:
-    """The images with somebody annotated, crowds included; with MASK_ON also those with a mask.
-
-    Raises DataError where none is left.
-    """
+    """The images with somebody annotated, crowds included; with MASK_ON also those with a mask."""
 
     def teaches(person: dict[str, Any]) -> bool:
         return has_points(person) or (cfg.MODEL.MASK_ON and "segmentation" in person)
@@ -132,12 +120,6 @@ def keep_for_training(records: list[dict[str, Any]], cfg: CfgNode) -> list[dict[
     kept = [record for record in records if any(map(teaches, record["annotations"]))]
     dropped = len(records) - len(kept)
     logger.info("%d images to train on; left out: %d that teach nothing", len(kept), dropped)
-    if not kept:
-        names = ", ".join(cfg.DATASETS.TRAIN)
-        raise DataError(
-            f"{names}: nobody in {len(records)} images has {', '.join(POINT_KEYS)}; "
-            f"MODEL.DENSEPOSE_ON needs data sets such as {next(iter(SPLITS))} in DATASETS.TRAIN"
-        )
     return kept
 
 
@@ -151,13 +133,6 @@ def keep_for_testing(records: list[dict[str, Any]], cfg: CfgNode) -> list[dict[s
     return kept
 
 
-def check_flip(cfg: CfgNode) -> None:
-    """ConfigError or DataError where DensePose's training could not augment its images."""
-    if cfg.MODEL.DENSEPOSE_ON:
-        check_augmentations(cfg)
-        read_flip_table(cfg)
-
-
 def check(name: str) -> Dataset:
     """The DensePose data set ``name``, after a look at all of its JSON file and at its images.
 
@@ -166,37 +141,20 @@ def check(name: str) -> Dataset:
     """
     metadata = MetadataCatalog.get(name)
     file, folder = Path(metadata.json_file), Path(metadata.image_root)
-    content = _read(name, file)
-    annotations = content["annotations"]
-    check_annotations(name, file, content, (PERSON,))
+    content = read_json(file, KEYS, ["annotations"] if _may_repeat(file) else [])
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    if names.get(PERSON) != "person":
+        raise DataError(f"{file}: category {PERSON} is {names.get(PERSON, 'missing')}, not person")
     paths = [folder / image["file_name"] for image in content["images"]]
-    check_images(name, file, content["images"], paths)
-    _check_points(name, file, annotations)
-    _check_masks(name, file, annotations)
-    masks = [_segmentation(a) for a in annotations if not a.get("iscrowd")]
-    return Dataset(
-        name=name,
-        place=file,
-        annotations=(file,),
-        images=len(content["images"]),
-        objects=len(annotations),
-        classes=tuple(metadata.thing_classes),
-        masks=all(masks),
-        bitmasks=any(isinstance(mask, dict) for mask in masks),
-        densepose=sum(map(has_points, annotations)),
-    )
-
-
-def _read(name: str, file: Path) -> dict[str, Any]:
-    """The content of the JSON file, whose one category is person."""
-    twice_allowed = ("annotations",) if _may_repeat(file) else ()
-    content = read_json(
-        name, file, IMAGE_KEYS, ANNOTATION_KEYS, CATEGORY_KEYS, twice_allowed=twice_allowed
-    )
-    category = {entry["id"]: entry["name"] for entry in content["categories"]}.get(PERSON)
-    if category != "person":
-        raise error(name, f"{file}: category {PERSON} is {category or 'missing'}, not person")
-    return content
+    dataset = check_content(name, file, content, {PERSON: "person"}, paths)
+    annotations = content["annotations"]
+    for annotation in annotations:
+        where = f"{file}: annotation {annotation['id']}"
+        _check_points(where, annotation)
+        if MASK_KEY in annotation:
+            _check_masks(where, annotation[MASK_KEY])
+    masks = all(_segmentation(a) for a in annotations if not a.get("iscrowd"))
+    return replace(dataset, masks=masks, densepose=sum(map(has_points, annotations)))
 
 
 def _may_repeat(file: Path) -> bool:
@@ -204,108 +162,63 @@ def _may_repeat(file: Path) -> bool:
     return "minival" in str(file)
 
 
-def _check_points(name: str, file: Path, annotations: list[dict[str, Any]]) -> None:
+def _check_points(where: str, annotation: dict[str, Any]) -> None:
     """DataError for points that are incomplete or out of ``LIMITS``."""
-    people = []
-    for annotation in annotations:
-        absent = [key for key in POINT_KEYS if key not in annotation]
-        if len(absent) == len(POINT_KEYS):
-            continue
-        where = f"{file}: annotation {annotation['id']}"
-        if absent:
-            present = ", ".join(key for key in POINT_KEYS if key in annotation)
-            raise error(name, f"{where} has {present}, but no {', '.join(absent)}")
-        for key in POINT_KEYS:
-            if not isinstance(annotation[key], list):
-                found = reprlib.repr(annotation[key])
-                raise error(name, f"{where}: {key} is {found}, not a list with a number a point")
-        lengths = [len(annotation[key]) for key in POINT_KEYS]
-        if min(lengths) != max(lengths):
-            found = ", ".join(f"{n} {key}" for n, key in zip(lengths, POINT_KEYS, strict=True))
-            raise error(name, f"{where} has {found}; a point has one of each")
-        people.append(annotation)
-    ends = np.cumsum([len(person["dp_x"]) for person in people])
+    values = [annotation[key] for key in POINT_KEYS if key in annotation]
+    if not values:
+        return
+    if absent := absent_keys(annotation, POINT_KEYS):
+        raise DataError(f"{where} has points without {absent}")
+    if not all(isinstance(one, list) for one in values) or len(set(map(len, values))) > 1:
+        raise DataError(f"{where}: {', '.join(POINT_KEYS)} are not five lists of one length")
     for key, (low, high, expected) in LIMITS.items():
-        values = list(chain.from_iterable(person[key] for person in people))
-        if set(map(type, values)) <= {int, float}:
-            numbers = np.array(values, dtype=float)
-            wrong = ~((numbers >= low) & (numbers <= high))  # NaN is wrong, too
-            if key == "dp_I":
-                wrong |= numbers != numbers.round()
-        else:
-            wrong = np.array([type(value) not in (int, float) for value in values])
-        if wrong.any():
-            number = int(wrong.argmax())
-            person = people[np.searchsorted(ends, number, side="right")]
-            place = number - int(ends[ends <= number].max(initial=0))
-            raise error(
-                name,
-                f"{file}: annotation {person['id']}: {key}[{place}] is "
-                f"{reprlib.repr(values[number])}, not {expected}",
-            )
+        for place, value in enumerate(annotation[key]):
+            fits = type(value) in (int, float) and low <= value <= high  # NaN does not
+            if not fits or (key == "dp_I" and value % 1):
+                found = reprlib.repr(value)
+                raise DataError(f"{where}: {key}[{place}] is {found}, not {expected}")
 
 
-def _check_masks(name: str, file: Path, annotations: list[dict[str, Any]]) -> None:
+def _check_masks(where: str, masks: Any) -> None:
     """DataError for ``dp_masks`` that are no run lengths of 256 x 256 pixels."""
-    codes, places = [], []
-    for annotation in annotations:
-        if MASK_KEY not in annotation:
-            continue
-        where, masks = f"{file}: annotation {annotation['id']}", annotation[MASK_KEY]
-        if not isinstance(masks, dict) and not (isinstance(masks, list) and len(masks) == PARTS):
-            found = f"{len(masks)} entries" if isinstance(masks, list) else reprlib.repr(masks)
-            raise error(name, f"{where}: dp_masks is {found}, not {PARTS} or one mapping")
-        for part, entry in enumerate([masks] if isinstance(masks, dict) else masks):
-            if entry == []:
-                continue
-            place = f"{where}: dp_masks" + ("" if isinstance(masks, dict) else f"[{part}]")
-            if not isinstance(entry, dict):
-                found = reprlib.repr(entry)
-                raise error(name, f"{place} is {found}, not a mapping of run lengths, nor []")
-            if entry.get("size") != [MASK_SIDE, MASK_SIDE]:
-                found = reprlib.repr(entry.get("size"))
-                raise error(name, f"{place} has the size {found}, not [{MASK_SIDE}, {MASK_SIDE}]")
-            code = entry.get("counts")
-            if not isinstance(code, str) or not RUN_LENGTHS.fullmatch(code):
-                raise error(name, f"{place} has counts {reprlib.repr(code)}, not run lengths")
-            codes.append(code.encode())
-            places.append(place)
-    for start in range(0, len(codes), CODES_AT_ONCE):
-        pixels = count_pixels(codes[start : start + CODES_AT_ONCE])
-        wrong = np.flatnonzero(pixels != MASK_SIDE**2)
-        if len(wrong):
-            place, found = places[start + wrong[0]], pixels[wrong[0]]
-            fault = "a negative run" if found < 0 else f"runs of {found} pixels"
-            raise error(name, f"{place} has {fault}, not of {MASK_SIDE} x {MASK_SIDE}")
+    if isinstance(masks, dict):
+        entries = {"dp_masks": masks}
+    elif isinstance(masks, list) and len(masks) == PARTS:
+        entries = {f"dp_masks[{part}]": entry for part, entry in enumerate(masks) if entry != []}
+    else:
+        found = f"{len(masks)} entries" if isinstance(masks, list) else reprlib.repr(masks)
+        raise DataError(f"{where}: dp_masks is {found}, not {PARTS} or one mapping")
+    for place, entry in entries.items():
+        code = entry.get("counts") if isinstance(entry, dict) else None
+        if (
+            not isinstance(code, str)
+            or not RUN_LENGTHS.fullmatch(code)
+            or entry.get("size") != [MASK_SIDE, MASK_SIDE]
+        ):
+            found = reprlib.repr(entry)
+            raise DataError(f"{where}: {place} is {found}, not run lengths of a 256 x 256 mask")
+        runs = decode_runs(code)
+        if min(runs) < 0 or sum(runs) != MASK_SIDE**2:
+            fault = "a negative run" if min(runs) < 0 else f"runs of {sum(runs)} pixels"
+            raise DataError(f"{where}: {place} has {fault}, not of {MASK_SIDE} x {MASK_SIDE}")
 
 
-def count_pixels(codes: Sequence[bytes]) -> np.ndarray:
-    """How many pixels COCO's compressed run lengths (N) cover, (N,) int64; -1 for a negative run.
+def decode_runs(code: str) -> list[int]:
+    """The run lengths in COCO's compressed form, a string of ``RUN_LENGTHS``.
 
-    codes: strings of ``RUN_LENGTHS``. A character less 48 holds five bits, the lowest first; the
-    number's last has the sign. From the fourth on, numbers are differences to the run before the
-    last: those of even and of odd places, the first one apart, are two chains of sums.
+    A character less 48 holds five bits of a number, the lowest first; the highest bit of its last
+    is the sign. From the fourth on, a number is the difference to the run before the last.
     """
-    text = np.frombuffer(b"".join(codes), dtype=np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero(text < 32)  # of each number
-    first = np.append(0, last[:-1] + 1)
-    shift = 5 * (np.arange(len(text)) - np.repeat(first, last - first + 1))
-    numbers = np.add.reduceat((text & 31) << shift, first)
-    numbers -= (text[last] & 16) << (shift[last] + 1)
-    # Of each number: its string, and its place there.
-    string = np.searchsorted(np.cumsum([len(code) for code in codes]), last, side="right")
-    begin = np.flatnonzero(np.diff(string, prepend=-1))
-    place = np.arange(len(numbers)) - begin[string]
-    runs = numbers.copy()
-    for parity in (0, 1):
-        chosen = np.flatnonzero((place > 0) & (place % 2 == parity))
-        sums = np.cumsum(numbers[chosen])
-        heads = np.flatnonzero(place[chosen] <= 2)
-        before = (sums - numbers[chosen])[heads]
-        runs[chosen] = sums - np.repeat(before, np.diff(heads, append=len(chosen)))
-    pixels = np.add.reduceat(runs, begin)
-    pixels[string[runs < 0]] = -1
-    return pixels
+    runs, number, shift = [], 0, 0
+    for character in code.encode():
+        bits = character - 48
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits < 32:  # the number's last
+            number -= (bits & 16) << (shift - 4)
+            runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+            number = shift = 0
+    return runs
 
 
 register(data_root())

@@ -1,5 +1,6 @@
-"""What every layout's check has in common."""
+"""What the checks of all layouts share; ``transfer.data.check`` adds whose data set is at fault."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,13 +10,11 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from pretrain.runtime.files import DataError
+
 SAMPLED_IMAGES = 100
 EXIF_ORIENTATION = 0x0112
 EXIF_TRANSPOSED = (5, 6, 7, 8)
-
-
-class DataError(ValueError):
-    """A data set that cannot be used; the message names the file and the way out."""
 
 
 @dataclass(frozen=True)
@@ -47,42 +46,45 @@ def data_root() -> Path:
     return Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
 
 
-def error(name: str, fault: str) -> DataError:
-    """``fault`` of the data set ``name``, with what to do about it."""
-    return DataError(
-        f"{name}: {fault}. DETECTRON2_DATASETS names the folder that holds the data sets (now: "
-        f"{data_root()}); DATA.md says what lies there, and `python -m benchmarks.scenes DIR` "
-        "makes a small one"
-    )
-
-
-def require_file(name: str, file: Path) -> None:
-    """DataError where ``file`` does not exist."""
+def load_json(file: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; DataError where it holds anything else or does not exist."""
     if not file.is_file():
-        raise error(name, f"{file} does not exist")
+        raise DataError(f"{file} does not exist")
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as fault:
+        raise DataError(f"{file} is not JSON ({fault}); is it whole?") from fault
+    if not isinstance(content, dict):
+        raise DataError(f"{file} holds a {type(content).__name__}, not a mapping")
+    return content
 
 
-def require_files(name: str, files: Iterable[Path]) -> None:
+def absent_keys(entry: Any, keys: Iterable[str]) -> str:
+    """Those of ``keys`` that a JSON file's entry lacks, for a message; empty if it has all."""
+    return ", ".join(key for key in keys if not isinstance(entry, dict) or key not in entry)
+
+
+def require_files(files: Iterable[Path]) -> None:
     """DataError where one of ``files`` does not exist; every folder is listed once."""
     listed: dict[Path, set[str]] = {}
     absent = []
     for file in files:
         folder = file.parent
         if folder not in listed:
-            listed[folder] = set(list_folder(name, folder))
+            listed[folder] = set(list_folder(folder))
         if file.name not in listed[folder]:
             absent.append(file)
     if absent:
         more = f" (nor do {len(absent) - 1} more)" if len(absent) > 1 else ""
-        raise error(name, f"{absent[0]} does not exist{more}")
+        raise DataError(f"{absent[0]} does not exist{more}")
 
 
-def list_folder(name: str, folder: Path) -> list[str]:
+def list_folder(folder: Path) -> list[str]:
     """The sorted names in ``folder``; DataError where there is no such folder."""
     if folder.is_file():
-        raise error(name, f"{folder} is a file where only folders may lie")
+        raise DataError(f"{folder} is a file where only folders may lie")
     if not folder.is_dir():
-        raise error(name, f"folder {folder} does not exist")
+        raise DataError(f"folder {folder} does not exist")
     return sorted(os.listdir(folder))
 
 
@@ -91,7 +93,7 @@ def sample(items: Sequence[Any]) -> Sequence[Any]:
     return items[:: max(1, -(-len(items) // SAMPLED_IMAGES))]
 
 
-def check_size(name: str, image: Path, size: tuple[int, int], record: Path) -> None:
+def check_size(image: Path, size: tuple[int, int], record: Path) -> None:
     """DataError where the header of ``image`` has another (width, height) than ``record`` says."""
     try:
         with Image.open(image) as opened:
@@ -102,11 +104,10 @@ def check_size(name: str, image: Path, size: tuple[int, int], record: Path) -> N
             if exif.get(EXIF_ORIENTATION) in EXIF_TRANSPOSED:
                 found = found[::-1]
     except (OSError, UnidentifiedImageError) as fault:
-        raise error(name, f"{image} is not a readable image ({fault})") from fault
+        raise DataError(f"{image} is not a readable image ({fault})") from fault
     if found != tuple(size):
-        raise error(
-            name, f"{image} has {found[0]}x{found[1]} pixels, {record} says {size[0]}x{size[1]}"
-        )
+        found, said = (f"{width}x{height}" for width, height in (found, size))
+        raise DataError(f"{image} has {found} pixels, {record} says {said}")
 
 
 def first_twice(values: Iterable[Any]) -> Any | None:

@@ -7,11 +7,10 @@ from detectron2.data import MetadataCatalog
 
 from pretrain.runtime.config import nearest
 from transfer.data.layout import (
+    DataError,
     Dataset,
     check_size,
-    error,
     first_twice,
-    require_file,
     require_files,
     sample,
 )
@@ -28,26 +27,26 @@ def check(name: str) -> Dataset:
     metadata = MetadataCatalog.get(name)
     folder = Path(metadata.dirname)
     split = folder / "ImageSets" / "Main" / f"{metadata.split}.txt"
-    require_file(name, split)
+    require_files([split])
     ids = split.read_text().split()
     if not ids:
-        raise error(name, f"{split} is empty")
+        raise DataError(f"{split} is empty")
     twice = first_twice(ids)
     if twice is not None:
-        raise error(name, f"{split} lists {twice} twice")
+        raise DataError(f"{split} lists {twice} twice")
     files = [folder / "Annotations" / f"{image_id}.xml" for image_id in ids]
     images = [folder / "JPEGImages" / f"{image_id}.jpg" for image_id in ids]
-    require_files(name, [*files, *images])
+    require_files([*files, *images])
     objects, sampled = 0, set(sample(ids))
     for image_id, file, image in zip(ids, files, images, strict=True):
-        size, labels = _read(name, file)
+        size, labels = _read(file)
         for label in labels:
             if label not in metadata.thing_classes:
                 hint = nearest(label, metadata.thing_classes)
-                raise error(name, f"{file}: {label} is none of the task's classes{hint}")
+                raise DataError(f"{file}: {label} is none of the task's classes{hint}")
         objects += len(labels)
         if image_id in sampled:
-            check_size(name, image, size, file)
+            check_size(image, size, file)
     return Dataset(
         name=name,
         place=split,
@@ -58,7 +57,7 @@ def check(name: str) -> Dataset:
     )
 
 
-def _read(name: str, file: Path) -> tuple[tuple[int, int], list[str]]:
+def _read(file: Path) -> tuple[tuple[int, int], list[str]]:
     """(width, height) of the image, and the class of each object; each must have a box."""
     try:
         tree = ElementTree.parse(file)
@@ -69,7 +68,7 @@ def _read(name: str, file: Path) -> tuple[tuple[int, int], list[str]]:
             for corner in CORNERS:
                 float(entry.find(f"bndbox/{corner}").text)
     except (ElementTree.ParseError, UnicodeDecodeError) as fault:
-        raise error(name, f"{file} is not XML ({fault}); is it whole?") from fault
+        raise DataError(f"{file} is not XML ({fault}); is it whole?") from fault
     except (AttributeError, TypeError, ValueError) as fault:
-        raise error(name, f"{file} lacks a size, a name or a box ({fault})") from fault
+        raise DataError(f"{file} lacks a size, a name or a box ({fault})") from fault
     return size, labels

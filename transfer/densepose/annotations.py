@@ -1,9 +1,9 @@
-"""A person's DensePose annotation, and those of the boxes of an image (spec/densepose.md, 2)."""
+"""A person's DensePose annotation (Güler et al., 2018), and those of the boxes of an image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,16 +67,13 @@ class Annotation:
 
     def to(self, device: Any) -> Annotation:
         """The same on another device."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return Annotation(*(None if value is None else value.to(device) for value in values))
+        moved = {n: None if value is None else value.to(device) for n, value in vars(self).items()}
+        return Annotation(**moved)
 
     def __getstate__(self) -> dict[str, np.ndarray | None]:
         """By value from a loader's workers: as tensors, each would keep a file descriptor open."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        arrays = {n: None if value is None else value.cpu().numpy() for n, value in arrays.items()}
-        if self.segm is not None:
-            arrays["segm"] = arrays["segm"].astype(np.uint8)
-        return arrays
+        small = vars(self) | {"segm": None if self.segm is None else self.segm.byte()}
+        return {n: None if value is None else value.cpu().numpy() for n, value in small.items()}
 
     def __setstate__(self, arrays: dict[str, np.ndarray | None]) -> None:
         for name, array in arrays.items():
@@ -107,8 +104,3 @@ class Annotations:
     def to(self, device: Any) -> Annotations:
         """The same on another device."""
         return Annotations([None if entry is None else entry.to(device) for entry in self])
-
-    @classmethod
-    def cat(cls, parts: Sequence[Annotations]) -> Annotations:
-        """Those of several images, as ``Instances.cat`` needs."""
-        return cls([entry for part in parts for entry in part])

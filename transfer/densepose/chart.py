@@ -1,19 +1,18 @@
-"""The DensePose head: decoder, convolutions, chart predictor (spec/densepose.md, section 6).
+"""The DensePose head: decoder, convolutions, chart predictor (Güler et al., 2018, section 3).
 
 State-dict keys are upstream's, so that its published weights load.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
@@ -38,51 +37,32 @@ class ChartOutputs:
         """The chosen boxes; an int keeps the first axis."""
         if isinstance(item, int):
             item = slice(item, item + 1 or None)
-        return ChartOutputs(*(getattr(self, field.name)[item] for field in fields(self)))
-
-    @classmethod
-    def cat(cls, parts: Sequence[ChartOutputs]) -> ChartOutputs:
-        """Those of several images, as ``Instances.cat`` needs."""
-        names = [field.name for field in fields(cls)]
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+        return self._each(lambda maps: maps[item])
 
     def to(self, device: Any) -> ChartOutputs:
         """The same on another device."""
-        return ChartOutputs(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return self._each(lambda maps: maps.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> ChartOutputs:
+        return ChartOutputs(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
-class Decoder(nn.Module):
+class Decoder(SemSegFPNHead):
     """Panoptic FPN's semantic branch: one map at ``DECODER_COMMON_STRIDE`` from all FPN levels."""
 
     def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
-        super().__init__()
         head = cfg.MODEL.ROI_DENSEPOSE_HEAD
-        self.in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
-        for name in self.in_features:
-            doublings = int(math.log2(input_shape[name].stride / head.DECODER_COMMON_STRIDE))
-            layers, channels = [], input_shape[name].channels
-            for _ in range(max(1, doublings)):
-                conv = Conv2d(
-                    channels,
-                    head.DECODER_CONV_DIMS,
-                    kernel_size=3,
-                    padding=1,
-                    bias=not head.DECODER_NORM,
-                    norm=get_norm(head.DECODER_NORM, head.DECODER_CONV_DIMS),
-                    activation=F.relu,
-                )
-                c2_msra_fill(conv)
-                layers.append(conv)
-                if doublings:
-                    layers.append(nn.Upsample(scale_factor=2, mode="bilinear"))
-                channels = head.DECODER_CONV_DIMS
-            self.add_module(name, nn.Sequential(*layers))
-        self.predictor = nn.Conv2d(head.DECODER_CONV_DIMS, head.DECODER_NUM_CLASSES, kernel_size=1)
-        c2_msra_fill(self.predictor)
+        super().__init__(
+            {name: input_shape[name] for name in cfg.MODEL.ROI_HEADS.IN_FEATURES},
+            num_classes=head.DECODER_NUM_CLASSES,
+            conv_dims=head.DECODER_CONV_DIMS,
+            common_stride=head.DECODER_COMMON_STRIDE,
+            norm=head.DECODER_NORM,
+        )
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """FPN maps (B, C, H/s, W/s) by name to (B, DECODER_NUM_CLASSES, H/4, W/4)."""
-        return self.predictor(sum(getattr(self, name)(features[name]) for name in self.in_features))
+        return self.layers(features)
 
 
 class DensePoseV1ConvXHead(nn.Module):
@@ -118,15 +98,12 @@ class ChartPredictor(nn.Module):
         self.index_uv_lowres = _deconv(head, charts)
         self.u_lowres = _deconv(head, charts)
         self.v_lowres = _deconv(head, charts)
-        self.up_scale = head.UP_SCALE
+        self.upsample = nn.Upsample(scale_factor=head.UP_SCALE, mode="bilinear")
 
     def forward(self, features: Tensor) -> ChartOutputs:
         """(N, CONV_HEAD_DIM, R, R) to maps of side R * 2 * UP_SCALE."""
         layers = (self.ann_index_lowres, self.index_uv_lowres, self.u_lowres, self.v_lowres)
-        return ChartOutputs(*(self._upsample(layer(features)) for layer in layers))
-
-    def _upsample(self, maps: Tensor) -> Tensor:
-        return F.interpolate(maps, scale_factor=self.up_scale, mode="bilinear")
+        return ChartOutputs(*(self.upsample(layer(features)) for layer in layers))
 
 
 def _deconv(head: CfgNode, channels: int) -> nn.ConvTranspose2d:

@@ -1,4 +1,4 @@
-"""DensePose's evaluator, from model outputs to GPS AP (spec/densepose.md, 10)."""
+"""DensePose's evaluator, from model outputs to GPS AP (Güler et al., 2018)."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import Instances
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
@@ -30,8 +30,6 @@ class DensePoseEvaluator(DatasetEvaluator):
     An image's detections are compared with its persons when it was predicted, so that no map is
     kept: only with ``output_dir``, which gets these as ``coco_densepose_predictions.pth``.
     Raises DataError for surface files that do not exist or do not fit.
-
-    distributed: False, where each process has predicted all images.
     """
 
     def __init__(
@@ -40,11 +38,10 @@ class DensePoseEvaluator(DatasetEvaluator):
         surface_folder: str | Path,
         output_dir: str | Path | None = None,
         min_iou_threshold: float = 0.5,
-        distributed: bool = True,
     ) -> None:
         self._surface = Surface.load(surface_folder)
         self._output = None if output_dir is None else Path(output_dir, PREDICTIONS)
-        self._minimum, self._distributed = min_iou_threshold, distributed
+        self._minimum = min_iou_threshold
         metadata = MetadataCatalog.get(dataset_name)
         truth = json.loads(Path(metadata.json_file).read_bytes())
         self._sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
@@ -55,8 +52,7 @@ class DensePoseEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget the predictions."""
-        self._images: dict[int, matching.Image] = {}
-        self._predictions: dict[int, list[dict[str, Any]]] = {}
+        self._found: dict[int, tuple[matching.Image, list[dict[str, Any]]]] = {}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """inputs: with ``image_id``; outputs: with ``instances``, skipped without DensePose."""
@@ -66,11 +62,15 @@ class DensePoseEvaluator(DatasetEvaluator):
                 continue
             best = found.scores.argsort(descending=True, stable=True)[: matching.MAX_DETECTIONS]
             found = found[best]
-            boxes, maps = _boxes_and_maps(found)
-            scores = found.scores.cpu().double().numpy()
-            self._images[image_id] = self._compare(image_id, scores, boxes, maps)
+            corners = found.pred_boxes.tensor.cpu().float()
+            boxes = BoxMode.convert(corners, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).double().numpy()
+            maps = [
+                quantize(*labels_and_uv(found.pred_densepose[row], box)).cpu().numpy()
+                for row, box in enumerate(corners)
+            ]
+            scores, records = found.scores.cpu().double().numpy(), []
             if self._output is not None:
-                self._predictions[image_id] = [
+                records = [
                     {
                         "image_id": image_id,
                         "category_id": category_id,
@@ -83,31 +83,27 @@ class DensePoseEvaluator(DatasetEvaluator):
                         found.pred_classes.tolist(), boxes, scores.tolist(), maps, strict=True
                     )
                 ]
+            self._found[image_id] = self._compare(image_id, scores, boxes, maps), records
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | dict[str, Any]:
         """Percent by ``densepose_gps``, ``densepose_gpsm``, ``densepose_segm``; see ``summarize``.
 
-        Nothing on ranks other than 0, unless not ``distributed``.
+        Nothing on ranks other than 0.
         """
-        images, predictions = self._images, self._predictions
-        if self._distributed:
-            gathered = comm.gather((images, predictions), dst=0)
-            if not comm.is_main_process():
-                return {}
-            images = {image_id: image for part, _ in gathered for image_id, image in part.items()}
-            predictions = {image_id: own for _, part in gathered for image_id, own in part.items()}
-        if self._output is not None and comm.is_main_process():
-            found = [one for image_id in sorted(predictions) for one in predictions[image_id]]
-            files.write_torch(self._output, found)
+        gathered = comm.gather(self._found, dst=0)
+        if not comm.is_main_process():
+            return {}
+        found = {image_id: own for part in gathered for image_id, own in part.items()}
+        if self._output is not None:
+            records = [one for image_id in sorted(found) for one in found[image_id][1]]
+            files.write_torch(self._output, records)
         # An image that was not predicted counts with its persons.
         silent = np.zeros(0), np.zeros((0, 4)), []
-        results = matching.summarize(
-            [
-                images[image_id] if image_id in images else self._compare(image_id, *silent)
-                for image_id in sorted(self._sizes)
-            ],
-            self._minimum,
-        )
+        images = [
+            found[image_id][0] if image_id in found else self._compare(image_id, *silent)
+            for image_id in sorted(self._sizes)
+        ]
+        results = matching.summarize(images, self._minimum)
         for measure, numbers in results.items():
             logger.info("Results for %s:\n%s", measure, create_small_table(numbers))
         return results
@@ -127,17 +123,6 @@ class DensePoseEvaluator(DatasetEvaluator):
             mask_iou=similarity.mask_iou(boxes, maps, people, self._sizes[image_id]),
             box_iou=similarity.box_iou(boxes, people),
         )
-
-
-def _boxes_and_maps(found: Instances) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Boxes (D, 4) float64 x, y, width, height, and the compact maps (3, h, w) uint8."""
-    corners = found.pred_boxes.tensor.cpu().float()
-    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1)
-    maps = [
-        quantize(*labels_and_uv(found.pred_densepose[row], box)).cpu().numpy()
-        for row, box in enumerate(corners)
-    ]
-    return boxes.double().numpy(), maps
 
 
 def _as_rle(chart_map: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:

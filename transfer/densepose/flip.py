@@ -1,4 +1,8 @@
-"""DensePose annotations of a mirrored image (spec/densepose.md, section 4)."""
+"""DensePose annotations of a mirrored image.
+
+Charts are not mirror images of each other in U, V: a point's new U, V come from a published table,
+which was made from the body's mesh.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.io import loadmat
 from torch import Tensor
 
-from transfer.data.layout import DataError
+from pretrain.runtime.files import DataError
 from transfer.densepose.config import CHARTS
+from transfer.densepose.surface import PUBLISHED, read_matlab
 
 TABLE = "UV_symmetry_transforms.mat"
 WAY_OUT = (
     "The points of a mirrored image get their U, V from this table, which is at "
-    f"https://dl.fbaipublicfiles.com/densepose/data/{TABLE} (DATA.md has its terms). "
+    f"{PUBLISHED}/{TABLE} (DATA.md has its terms). "
     "To train without mirroring, add: INPUT.RANDOM_FLIP none"
 )
 VARIABLES = ("U_transforms", "V_transforms")
@@ -42,16 +46,12 @@ class FlipTable:
     @classmethod
     def read(cls, file: str | Path) -> FlipTable:
         """From the published MATLAB file; DataError where it does not exist or does not fit."""
-        if not Path(file).is_file():
-            raise DataError(f"{file} does not exist. {WAY_OUT}")
-        try:
-            content = loadmat(file, variable_names=VARIABLES)
-        except Exception as fault:  # of any kind, where a file is damaged
-            raise DataError(f"{file} is not a readable MATLAB file ({fault}). {WAY_OUT}") from fault
+        content = read_matlab(file, VARIABLES, WAY_OUT)
         return cls(*(_table(file, name, content.get(name)) for name in VARIABLES))
 
     def mirror_points(self, i: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Chart, U and V in the mirrored image, (K,) float32 each; background stays as it is."""
+        # The old chart's table; rows are V.
         chart, row, column = i.long(), (v * 255).long(), (u * 255).long()
         mirrored = (
             torch.where(chart > 0, table[chart - 1, row, column], old)
@@ -67,19 +67,15 @@ def mirror_parts(segm: Tensor) -> Tensor:
 
 def _table(file: str | Path, name: str, cells: Any) -> Tensor:
     """The cells of one variable as (24, 256, 256) float32."""
-    numeric = np.shape(cells) == (1, CHARTS) and all(
-        np.shape(cell) == (CELLS, CELLS) and cell.dtype.kind in "fiu" for cell in cells[0]
+    fits = np.shape(cells) == (1, CHARTS) and all(
+        np.shape(cell) == (CELLS, CELLS)
+        and cell.dtype.kind in "fiu"
+        and np.abs(np.float32(cell) - 0.5).max() <= 0.5
+        for cell in cells[0]
     )
-    if not numeric:
+    if not fits:
         raise DataError(
-            f"{file}: {name} is not {CHARTS} cells of {CELLS}x{CELLS} numbers each. {WAY_OUT}"
+            f"{file}: {name} is not {CHARTS} cells of {CELLS}x{CELLS} numbers from 0 to 1 each. "
+            f"{WAY_OUT}"
         )
-    table = np.stack(cells[0]).astype(np.float32)
-    wrong = np.argwhere(~((table >= 0) & (table <= 1)))
-    if len(wrong):
-        chart, row, column = wrong[0]
-        raise DataError(
-            f"{file}: {name}, chart {chart + 1}, has {table[chart, row, column]:g}, not a number "
-            f"from 0 to 1. {WAY_OUT}"
-        )
-    return torch.from_numpy(table)
+    return torch.from_numpy(np.stack(cells[0]).astype(np.float32))

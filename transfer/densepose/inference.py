@@ -1,4 +1,7 @@
-"""From a detection's maps to the labels and chart coordinates of its pixels (section 9)."""
+"""From a detection's maps to the labels and chart coordinates of its pixels.
+
+Scores are resized, not labels, as upstream does (densepose/converters).
+"""
 
 import torch
 import torch.nn.functional as F

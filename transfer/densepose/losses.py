@@ -1,5 +1,6 @@
-"""The four losses of the DensePose head (spec/densepose.md, section 8).
+"""The four losses of the DensePose head, as upstream's densepose/modeling/losses/chart.py.
 
+Those of U and V are sums over points, those of charts and coarse masks means.
 A RoI is a proposal box E of the network's, matched with the ground-truth box G of a person. Points
 lie in G, the predicted maps over E. Boxes are x, y, width, height here.
 """
@@ -71,21 +72,18 @@ def gather_rois(proposals: Sequence[Instances]) -> AnnotatedRois | None:
     device = truth[0].device
     counts = torch.tensor([len(entry.x) for entry in annotations], device=device)
     masks = [entry.segm for entry in annotations]
-    x, y, chart, u, v = (
-        torch.cat([getattr(entry, name) for entry in annotations]).to(device)
+    points = {
+        name: torch.cat([getattr(entry, name) for entry in annotations]).to(device)
         for name in ("x", "y", "i", "u", "v")
-    )
+    }
     return AnnotatedRois(
         roi=torch.tensor(rois, device=device),
         truth=_xywh(torch.cat(truth)),
         proposal=_xywh(torch.cat(proposal)),
         segm=None if any(mask is None for mask in masks) else torch.stack(masks).to(device),
         owner=torch.repeat_interleave(torch.arange(len(counts), device=device), counts),
-        x=x,
-        y=y,
-        chart=chart.long(),
-        u=u,
-        v=v,
+        chart=points.pop("i").long(),
+        **points,
     )
 
 

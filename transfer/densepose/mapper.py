@@ -1,4 +1,7 @@
-"""From a data set's record to what the network reads (spec/densepose.md, section 5)."""
+"""From a data set's record to what the network reads, as upstream's dataset_mapper.py.
+
+Upstream rotates images, too, which is right for boxes as large as the image only: left out here.
+"""
 
 from typing import Any
 
@@ -7,9 +10,9 @@ from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from pretrain.runtime.config import ConfigError
-from transfer.data.layout import DataError
+from pretrain.runtime.files import DataError
 from transfer.densepose.annotations import Annotation, Annotations, has_points
+from transfer.densepose.config import check_augmentations
 from transfer.densepose.flip import WAY_OUT, FlipTable
 
 
@@ -67,35 +70,13 @@ class DensePoseMapper(DatasetMapper):
         dataset_dict["instances"] = utils.filter_empty_instances(instances)
 
 
-def check_augmentations(cfg: CfgNode) -> None:
-    """ConfigError, with the pair to add, for what DensePose annotations cannot follow."""
-    flip, angles = cfg.INPUT.RANDOM_FLIP, cfg.INPUT.ROTATION_ANGLES
-    if flip not in ("horizontal", "none"):
-        raise ConfigError(
-            f"INPUT.RANDOM_FLIP {flip}: DensePose is only mirrored left to right. "
-            "Add: INPUT.RANDOM_FLIP horizontal"
-        )
-    if list(angles) != [0]:
-        raise ConfigError(
-            f"INPUT.ROTATION_ANGLES {angles}: DensePose annotations are not rotated. "
-            "Add: INPUT.ROTATION_ANGLES [0]"
-        )
-    if cfg.INPUT.CROP.ENABLED:
-        raise ConfigError(
-            "INPUT.CROP.ENABLED: DensePose annotations belong to whole boxes. "
-            "Add: INPUT.CROP.ENABLED False"
-        )
-
-
 def read_flip_table(cfg: CfgNode) -> FlipTable | None:
     """The first ``densepose_transform_src`` of the training sets; None without flips."""
     if cfg.INPUT.RANDOM_FLIP == "none":
         return None
     names = cfg.DATASETS.TRAIN
-    tables = [MetadataCatalog.get(name).get("densepose_transform_src") for name in names]
-    file = next((table for table in tables if table is not None), None)
-    if file is None:
-        raise DataError(
-            f"{', '.join(names)}: no densepose_transform_src in their metadata. {WAY_OUT}"
-        )
-    return FlipTable.read(file)
+    for name in names:
+        table = MetadataCatalog.get(name).get("densepose_transform_src")
+        if table is not None:
+            return FlipTable.read(table)
+    raise DataError(f"{', '.join(names)}: no densepose_transform_src in their metadata. {WAY_OUT}")

@@ -1,5 +1,7 @@
-"""From similarities to AP: COCO's matching with DensePose's differences (densepose.md, 10.5, 10.6).
+"""From similarities to AP: COCO's matching with the differences of upstream's evaluator.
 
+They are: 20 detections an image; persons without points do not count; where nobody counts, no
+detection is wrong; and what the box rescue in ``match`` does.
 Measures are named as in the results: ``densepose_gps``, ``densepose_gpsm``, ``densepose_segm``.
 """
 

@@ -1,4 +1,4 @@
-"""Detectron2's standard RoI heads with the DensePose branch (spec/densepose.md, 6, 7 and 9)."""
+"""Detectron2's standard RoI heads with the DensePose branch (Güler et al., 2018, section 3)."""
 
 from typing import Any
 
@@ -32,26 +32,21 @@ class DensePoseROIHeads(StandardROIHeads):
     def __init__(self, *, densepose: dict[str, Any] | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.densepose_on = densepose is not None
-        if self.densepose_on:
-            for name, value in densepose.items():
-                setattr(self, name, value)
+        for name, value in (densepose or {}).items():
+            setattr(self, name, value)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """The arguments of StandardROIHeads, and the branch's parts by their names."""
         arguments = super().from_config(cfg, input_shape)
-        if cfg.MODEL.DENSEPOSE_ON:
-            arguments["densepose"] = cls._build_densepose(cfg, input_shape)
-        return arguments
-
-    @staticmethod
-    def _build_densepose(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        if not cfg.MODEL.DENSEPOSE_ON:
+            return arguments
         head, levels = cfg.MODEL.ROI_DENSEPOSE_HEAD, cfg.MODEL.ROI_HEADS.IN_FEATURES
         strides = [input_shape[name].stride for name in levels]
         channels = input_shape[levels[0]].channels
         if head.DECODER_ON:
             strides, channels = [head.DECODER_COMMON_STRIDE], head.DECODER_NUM_CLASSES
-        return {
+        arguments["densepose"] = {
             "decoder": Decoder(cfg, input_shape) if head.DECODER_ON else None,
             "densepose_pooler": ROIPooler(
                 output_size=head.POOLER_RESOLUTION,
@@ -68,6 +63,7 @@ class DensePoseROIHeads(StandardROIHeads):
                 point=head.POINT_REGRESSION_WEIGHTS,
             ),
         }
+        return arguments
 
     def forward(
         self,
@@ -76,7 +72,7 @@ class DensePoseROIHeads(StandardROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """See ``StandardROIHeads``; the losses of section 8 are added to its own."""
+        """See ``StandardROIHeads``; ``densepose_losses`` are added to its own."""
         instances, losses = super().forward(images, features, proposals, targets)
         if self.training and self.densepose_on:
             losses.update(self._densepose_losses(features, instances))

@@ -1,4 +1,4 @@
-"""How well detections and labelled persons agree: GPS, masks, boxes (densepose.md, 10.3, 10.4).
+"""How well detections and labelled persons agree: GPS (Güler et al., 2018), masks, boxes.
 
 Of an image with D detections and G persons. A detection is a box (x, y, width, height) in px, and
 the compact map (3, h, w) uint8 of its pixels: chart, and U, V from 0 to 255. A person is an
@@ -48,6 +48,7 @@ def _similarity_to(
         return np.zeros(len(boxes))
     x, y, charts, u, v = (values[known] for values in (x, y, charts.astype(np.int64), u, v))
     left, top, width, height = person["bbox"]
+    # Upstream divides by 255 here, and by 256 in training.
     x, y = x * width / 255 + left, y * height / 255 + top
     found = [_read(chart_map, box, x, y) for chart_map, box in zip(maps, boxes, strict=True)]
     labels, found_u, found_v = np.stack(found, axis=1)  # (D, K) each

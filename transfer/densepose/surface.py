@@ -1,16 +1,19 @@
-"""The body's surface: vertices, charts and geodesic distances (spec/densepose.md, 10.1 to 10.3)."""
+"""The body's surface (SMPL's): vertices, charts and geodesic distances."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
 from scipy.spatial.distance import cdist
 
-from transfer.data.layout import DataError
+from pretrain.runtime.files import DataError
 from transfer.densepose.config import CHARTS
+from transfer.reading import read_checkpoint
 
 VERTICES = "SMPL_subdiv.mat"
 INDEX = "SMPL_SUBDIV_TRANSFORM.mat"
@@ -19,7 +22,8 @@ PICKLED_DISTANCES = "Pdist_matrix.pkl"
 PUBLISHED = "https://dl.fbaipublicfiles.com/densepose/data"
 NO_VERTEX = -1
 
-# k of the similarity exp(-g² / 2k²) by chart, in metres: a part's points come closer by their size.
+# k of the similarity exp(-g² / 2k²) by chart, in metres: on a smaller part of the body the same
+# distance is a larger error. (Güler et al., 2018, have one k of 0.255 m for all.)
 NORMALISERS = np.repeat(
     # none, torso, hands, feet, upper and lower legs, upper and lower arms, head
     [np.nan, 0.351, 0.107, 0.126, 0.237, 0.173, 0.142, 0.128, 0.150],
@@ -42,10 +46,11 @@ class Surface:
 
     @classmethod
     def load(cls, folder: str | Path) -> Surface:
-        """Read the published files, the distances as ``convert-distances`` writes them.
+        """Read the published files.
 
-        The distances stay on disk until they are asked for. Raises DataError for a file that does
-        not exist or does not fit.
+        The distances may also lie in a plain array, which stays on disk until it is asked for: the
+        published pickle takes 1.5 GB in every process. Raises DataError for a file that does not
+        exist or does not fit, CheckpointError for a pickle of anything else.
         """
         folder = Path(folder)
         file, index_file = folder / VERTICES, folder / INDEX
@@ -53,16 +58,11 @@ class Surface:
         (index,) = _vectors(index_file, ("index",))
         if not len(u) == len(v) == len(charts) == len(index):
             raise DataError(
-                f"{file}: U_subdiv, V_subdiv and Part_ID_subdiv have {len(u)}, {len(v)} and "
-                f"{len(charts)} entries, index in {index_file} has {len(index)}; expected one "
-                "each per UV vertex"
+                f"{file} and {index_file} have {len(u)}, {len(v)}, {len(charts)} and {len(index)} "
+                "entries; expected one each per UV vertex"
             )
-        found = np.unique(charts)
-        if not np.array_equal(found, np.arange(1, CHARTS + 1)):
-            raise DataError(
-                f"{file}: Part_ID_subdiv has {len(found)} values from {found.min():g} to "
-                f"{found.max():g}; expected all whole numbers from 1 to {CHARTS}"
-            )
+        if set(charts) != set(range(1, CHARTS + 1)):
+            raise DataError(f"{file}: Part_ID_subdiv is not all whole numbers from 1 to {CHARTS}")
         wrong = index[(index < 1) | (index % 1 != 0)]
         if len(wrong):
             raise DataError(f"{index_file}: index has {wrong[0]:g}; expected 1, 2, ..., M")
@@ -98,58 +98,60 @@ class Surface:
         return found
 
 
-def _require(file: Path) -> None:
-    """DataError where ``file`` does not exist, with where it is from."""
-    if not file.is_file():
-        raise DataError(
-            f"{file} does not exist. It belongs to the surface that DensePose is evaluated with, "
-            f"{PUBLISHED}/{file.name}: before you use it, see the DensePose project's and SMPL's "
-            "licence. The config key TRANSFER.SURFACE names the folder (empty: `densepose` below "
-            "DETECTRON2_DATASETS); `python -m benchmarks.scenes DIR` makes a synthetic one"
-        )
+def read_matlab(file: str | Path, names: Sequence[str], way_out: str) -> dict[str, Any]:
+    """Variables of a MATLAB file by name; absent is what it lacks.
+
+    Raises DataError, which ends with ``way_out``, where there is no such file.
+    """
+    if not Path(file).is_file():
+        raise DataError(f"{file} does not exist. {way_out}")
+    try:
+        return loadmat(file, variable_names=names)
+    except Exception as fault:  # of any kind, where a file is damaged
+        raise DataError(f"{file} is not a readable MATLAB file ({fault}). {way_out}") from fault
+
+
+def _way_out(file: Path) -> str:
+    return (
+        "It belongs to the surface that DensePose is evaluated with, "
+        f"{PUBLISHED}/{file.name}: before you use it, see the DensePose project's and SMPL's "
+        "licence. The config key TRANSFER.SURFACE names the folder (empty: `densepose` below "
+        "DETECTRON2_DATASETS); `python -m benchmarks.scenes DIR` makes a synthetic one"
+    )
 
 
 def _vectors(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
     """Variables of a MATLAB file, rows or columns, as (N,) float64."""
-    _require(file)
-    try:
-        content = loadmat(file, variable_names=names)
-    except Exception as fault:  # of any kind, where a file is damaged
-        raise DataError(f"{file} is not a readable MATLAB file ({fault})") from fault
+    content = read_matlab(file, names, _way_out(file))
     vectors = []
     for name in names:
-        value = content.get(name)
-        if value is None:
+        if name not in content:
             raise DataError(f"{file} has no variable {name}")
-        if not (
-            isinstance(value, np.ndarray)
-            and value.dtype.kind in "iuf"
-            and 0 < value.size == max(value.shape)
-            and np.isfinite(value).all()
+        value = np.asarray(content[name])
+        if (
+            value.dtype.kind not in "iuf"
+            or not 0 < value.size == max(value.shape)
+            or not np.isfinite(value).all()
         ):
-            shape, dtype = getattr(value, "shape", "?"), getattr(value, "dtype", type(value))
             raise DataError(
-                f"{file}: {name} has shape {shape} and type {dtype}; expected a row or a column of "
-                "finite numbers"
+                f"{file}: {name} has shape {value.shape} and type {value.dtype}; expected a row or "
+                "a column of finite numbers"
             )
         vectors.append(value.ravel().astype(np.float64))
     return vectors
 
 
 def _distances(folder: Path, vertices: int) -> np.ndarray:
-    """The packed distances between so many mesh vertices, mapped into memory."""
-    file, pickled = folder / DISTANCES, folder / PICKLED_DISTANCES
-    if not file.is_file():
-        _require(pickled)
-        raise DataError(
-            f"{file} does not exist, only {pickled}, which is not read here: loading a pickle runs "
-            "what its maker put into it. If you trust it, convert it once: python -m "
-            f"transfer.densepose convert-distances --trust {pickled}"
-        )
-    try:
-        packed = np.load(file, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as fault:
-        raise DataError(f"{file} is not a readable array ({fault})") from fault
+    """The packed distances between so many mesh vertices: mapped into memory, if converted."""
+    file = folder / DISTANCES
+    if file.is_file():
+        try:
+            packed = np.load(file, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as fault:
+            raise DataError(f"{file} is not a readable array ({fault})") from fault
+    else:
+        file = folder / PICKLED_DISTANCES
+        packed = load_distances(file)
     entries = vertices * (vertices - 1) // 2
     if packed.dtype.kind != "f" or packed.shape not in ((entries,), (entries, 1)):
         raise DataError(
@@ -157,3 +159,17 @@ def _distances(folder: Path, vertices: int) -> np.ndarray:
             f"float: index in {folder / INDEX} has {vertices} vertices"
         )
     return packed.reshape(-1)
+
+
+def load_distances(file: Path) -> np.ndarray:
+    """The published distances, an array in a dict that Python 2 pickled; nothing in it is executed.
+
+    Raises DataError where there is no such file or no such array, CheckpointError for a file that
+    holds anything but arrays and plain values.
+    """
+    if not file.is_file():
+        raise DataError(f"{file} does not exist. {_way_out(file)}")
+    packed = read_checkpoint(file).get("Pdist_matrix")
+    if not isinstance(packed, np.ndarray):
+        raise DataError(f"{file}: expected a dict with an array Pdist_matrix")
+    return packed

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 
-from transfer.data.layout import error
+from pretrain.runtime.files import DataError
 
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):
@@ -26,14 +26,8 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
         """``{"bbox": {"AP", "AP50", "AP75"}}`` in percent; None on ranks other than 0."""
         labelled = {thing["name"] for thing in self._read_labels() if not thing["difficult"]}
         # Of no objects, Detectron2's recall is 0 / 0 once something is predicted.
-        self._predictions = defaultdict(
-            list,
-            {
-                index: lines
-                for index, lines in self._predictions.items()
-                if self._class_names[index] in labelled
-            },
-        )
+        kept = {k: v for k, v in self._predictions.items() if self._class_names[k] in labelled}
+        self._predictions = defaultdict(list, kept)
         return super().evaluate()
 
     def _read_labels(self) -> list[dict[str, Any]]:
@@ -46,7 +40,5 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
                 objects += parse_rec(file)
             except (AttributeError, TypeError, ValueError) as fault:
                 needed = "name, pose, truncated, difficult, a box in whole pixels"
-                raise error(
-                    self._dataset_name, f"{file}: an object lacks one of {needed} ({fault})"
-                ) from fault
+                raise DataError(f"{file}: an object lacks one of {needed} ({fault})") from fault
         return objects

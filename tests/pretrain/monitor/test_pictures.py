@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pretrain.augment import MultiCrop
+from pretrain.config import get_cfg
 from pretrain.monitor import pictures
 from pretrain.monitor.measures import attention_weights, match, settled
 from pretrain.photometry import normalize
@@ -121,16 +122,18 @@ def test_pixels_undo_the_normalization():
 @pytest.mark.parametrize("locals_", [0, 2, 9])
 def test_any_number_of_views_is_drawn(locals_):
     image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
-    views = MultiCrop(32, num_locals=locals_, local_size=16)(image, random.Random(0))
+    cfg = get_cfg().CROPS
+    cfg.GLOBAL_SIZE, cfg.NUM_LOCALS, cfg.LOCAL_SIZE = 32, locals_, 16
+    views = MultiCrop(cfg)(image, random.Random(0))
     figure = pictures.draw_views(image, views)
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     assert len(titles) == 2 + locals_
     mirrored = ["mirrored" in title for title in titles]
-    assert mirrored == [bool(box[0] > box[2]) for box in views.boxes]
+    assert mirrored == views.crops[:, -1].bool().tolist()
     patches = [patch.get_bbox() for patch in figure.axes[0].patches]
-    for patch, box in zip(patches, views.boxes.tolist(), strict=True):  # of pixel centres
-        expected = [*sorted((59 * box[0], 59 * box[2])), 39 * box[1], 39 * box[3]]
-        expected = [place + end for place, end in zip(expected, (-0.5, 0.5) * 2, strict=True)]
+    for patch, (top, left, height, width, *_) in zip(patches, views.crops.tolist(), strict=True):
+        # Pixel centres lie at whole numbers
+        expected = [left - 0.5, left + width - 0.5, top - 0.5, top + height - 0.5]
         assert [patch.x0, patch.x1, patch.y0, patch.y1] == pytest.approx(expected, abs=1e-4)
 
 

@@ -6,12 +6,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
-from tests.transfer.densepose.data_sets import person, runs
-from tests.transfer.densepose.rois import annotation
+from tests.transfer.densepose.cases import annotation, person, runs
 from transfer.densepose.annotations import POINT_KEYS, Annotation, Annotations, has_points
 
 ENTRIES = [None, annotation(np.ones((5, 2))), None, annotation(np.zeros((5, 1)))]
@@ -24,23 +22,12 @@ def same(found, expected):
 
 
 def test_a_person_is_annotated_with_all_five_keys():
-    assert has_points(person(1))
-    assert not has_points(person(1, points=0))
     for key in POINT_KEYS:
         annotation = person(1)
+        del annotation["dp_masks"]
+        assert has_points(annotation)
         del annotation[key]
         assert not has_points(annotation)
-    annotation = person(1)
-    del annotation["dp_masks"]
-    assert has_points(annotation)
-
-
-def test_points_are_read_as_float32():
-    read = Annotation.from_coco(person(1))
-    for name, values in (("x", [10.5, 200, 256]), ("i", [1, 24, 7]), ("v", [0.25, 1, 0])):
-        assert torch.equal(getattr(read, name), torch.tensor(values, dtype=torch.float32))
-    assert read.segm.dtype == torch.float32
-    assert read.segm.shape == (256, 256)
 
 
 def test_later_parts_overwrite_earlier_ones():
@@ -57,18 +44,11 @@ def test_later_parts_overwrite_earlier_ones():
     assert read.segm.unique().tolist() == [0, 1, 2, 3, 4, *range(6, 15)]
 
 
-def test_one_mask_alone_is_a_foreground():
+def test_one_mask_alone_is_a_foreground_and_without_masks_there_is_no_grid():
     foreground = np.random.default_rng(0).random((256, 256)) < 0.5
     read = Annotation.from_coco(person(1, dp_masks=runs(foreground)))
     np.testing.assert_array_equal(read.segm, foreground)
-
-
-def test_without_masks_there_is_no_grid():
-    without = person(1)
-    del without["dp_masks"]
-    assert Annotation.from_coco(without).segm is None
-    hidden = Annotation.from_coco(person(1, dp_masks=[[] for _ in range(14)]))
-    assert hidden.segm.abs().max() == 0
+    assert Annotation.from_coco(person(1, dp_masks=None)).segm is None
 
 
 def test_an_int_gives_the_entry_and_all_else_annotations():
@@ -88,19 +68,6 @@ def test_an_int_gives_the_entry_and_all_else_annotations():
         assert same(chosen, expected)
     with pytest.raises(IndexError):
         field[torch.tensor([True, False])]
-
-
-def test_instances_are_chosen_and_joined_with_their_annotations():
-    images = []
-    for entries in (ENTRIES, ENTRIES[:1]):
-        image = Instances((10, 10))
-        image.gt_boxes = Boxes(torch.zeros(len(entries), 4))
-        image.gt_densepose = Annotations(entries)
-        images.append(image)
-    joined = Instances.cat(images)
-    assert same(joined.gt_densepose, [*ENTRIES, None])
-    assert same(joined[torch.tensor([3, 0])].gt_densepose, [ENTRIES[3], None])
-    assert same(images[0][2:].gt_densepose, ENTRIES[2:])
 
 
 def test_another_device_takes_all_tensors():

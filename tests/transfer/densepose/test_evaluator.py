@@ -10,9 +10,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from pycocotools import mask as coco_mask
 
-from tests.transfer.densepose.golden import GOLDEN, load, load_json
-from tests.transfer.densepose.rois import MAPS
-from tests.transfer.densepose.surfaces import write_surface
+from tests.transfer.densepose.cases import GOLDEN, MAPS, load, load_json, write_surface
 from transfer.config import resolve
 from transfer.data.layout import DataError
 from transfer.densepose.chart import ChartOutputs
@@ -97,7 +95,7 @@ def test_pairs_are_upstreams(surface):
         by_score = np.argsort(-RAW[f"im{image_id}_scores"], kind="stable").tolist()
         own = [p["id"] for p in people if p["image_id"] == image_id]
         pair = by_score.index(place), own.index(person)
-        found = evaluator._images[image_id]
+        found = evaluator._found[image_id][0]
         for name in ("gps", "mask_iou", "box_iou"):
             value = getattr(found, name)[pair]
             assert value == pytest.approx(RAW[f"pair_{name}"][number], rel=0, abs=1e-3)
@@ -130,33 +128,29 @@ def test_predictions_are_saved_as_upstreams(surface, tmp_path):
     assert [path.name for path in (tmp_path / "output").iterdir()] == [PREDICTIONS]
 
 
-def test_order_and_repetition_of_images_do_not_matter(surface):
+def test_order_and_repetition_of_images_and_order_of_detections_do_not_matter(surface):
     expected = evaluate(surface)
+    backwards = evaluate(surface, change=lambda found: found[[*range(len(found))][::-1]])
+    assert backwards == expected
     assert evaluate(surface, [6, 2, 4, 1, 3, 5]) == expected
     assert evaluate(surface, [1, 2, 2, 3, 1, 4, 5, 6, 6]) == expected
 
 
-def test_order_of_detections_does_not_matter(surface):
-    def reverse(found):
-        return found[torch.arange(len(found) - 1, -1, -1)]
-
-    assert evaluate(surface, change=reverse) == evaluate(surface)
-
-
 def test_only_the_twenty_best_detections_count(surface):
     def with_doubles(found):
-        """Twenty more of the best detection's box, less sure than all others, or surer."""
+        """Twenty more of the best detection's box, less sure than all others."""
         best = int(found.scores.argmax())
-        doubles = found[[best] * 20]
-        doubles.scores = torch.full((20,), 1e-3)
-        return Instances.cat([found, doubles])
+        with_doubles = found[[*range(len(found)), *[best] * 20]]
+        with_doubles.scores[len(found) :] = 1e-3
+        return with_doubles
 
     evaluator = DensePoseEvaluator(NAME, surface)
     evaluator.reset()
     process(evaluator, [1], with_doubles)
     scores = np.sort(RAW["im1_scores"])[::-1]
-    assert evaluator._images[1].gps.shape[0] == 20
-    np.testing.assert_allclose(evaluator._images[1].scores[: len(scores)], scores)
+    image, _ = evaluator._found[1]
+    assert image.gps.shape[0] == 20
+    np.testing.assert_allclose(image.scores[: len(scores)], scores)
 
 
 def test_an_image_that_was_not_predicted_counts_with_its_persons(surface):
@@ -173,20 +167,6 @@ def test_without_predictions_all_numbers_are_minus_1(surface, tmp_path, change):
     for numbers in results.values():
         assert numbers == dict.fromkeys(numbers, -1)
     assert torch.load(tmp_path / PREDICTIONS, weights_only=True) == []
-
-
-def test_reset_forgets_what_was_predicted(surface):
-    evaluator = DensePoseEvaluator(NAME, surface)
-    evaluator.reset()
-    process(evaluator, [1, 2])
-    evaluator.reset()
-    process(evaluator, IMAGES)
-    assert evaluator.evaluate() == evaluate(surface)
-
-
-def test_a_lower_threshold_adds_its_numbers(surface):
-    numbers = evaluate(surface, min_iou_threshold=0.2)["densepose_gps"]
-    assert list(numbers)[:5] == ["AP", "AP20", "AP30", "AP40", "AP50"]
 
 
 def test_a_box_below_a_pixel_is_saved_with_an_empty_mask(surface, tmp_path):
@@ -213,8 +193,7 @@ def on_a_rank(rank, surface, folder):
     register()
     found = evaluate(surface, ([6, 1, 3], [5, 2, 3, 4])[rank], output_dir=folder)
     assert rank == 0 or found == {}
-    alone = evaluate(surface, distributed=False)
-    (folder / f"{rank}.json").write_text(json.dumps([found, alone]))
+    (folder / f"{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 
@@ -223,8 +202,7 @@ def test_two_processes_evaluate_as_one(surface, tmp_path):
     torch.multiprocessing.spawn(on_a_rank, (surface, tmp_path), nprocs=2)
     expected = dict(evaluate(surface, output_dir=tmp_path / "one"))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert first == [expected, expected]
-    assert second == [{}, expected]
+    assert (first, second) == (expected, {})
     one, two = (
         torch.load(folder / PREDICTIONS, weights_only=True)
         for folder in (tmp_path / "one", tmp_path)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.transfer.densepose.golden import load
-from tests.transfer.densepose.rois import MAPS
+from tests.transfer.densepose.cases import MAPS, load
 from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.inference import labels_and_uv, pixel_box, quantize
 

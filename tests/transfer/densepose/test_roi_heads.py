@@ -10,10 +10,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from tests.transfer.densepose.golden import load
-from tests.transfer.densepose.rois import MAPS, annotations_of, proposals, random_proposals
+from tests.transfer.densepose.cases import MAPS, annotations_of, load, proposals, random_proposals
 from transfer.config import resolve
-from transfer.densepose.annotations import Annotations
 from transfer.densepose.roi_heads import DensePoseROIHeads, select_annotated
 
 RECIPES = {"decoder": "s1x", "nodecoder": "s1x_legacy"}
@@ -182,9 +180,3 @@ def test_switched_off_it_is_faster_rcnn(one_thread):
     assert one == other
     assert torch.equal(one_boxes, other_boxes)
     assert one_keys == other_keys
-
-
-def test_annotations_of_no_image_are_no_proposals():
-    image = proposals(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32), [])
-    assert isinstance(image.gt_densepose, Annotations)
-    assert len(select_annotated(image, 0.7)) == 0

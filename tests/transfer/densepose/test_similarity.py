@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from tests.transfer.densepose.golden import load, load_json
-from tests.transfer.densepose.surfaces import as_surface
+from tests.transfer.densepose.cases import as_surface, load, load_json, runs
 from transfer.densepose.similarity import box_iou, encode_mask, mask_iou, point_similarity
 
 MESH = load("eval_mesh")
@@ -151,11 +150,6 @@ def test_a_mask_lies_at_its_box_and_is_cut_at_its_and_the_images_borders():
         np.testing.assert_array_equal(decoded(mask, (x, y, width, height)), expected)
 
 
-def rle(mask):
-    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
-
-
 def test_labelled_masks_are_the_parts_or_else_the_segmentation():
     """Every kind of a label of the same rectangle has an IoU of 1 with it."""
     box = [20, 30, 86, 52]
@@ -168,10 +162,10 @@ def test_labelled_masks_are_the_parts_or_else_the_segmentation():
     uncompressed["counts"].append(SIZE[0] * SIZE[1] - sum(uncompressed["counts"]))
     polygon = [20, 30, 106, 30, 106, 82, 20, 82]
     people = [
-        {"dp_masks": [rle(left), [], rle(right)], "segmentation": [[0, 0, 5, 0, 5, 5]]},
-        {"dp_masks": rle(whole)},
+        {"dp_masks": [runs(left), [], runs(right)], "segmentation": [[0, 0, 5, 0, 5, 5]]},
+        {"dp_masks": runs(whole)},
         {"segmentation": [polygon]},
-        {"segmentation": rle(image)},
+        {"segmentation": runs(image)},
         {"segmentation": uncompressed},
         {"dp_masks": [[], []], "segmentation": [polygon]},
         {"segmentation": []},
@@ -179,39 +173,3 @@ def test_labelled_masks_are_the_parts_or_else_the_segmentation():
     ]
     found = mask_iou(boxes, maps, [person | {"bbox": box} for person in people], SIZE)
     assert found.tolist() == [[1, 1, 1, 1, 1, 0, 0, 0]]
-
-
-def test_a_small_coarse_mask_is_interpolated():
-    """Corners of the grid lie on corners of the box; a pixel counts from half of it on."""
-    mask = np.zeros((256, 256))
-    mask[:, 64:200] = 1
-    box = [8, 4, 11.4, 6.8]
-    expected = np.zeros(SIZE, dtype=bool)
-    for column in range(11):
-        position = column * 255 / (11 - 1)
-        low = int(position)
-        weight = position - low
-        value = (1 - weight) * mask[0, low] + weight * mask[0, min(low + 1, 255)]
-        expected[4:10, 8 + column] = value > 0.5
-    boxes, maps = np.array([[0.0, 0, 160, 120]]), [np.ones((3, 120, 160), dtype=np.uint8)]
-    people = [{"bbox": box, "dp_masks": [rle(mask)]}]
-    found = mask_iou(boxes, maps, people, SIZE)
-    assert found[0, 0] == expected.sum() / (SIZE[0] * SIZE[1])
-
-
-def test_a_crowd_counts_as_the_share_of_the_detection_in_it():
-    boxes = np.array([[0.0, 0, 10, 10], [5, 0, 10, 10]])
-    maps = 2 * [np.ones((3, 10, 10), dtype=np.uint8)]
-    person = {"bbox": [0, 0, 10, 20], "segmentation": [[0, 0, 10, 0, 10, 20, 0, 20]]}
-    people = [person, person | {"iscrowd": 1}]
-    for found in (box_iou(boxes, people), mask_iou(boxes, maps, people, SIZE)):
-        np.testing.assert_allclose(found, [[0.5, 1], [0.2, 0.5]])
-
-
-def test_without_detections_or_people_there_are_no_pairs():
-    boxes, maps, people = draw(2)
-    for found_boxes, found_maps, labelled in ((boxes[:0], [], people), (boxes, maps, [])):
-        shape = len(found_boxes), len(labelled)
-        assert point_similarity(SURFACE, found_boxes, found_maps, labelled).shape == shape
-        assert mask_iou(found_boxes, found_maps, labelled, SIZE).shape == shape
-        assert box_iou(found_boxes, labelled).shape == shape

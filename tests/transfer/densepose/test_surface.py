@@ -1,4 +1,4 @@
-"""The surface: nearest vertices, distances, files that do not fit, the converting command."""
+"""The surface: nearest vertices, distances, files that do not fit."""
 
 import pickle
 
@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from tests.transfer.densepose.golden import load, load_json
-from tests.transfer.densepose.surfaces import as_surface, write_surface
-from tests.transfer.peers import write_python2
+from tests.transfer.densepose.cases import as_surface, load, load_json, write_surface
 from transfer.data.layout import DataError
-from transfer.densepose.__main__ import main
-from transfer.densepose.surface import NORMALISERS, Surface
+from transfer.densepose.surface import Surface, load_distances
 
 MESH = load("eval_mesh")
 FILES = ("SMPL_subdiv.mat", "SMPL_SUBDIV_TRANSFORM.mat", "Pdist_matrix.npy")
@@ -46,15 +43,6 @@ def test_nearest_vertices_equal_a_search_of_all():
     assert found.dtype == np.int64
 
 
-def test_of_two_nearest_vertices_the_first_is_taken():
-    uv = np.array([[0.5, 0.5], [0, 0.25], [0.5, 0.25], [0.25, 0], [0, 0.25]])
-    surface = Surface(uv, np.array([1, 2, 1, 2, 2]), np.array([3, 4, 0, 2, 1]), np.zeros(10))
-    assert surface.nearest(np.array([2, 1]), np.array([0, 0.5]), np.array([0, 0.375])).tolist() == [
-        4,
-        3,
-    ]
-
-
 def test_packed_distances_are_those_of_the_matrix():
     surface, vertices = as_surface(MESH), np.arange(-1, 500)
     found = surface.distances(vertices[:, None], vertices)
@@ -62,14 +50,6 @@ def test_packed_distances_are_those_of_the_matrix():
     assert np.isinf(found[0]).all()
     assert np.isinf(found[:, 0]).all()
     assert found.dtype == np.float64
-
-
-def test_normalisers_are_those_of_the_parts():
-    expected = {1: 0.351, 2: 0.351, 3: 0.107, 4: 0.107, 5: 0.126, 6: 0.126, 23: 0.15, 24: 0.15}
-    for first, value in ((7, 0.237), (11, 0.173), (15, 0.142), (19, 0.128)):
-        expected |= dict.fromkeys(range(first, first + 4), value)
-    assert len(NORMALISERS) == 25
-    assert {chart: NORMALISERS[chart] for chart in range(1, 25)} == expected
 
 
 def test_files_are_read_as_they_are_published(folder):
@@ -106,16 +86,19 @@ def test_a_missing_file_is_named_with_its_source_and_terms(folder, file):
         assert said in str(caught.value)
 
 
-def test_a_pickle_alone_is_not_read_and_the_command_is_told(folder, capsys):
-    file = folder / "Pdist_matrix.pkl"
-    write_pickle(file)
-    (folder / "Pdist_matrix.npy").unlink()
-    with pytest.raises(DataError) as caught:
-        Surface.load(folder)
-    command = f"python -m transfer.densepose convert-distances --trust {file}"
-    assert command in str(caught.value)
-    assert main(command.split()[3:]) == 0
+def test_the_published_pickle_is_read_where_it_was_not_converted(folder):
+    (folder / FILES[2]).unlink()
+    content = {"Pdist_matrix": MESH["Pdist_matrix"]}
+    (folder / "Pdist_matrix.pkl").write_bytes(pickle.dumps(content, protocol=2))
     np.testing.assert_array_equal(Surface.load(folder).packed, MESH["Pdist_matrix"].ravel())
+
+
+@pytest.mark.parametrize("content", [{"Pdist": np.zeros((3, 1))}, {"Pdist_matrix": [1.0, 2.0]}])
+def test_a_pickle_of_anything_else_is_named(content, tmp_path):
+    file = tmp_path / "Pdist_matrix.pkl"
+    file.write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(DataError, match=f"{file}: expected a dict with an array Pdist_matrix"):
+        load_distances(file)
 
 
 def change(folder, file, **variables):
@@ -138,11 +121,14 @@ def with_value(name, place, value):
         (FILES[0], {"V_subdiv": np.zeros((0, 0))}, r"V_subdiv has shape \(0, 0\)"),
         (FILES[0], {"U_subdiv": with_value("U_subdiv", 5, np.nan)}, "expected a row or a column"),
         (FILES[0], {"U_subdiv": "text"}, "U_subdiv has shape .* expected a row or a column"),
-        (FILES[0], {"U_subdiv": MESH["U_subdiv"][1:]}, "have 599, 600 and 600 entries, .* has 600"),
-        (FILES[1], {"index": MESH["index"][1:]}, "have 600, 600 and 600 entries, .* has 599"),
-        (FILES[0], {"Part_ID_subdiv": with_value("Part_ID_subdiv", 3, 25)}, "25 values from 1 to"),
-        (FILES[0], {"Part_ID_subdiv": with_value("Part_ID_subdiv", 3, 2.5)}, "25 values from 1 to"),
-        (FILES[0], {"Part_ID_subdiv": MESH["Part_ID_subdiv"] % 24}, "24 values from 0 to 23"),
+        (FILES[0], {"U_subdiv": MESH["U_subdiv"][1:]}, "have 599, 600, 600 and 600 entries"),
+        (FILES[1], {"index": MESH["index"][1:]}, "have 600, 600, 600 and 599 entries"),
+        (FILES[0], {"Part_ID_subdiv": with_value("Part_ID_subdiv", 3, 2.5)}, "is not all whole"),
+        (
+            FILES[0],
+            {"Part_ID_subdiv": MESH["Part_ID_subdiv"] % 24},
+            "is not all whole numbers from",
+        ),
         (FILES[1], {"index": MESH["index"] - 1}, "index has 0; expected 1, 2"),
         (FILES[1], {"index": with_value("index", 3, 7.5)}, "index has 7.5; expected 1, 2"),
         (
@@ -160,19 +146,11 @@ def test_a_variable_that_does_not_fit_is_named(folder, file, variables, message)
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("content", [b"", b"not what it should be" * 100])
-def test_a_damaged_file_is_named(folder, file, content):
-    (folder / file).write_bytes(content)
-    with pytest.raises(DataError, match="is not a readable") as caught:
-        Surface.load(folder)
-    assert str(folder / file) in str(caught.value)
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_half_a_file_is_named(folder, file):
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_damaged_file_is_named(folder, file, kept):
     whole = (folder / file).read_bytes()
-    (folder / file).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=file):
+    (folder / file).write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(DataError, match=str(folder / file)):
         Surface.load(folder)
 
 
@@ -184,69 +162,3 @@ def test_distances_that_do_not_fit_are_named(folder, distances):
     np.save(folder / FILES[2], distances)
     with pytest.raises(DataError, match=r"has shape .*; expected \(124750,\) and float: index in"):
         Surface.load(folder)
-
-
-def write_pickle(file, distances=MESH["Pdist_matrix"]):
-    file.write_bytes(pickle.dumps({"Pdist_matrix": distances}, protocol=2))
-
-
-def test_nothing_is_unpickled_without_trust(tmp_path, capsys):
-    file, ran = tmp_path / "Pdist_matrix.pkl", tmp_path / "ran"
-
-    class Program:
-        def __reduce__(self):
-            return ran.touch, ()
-
-    file.write_bytes(pickle.dumps(Program()))
-    assert main(["convert-distances", str(file)]) == 2
-    said = capsys.readouterr().err
-    assert "a pickle is a program" in said
-    assert "--trust" in said
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_a_pickle_of_python_2_becomes_an_array(tmp_path, capsys):
-    file = tmp_path / "Pdist_matrix.pkl"
-    write_python2({"Pdist_matrix": MESH["Pdist_matrix"].astype(np.float64)}, file)
-    assert main(["convert-distances", "--trust", str(file)]) == 0
-    assert "a pickle is a program" in capsys.readouterr().err
-    found = np.load(tmp_path / "Pdist_matrix.npy")
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, MESH["Pdist_matrix"].ravel())
-    assert main(["convert-distances", str(file), str(tmp_path / "new" / "d.npy"), "--trust"]) == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "new" / "d.npy"), found)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"Pdist": np.zeros((3, 1))}, "expected a dict with an array Pdist_matrix"),
-        ([1, 2], "expected a dict with an array Pdist_matrix"),
-        ({"Pdist_matrix": [1.0, 2.0, 3.0]}, "expected a dict with an array Pdist_matrix"),
-        ({"Pdist_matrix": np.zeros((4, 1))}, r"has shape \(4, 1\) .* expected float"),
-        ({"Pdist_matrix": np.zeros((3, 2))}, r"has shape \(3, 2\) .* expected float"),
-        ({"Pdist_matrix": np.zeros((0, 1))}, r"has shape \(0, 1\) .* expected float"),
-        ({"Pdist_matrix": np.zeros((3, 1), np.int64)}, "type int64; expected float"),
-        ({"Pdist_matrix": np.array([1.0, -1.0, 2.0])}, "is from -1.0 to 2.0; expected finite"),
-        ({"Pdist_matrix": np.array([1.0, np.nan, 2.0])}, "is from nan to nan; expected finite"),
-        ({"Pdist_matrix": np.array([1.0, np.inf, 2.0])}, "is from 1.0 to inf; expected finite"),
-    ],
-)
-def test_a_pickle_of_anything_else_is_an_error(tmp_path, capsys, content, message):
-    file = tmp_path / "Pdist_matrix.pkl"
-    file.write_bytes(pickle.dumps(content))
-    assert main(["convert-distances", "--trust", str(file)]) == 2
-    captured = capsys.readouterr()
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(captured.err)
-    assert str(file) in captured.err
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_a_missing_or_damaged_pickle_is_an_error(tmp_path, capsys):
-    file = tmp_path / "Pdist_matrix.pkl"
-    assert main(["convert-distances", "--trust", str(file)]) == 2
-    assert "No such file" in capsys.readouterr().err
-    file.write_bytes(b"no pickle")
-    assert main(["convert-distances", "--trust", str(file)]) == 2
-    assert f"{file} is not a readable pickle" in capsys.readouterr().err
