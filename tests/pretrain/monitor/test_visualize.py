@@ -123,7 +123,7 @@ def test_a_released_checkpoint_is_drawn(clove_r50, images, tmp_path, monkeypatch
     assert cfg == get_cfg()
     state, loaded = clove_r50.state_dict(), models["trained"].state_dict()
     assert all(torch.equal(state[name], value) for name, value in loaded.items())
-    cfg.merge_from_list(["CROPS.GLOBAL_SIZE", 96, "CROPS.LOCAL_SIZE", 32])
+    cfg.merge_from_list(["CROPS.GLOBAL_SIZE", 128, "CROPS.LOCAL_SIZE", 32])
     monkeypatch.setattr(networks, "get_cfg", cfg.clone)
     drawn = [f"0_{kind}.png" for kind in KINDS]
     assert draw(images / "0.png", checkpoint=path)[:2] == (0, drawn)
