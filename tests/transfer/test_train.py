@@ -209,7 +209,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_is_saved_after_it(
         (["--init", "CLoVE 400"], [], "--init CLoVE 400: only lower-case letters"),
         ([], ["SOLVER.MAX_ITERR", "1"], "unknown key SOLVER.MAX_ITERR (did you mean"),
         ([], ["TRANSFER.AMP_DTYPE", "fp16"], "Add: TRANSFER.AMP_DTYPE bf16"),
-        (["--weights", "nowhere.pth"], [], "nowhere.pth: no such file"),
+        (["--weights", "nowhere.pth"], [], "nowhere.pth: cannot be read (No such file"),
         (["--eval-only"], [], "no checkpoint in"),
     ],
 )
