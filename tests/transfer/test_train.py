@@ -239,7 +239,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(workers, root, tmp_path, mon
         (["--init", "CLoVE 400"], [], "--init CLoVE 400: only lower-case letters"),
         ([], ["SOLVER.MAX_ITERR", "1"], "unknown key SOLVER.MAX_ITERR (did you mean"),
         ([], ["TRANSFER.AMP_DTYPE", "fp16"], "Add: TRANSFER.AMP_DTYPE bf16"),
-        (["--weights", "nowhere.pth"], [], "nowhere.pth: no such file"),
+        (["--weights", "nowhere.pth"], [], "nowhere.pth: cannot be read (No such"),
         (["--eval-only"], [], "holds no checkpoint"),
     ],
 )
