@@ -126,8 +126,6 @@ def read(path: str | Path, allowed: Collection[str] = ()) -> dict[str, Any]:
     of a zip file are mapped, not read: only what is used costs memory. Raises CheckpointError.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path}: a folder, a device or a pipe, not a checkpoint file")
     try:
         loaded = _read(path, {**dict.fromkeys(allowed, _Inert), **_NUMPY})
     except OSError as error:

@@ -68,7 +68,7 @@ def test_broken_newest_checkpoint_is_passed_over_with_a_warning(images, tmp_path
     newest.write_bytes(newest.read_bytes()[:1000])
     resumed = train(config(images, run), resume=True)
     error = capfd.readouterr().err
-    assert "step_00000006.pth: cannot be read" in error
+    assert "step_00000006.pth: not a complete" in error
     assert "resuming at step 4" in error
     assert_equal_states(straight, resumed)
 

@@ -78,8 +78,6 @@ def find_backbone(
     checkpoint's memory. Raises CheckpointError, without the file's name, when nothing or too much
     fits, and when the entries are not exactly a plain ResNet-50's, 101's or 152's.
     """
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f"{type(checkpoint).__name__}, not a checkpoint (a dictionary)")
     if is_converted(checkpoint):
         raise CheckpointError("converted already; give it to python -m transfer --weights")
     states = _state_dicts(checkpoint)

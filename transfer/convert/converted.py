@@ -14,14 +14,14 @@ FORMAT = 1
 
 def write_converted(out: Path, tensors: Mapping[str, Any], meta: dict[str, Any]) -> None:
     """Write ``tensors``, by Detectron2's short names, and what is said of them, atomically."""
-    converted = {
+    content = {
         "format": FORMAT,
         "model": tensors,
         "matching_heuristics": True,  # Detectron2 finds the short names in C4 and FPN models
         "__author__": "CLoVE on Detectron2",
         "meta": meta,
     }
-    files.write_torch(out, converted)
+    files.write_torch(out, content)
 
 
 def load_converted(path: str | Path) -> dict[str, Any]:

@@ -244,9 +244,8 @@ FILES = {
         *(lambda trunk: OrderedDict(trunk | heads("fc")), torch.save, "only network", True),
     ),
     ("supervised_msra", "R-50.pkl"): (msra, write_python2, "only network", True),
-    ("supervised_msra", "by_python_3.pkl"): (msra, protocol(2), "only network", True),
-    ("supervised_msra", "of_a_detector.pkl"): (
-        *(lambda trunk: {"blobs": msra(trunk)}, write_python2, "only network", True),
+    ("supervised_msra", "by_python_3.pkl"): (
+        *(lambda trunk: {"blobs": msra(trunk)}, protocol(2), "only network", True),
     ),
     ("moco", "d2.pkl"): (by_another_converter, protocol(2), "only network", False),
     ("pixpro", "d2_of_protocol_5.pkl"): (by_another_converter, protocol(5), "only network", False),
