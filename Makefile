@@ -82,7 +82,7 @@ smoke: $(READY)
 # One replicate of the scenes benchmark: hours; the same command goes on where it was interrupted
 scenes-replicate: $(READY)
 	$(if $(SEED),,$(error SEED is missing: make scenes-replicate SEED=100; below 100 is for tuning))
-	$(PY) -m benchmarks.replicate --seed $(SEED)
+	$(PY) -m benchmarks.evidence replicate --seed $(SEED)
 
 lint: $(READY)
 	$(PY) -m ruff check .
@@ -93,4 +93,4 @@ format: $(READY)
 	$(PY) -m ruff check --fix .
 
 gpu-check: $(READY)
-	$(PY) -m benchmarks.gpu_check
+	$(PY) -m benchmarks.speed.gpu_check

@@ -53,13 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         if args.command == "run":
-            from benchmarks.run import run
+            from benchmarks.runner.run import run
 
             return run(
                 args.config_file, args.output, args.executor, args.slots, dry_run=args.dry_run
             )
         if args.command == "status":
-            from benchmarks.status import status
+            from benchmarks.runner.status import status
 
             print(status(args.folder))
             return 0
@@ -68,10 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return report(args.folder, args.output)
         if args.command == "export":
-            from benchmarks.export import export
+            from benchmarks.tables.export import export
 
             return export(args.folder, args.out)
-        from benchmarks.collect import PUBLISHED_YAML, collect
+        from benchmarks.tables.collect import PUBLISHED_YAML, collect
 
         return collect(args.folder, args.published or PUBLISHED_YAML, args.output)
     except ConfigError as error:

@@ -5,11 +5,10 @@ import logging
 import torch
 from torch import nn
 
-from pretrain.methods.clove import CLoVE
 from pretrain.runtime import distributed
 
 
-def compile_networks(model: CLoVE, autocast: torch.autocast, device: torch.device) -> None:
+def compile_networks(model: nn.Module, autocast: torch.autocast, device: torch.device) -> None:
     """Compile ``model.student`` and ``model.teacher`` on all ranks, or say why they stay as is.
 
     A small network is tried first, forward and backward, since what cannot be compiled would

@@ -1,4 +1,4 @@
-"""The encoder f: torchvision's ResNet up to C5, initialised as in clove.md section 2."""
+"""The encoder f: torchvision's ResNet up to C5."""
 
 from collections import OrderedDict
 
@@ -11,7 +11,9 @@ STAGES = ("stem", "res2", "res3", "res4", "res5")
 
 
 class Encoder(nn.Sequential):
-    """(B,3,S,S) → C5 (B,C,ceil(S/32),ceil(S/32)); torchvision's names without ``fc``."""
+    """(B,3,S,S) → C5 (B,channels,ceil(S/stride),ceil(S/stride)); torchvision's names, no ``fc``."""
+
+    stride = 32
 
     def __init__(self, resnet: torchvision.models.ResNet) -> None:
         trunk = [(name, part) for name, part in resnet.named_children() if "layer" in name]
@@ -24,6 +26,7 @@ class Encoder(nn.Sequential):
                 **dict(trunk),
             )
         )
+        self.channels = resnet.fc.in_features
 
     def stages(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """The maps after the stem (pooled) and after each of the four stages, as in STAGES."""
@@ -34,23 +37,28 @@ class Encoder(nn.Sequential):
         return dict(zip(STAGES, maps, strict=True))
 
 
-def initialize(resnet: torchvision.models.ResNet) -> torchvision.models.ResNet:
-    """He initialisation by fan-out; the last BN of every residual block starts at zero."""
+def initialize(
+    resnet: torchvision.models.ResNet, zero_last_gamma: bool = True
+) -> torchvision.models.ResNet:
+    """He initialisation by fan-out; where asked for, every residual block starts as the identity.
+
+    Its last BN is zero then (He et al., arXiv 1812.01187, section 3.1).
+    """
     for module in resnet.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, torchvision.models.resnet.Bottleneck):
+        elif zero_last_gamma and isinstance(module, torchvision.models.resnet.Bottleneck):
             nn.init.zeros_(module.bn3.weight)
-        elif isinstance(module, torchvision.models.resnet.BasicBlock):
+        elif zero_last_gamma and isinstance(module, torchvision.models.resnet.BasicBlock):
             nn.init.zeros_(module.bn2.weight)
     return resnet
 
 
-def build_encoder(arch: str = "resnet50") -> Encoder:
+def build_encoder(arch: str = "resnet50", zero_last_gamma: bool = True) -> Encoder:
     """A randomly initialised ResNet trunk.
 
     Raises ValueError for an ``arch`` that is not in ARCHITECTURES.
     """
     if arch not in ARCHITECTURES:
-        raise ValueError(f"MODEL.ARCH {arch!r} is not one of {', '.join(ARCHITECTURES)}")
-    return Encoder(initialize(torchvision.models.get_model(arch, weights=None)))
+        raise ValueError(f"ENCODER.ARCH {arch!r} is not one of {', '.join(ARCHITECTURES)}")
+    return Encoder(initialize(torchvision.models.get_model(arch, weights=None), zero_last_gamma))

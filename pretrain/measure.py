@@ -1,7 +1,6 @@
 """``python -m pretrain.measure``: the monitors of a checkpoint, beside the untrained network."""
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -20,25 +19,24 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """The monitors of both networks, by name, on global views of ``size`` px of ``count`` images.
 
-    Without ``size``, of that of training.
-
-    On the CPU, in float32. Raises CheckpointError and DataError for input that cannot be used.
+    Without ``size``, of that of training. On the CPU, in float32. Raises CheckpointError and
+    DataError for input that cannot be used.
     """
     cfg, networks = load(checkpoint)
-    size = size or cfg.CROPS.GLOBAL_SIZE
-    cells, negatives = math.ceil(size / 32) ** 2, cfg.LOSS.NUM_NEGATIVES + cfg.LOSS.NUM_SKIPPED
-    if cells < negatives:
-        raise DataError(f"--size {size} gives {cells} cells, fewer than {negatives} negatives")
-    area = tuple(cfg.CROPS.GLOBAL_AREA)
-    folder = MultiCropImages(open_images(images), MultiCrop(size, area, num_locals=0), seed=0)
+    cfg.CROPS.NUM_LOCALS = 0
+    cfg.CROPS.GLOBAL_SIZE = size = size or cfg.CROPS.GLOBAL_SIZE
+    folder = MultiCropImages(open_images(images), MultiCrop(cfg.CROPS), seed=0)
     labelled = probes.Labels(labels, size) if labels else None
     device = torch.device("cpu")
     crops, _, boxes = to_device(folder.apart(folder.spread(count)), device)
     found = {}
     for name, network in networks.items():
-        found[name] = measures.measure(network, crops, boxes, cfg.LOSS.POSITIVE_RADIUS)
+        try:
+            found[name] = measures.measure(network, crops, boxes)
+        except ValueError as error:  # of a loss that lacks cells
+            raise DataError(f"--size {size}: {error}") from error
         if labelled:
-            found[name] |= probes.measure(network, labelled, device, tells=True)
+            found[name] |= probes.measure(network, labelled, device)
     return found
 
 

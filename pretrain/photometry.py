@@ -1,4 +1,4 @@
-"""Colour jitter, greyscale, blur and solarize of a view (clove.md section 8), in two ways.
+"""Colour jitter, greyscale, blur and solarize of a view, in two ways.
 
 ``apply_to_view`` works on one uint8 view on the CPU, ``apply`` on a whole batch on any device. Both
 do what the drawn numbers say, up to the rounding to 8 bits between operations that only the first
@@ -9,6 +9,7 @@ import functools
 import itertools
 import math
 import random
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -18,14 +19,23 @@ import torch.nn.functional as F
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's RGB values in [0, 1]
 STD = (0.229, 0.224, 0.225)
-JITTER, BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.8, 0.4, 0.4, 0.2, 0.1
-GRAYSCALE = 0.2
 BLUR_RADIUS = (0.1, 2.0)  # standard deviation in pixels of the resized view
 SOLARIZE_THRESHOLD = 128
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B in grey
 STEPS = ("brightness", "contrast", "saturation", "hue")
 ORDERS = tuple(itertools.permutations(range(len(STEPS))))
 BLUR_REACH = math.ceil(3 * BLUR_RADIUS[1])  # pixels to either side that a blur looks at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colours:
+    """How a view's colours may change: probabilities, and the strengths of the jitter's steps."""
+
+    jitter: float = 0.0
+    strength: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # in the order of STEPS
+    grayscale: float = 0.0
+    blur: float = 0.0
+    solarize: float = 0.0
 
 
 class Photometry(NamedTuple):
@@ -41,18 +51,20 @@ class Photometry(NamedTuple):
     solarize: float  # 0 or 1
 
 
-def draw(blur: float, solarize: float, rng: random.Random) -> Photometry:
-    """One view's numbers; ``blur`` and ``solarize`` are the probabilities of these two."""
-    jitter = rng.random() < JITTER
+UNCHANGED = Photometry(-1, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def draw(colours: Colours, rng: random.Random) -> Photometry:
+    """One view's numbers."""
+    jitter = rng.random() < colours.jitter
+    *factors, hue = colours.strength
     return Photometry(
-        order=rng.randrange(len(ORDERS)) if jitter else -1,
-        brightness=rng.uniform(1 - BRIGHTNESS, 1 + BRIGHTNESS),
-        contrast=rng.uniform(1 - CONTRAST, 1 + CONTRAST),
-        saturation=rng.uniform(1 - SATURATION, 1 + SATURATION),
-        hue=rng.uniform(-HUE, HUE),
-        grayscale=float(rng.random() < GRAYSCALE),
-        blur=rng.uniform(*BLUR_RADIUS) if rng.random() < blur else 0.0,
-        solarize=float(rng.random() < solarize),
+        rng.randrange(len(ORDERS)) if jitter else -1,
+        *(rng.uniform(1 - strength, 1 + strength) for strength in factors),
+        rng.uniform(-hue, hue),
+        grayscale=float(rng.random() < colours.grayscale),
+        blur=rng.uniform(*BLUR_RADIUS) if rng.random() < colours.blur else 0.0,
+        solarize=float(rng.random() < colours.solarize),
     )
 
 

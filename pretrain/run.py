@@ -8,28 +8,26 @@ from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
-from torch import nn
 
 from pretrain.config import NOT_HASHED, get_cfg
 from pretrain.data import MultiCropImages
 from pretrain.data.sampler import epoch_length
-from pretrain.encoder import build_encoder
-from pretrain.methods.clove import CLoVE
-from pretrain.optim import LARS, lars_param_groups, warmup_cosine
+from pretrain.methods import build_model
+from pretrain.optim import build_optimizer, lr_schedule, teacher_momentum_schedule
 from pretrain.runtime import checkpoints, distributed
 from pretrain.runtime.checkpoints import CheckpointError
 from pretrain.runtime.config import REPOSITORY, ConfigError, flatten, is_within, plain
-from pretrain.runtime.precision import autocast_dtype
+from pretrain.runtime.distributed import autocast_dtype
 from pretrain.runtime.provenance import provenance
 
 # Without them a checkpoint's weights and position mean something else
-FIXED = ("MODEL", "SOLVER.BATCH_SIZE_PER_GPU")
+FIXED = ("METHOD", "ENCODER", "SOLVER.BATCH_SIZE_PER_GPU")
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 logger = logging.getLogger(__name__)
 
 
 class Plan:
-    """What a run does at micro-step t (clove.md section 9)."""
+    """What a run does at micro-step t, counted from 0 over all epochs."""
 
     def __init__(self, cfg: CfgNode, num_images: int, world_size: int) -> None:
         solver = cfg.SOLVER
@@ -39,22 +37,21 @@ class Plan:
         )
         self.length = epoch_length(num_images, solver.BATCH_SIZE_PER_GPU, world_size)
         self.total = solver.EPOCHS * self.length
+        self.checkpoint_epochs = cfg.CHECKPOINT.PERIOD_EPOCHS
         self.images_per_micro_step = solver.BATCH_SIZE_PER_GPU * world_size
-        lr = solver.BASE_LR * self.total_batch_size / 256
-        self.lr = warmup_cosine(
-            lr,
-            solver.END_LR_SHARE * lr,
-            self.total,
-            solver.WARMUP_EPOCHS * self.length,
-            lr / solver.WARMUP_DIVISOR,
-        )
-        self.teacher_momentum = warmup_cosine(solver.TEACHER_MOMENTUM, 1.0, self.total)
+        self.lr = lr_schedule(solver, self.length, self.total_batch_size)
+        self.teacher_momentum = teacher_momentum_schedule(solver, self.length)
         self.total_steps = solver.EPOCHS * -(-self.length // self.accumulation)
 
     def ends_group(self, micro_step: int) -> bool:
         """Whether the optimizer steps: after ``accumulation`` micro-steps or at the epoch's end."""
         i = micro_step % self.length + 1
         return i % self.accumulation == 0 or i == self.length
+
+    def saves(self, micro_step: int) -> bool:
+        """Whether a checkpoint is due: every CHECKPOINT.PERIOD_EPOCHS, and at the end."""
+        done = micro_step + 1
+        return done % (self.checkpoint_epochs * self.length) == 0 or done == self.total
 
 
 def accumulation(total: int, batch_size: int, world_size: int) -> int:
@@ -85,14 +82,12 @@ class Run:
         self, cfg: CfgNode, plan: Plan, data: MultiCropImages, device: torch.device
     ) -> None:
         self.cfg, self.plan, self.device = cfg, plan, device
-        self.data_sha256 = data.images.sha256()
+        self.images, self.data_sha256 = data.images, data.images.sha256()
         self.folder = REPOSITORY / cfg.OUTPUT_DIR
         self.model = build_model(cfg).to(device)
         solver = cfg.SOLVER
         self._dtype = autocast_dtype(AUTOCAST[solver.PRECISION], device.type, logger)
-        groups = lars_param_groups(self.model, solver.WEIGHT_DECAY)
-        self.optimizer = LARS(groups, 0.0, solver.MOMENTUM, solver.TRUST_COEFFICIENT)
-        self.running = RunningStatistics(self.model)
+        self.optimizer = build_optimizer(self.model, solver)
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "fp16")
         self.step = 0  # optimizer steps done
         self.micro_step = 0  # micro-steps done
@@ -106,23 +101,21 @@ class Run:
         """In which the model runs; its loss stays in float32."""
         return torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None)
 
-    def gradients(self) -> list[torch.Tensor]:
-        """Of all parameters that have one, less the scale of fp16. Once a step."""
-        self.scaler.unscale_(self.optimizer)
-        return [p.grad for p in self.model.parameters() if p.grad is not None]
+    def update(self, lr: float) -> torch.Tensor:
+        """The optimizer's step; () bool on the device, whether all gradients were finite.
 
-    def update(self, lr: float, skip: torch.Tensor) -> None:
-        """The optimizer's step; where ``skip`` (() bool), weights, momentum and BN stay as before.
-
-        The teacher keeps its step of the moving average: it went towards weights that are good.
+        It is made in any case, so that the host need not wait: the loop stops before anything
+        of it is saved. In fp16 the scaler leaves it out where a gradient overflowed.
         """
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        # Where the host knows without waiting, an ordinary step needs no masks
-        self.optimizer.step(skip if skip.is_cuda or skip else None)
-        self.running.keep(skip)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        return finite
 
     def require_space(self) -> None:
         """Raise CheckpointError unless there is space for the checkpoints that the run will keep.
@@ -149,6 +142,7 @@ class Run:
             "world_size": distributed.world_size(),
             "data_sha256": self.data_sha256,
             "config": plain(self.cfg),
+            "export": self.model.exported,
             "provenance": provenance(),
             "rng": torch.get_rng_state(),
         }
@@ -205,45 +199,8 @@ class Run:
                 "began; restore it or choose another OUTPUT_DIR"
             )
         self.model.load_state_dict(content["model"])
-        self.running.remember()
         self.optimizer.load_state_dict(content["optimizer"])
         if content.get("scaler"):  # nothing where the run was not in fp16
             self.scaler.load_state_dict(content["scaler"])
         torch.set_rng_state(content["rng"])
         self.step, self.micro_step = content["step"], content["micro_step"]
-
-
-class RunningStatistics:
-    """BN's running means and variances, so that a skipped step leaves no trace in them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-        self.current = [s for norm in norms for s in (norm.running_mean, norm.running_var)]
-        self.before = [torch.empty_like(statistic) for statistic in self.current]
-        self.remember()
-
-    def remember(self) -> None:
-        """Those of now are the last good ones."""
-        torch._foreach_copy_(self.before, self.current)
-
-    def keep(self, skip: torch.Tensor) -> None:
-        """Go back to the last good ones where ``skip`` (() bool), else remember those of now."""
-        for before, current in zip(self.before, self.current, strict=True):
-            current.copy_(torch.where(skip, before, current))
-        self.remember()
-
-
-def build_model(cfg: CfgNode) -> CLoVE:
-    """CLoVE as MODEL and LOSS describe it, randomly initialised."""
-    model = CLoVE(
-        build_encoder(cfg.MODEL.ARCH),
-        hidden=cfg.MODEL.HIDDEN,
-        dim=cfg.MODEL.DIM,
-        heads=cfg.MODEL.HEADS,
-        gamma=cfg.LOSS.GAMMA,
-        margin=cfg.LOSS.MARGIN,
-        positive_radius=cfg.LOSS.POSITIVE_RADIUS,
-        num_negatives=cfg.LOSS.NUM_NEGATIVES,
-        num_skipped=cfg.LOSS.NUM_SKIPPED,
-    )
-    return model.to(memory_format=torch.channels_last)

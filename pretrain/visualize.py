@@ -1,9 +1,7 @@
 """``python -m pretrain.visualize``: pictures of what a checkpoint has learnt."""
 
 import argparse
-import contextlib
 import functools
-import itertools
 import random
 import sys
 from collections.abc import Sequence
@@ -14,8 +12,8 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from pretrain.augment import Views
-from pretrain.data import DataError, build_crops
+from pretrain.augment import MultiCrop, Views, boxes_of
+from pretrain.data import DataError
 from pretrain.data.folder import list_images
 from pretrain.data.multicrop import decode
 from pretrain.monitor import measures, pictures
@@ -34,27 +32,25 @@ def read_images(paths: Sequence[Path]) -> dict[Path, Tensor]:
     Those that cannot be read are skipped with a warning. Raises DataError when none is left, and
     when two have the same stem, as their pictures would have the same name.
     """
-    named = (
-        [path / name for name in list_images(path)] if path.is_dir() else [path] for path in paths
-    )
-    files = dict.fromkeys(itertools.chain(*named))
+    files: dict[str, Path] = {}
+    for path in paths:
+        for file in [path / name for name in list_images(path)] if path.is_dir() else [path]:
+            if (same := files.setdefault(file.stem, file)) != file:
+                raise DataError(
+                    f"{file}: its pictures would have the names of those of {same}; rename it, or "
+                    "call again for it with another --output"
+                )
     images: dict[Path, Tensor] = {}
-    for file in files:
+    for file in files.values():
         try:
             image = decode(file.read_bytes())
+            reason = "it has no extent" if min(image.shape[1:]) < 2 else None
         except Exception as error:  # decoders raise errors of any type at damaged files
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            print(f"warning: {file}: skipped, cannot be read ({reason})", file=sys.stderr)
-            continue
-        if min(image.shape[1:]) < 2:
-            print(f"warning: {file}: skipped, it has no extent", file=sys.stderr)
-            continue
-        if same := [other for other in images if other.stem == file.stem]:
-            raise DataError(
-                f"{file}: its pictures would have the names of those of {same[0]}; rename it, or "
-                "call again for it with another --output"
-            )
-        images[file] = image
+            reason = f"cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})"
+        if reason:
+            print(f"warning: {file}: skipped, {reason}", file=sys.stderr)
+        else:
+            images[file] = image
     if not images:
         raise DataError(f"{paths[0]}: none of {len(files)} images can be read; name some that can")
     if skipped := len(files) - len(images):
@@ -64,7 +60,7 @@ def read_images(paths: Sequence[Path]) -> dict[Path, Tensor]:
 
 def views_of(images: dict[Path, Tensor], cfg: CfgNode, seed: int) -> list[Views]:
     """Views of every image, then more of the same ones up to measures.STATISTICS_VIEWS globals."""
-    crops = build_crops(cfg, photometry=True)
+    crops = MultiCrop(cfg.CROPS)
     rounds = -(-measures.STATISTICS_VIEWS // (2 * len(images)))
     return [
         crops(image, random.Random(f"{seed} {draw} {path.name}"))
@@ -93,21 +89,16 @@ def visualize(checkpoint: Path, paths: Sequence[Path], output: Path, seed: int =
     views = views_of(images, cfg, seed)
     some = views[: measures.STATISTICS_VIEWS // 2]
     statistics = torch.cat([normalize(each.global_crops / 255) for each in some])
+    models = {name: measures.settled(model, statistics) for name, model in models.items()}
     written = []
-    with contextlib.ExitStack() as stack:
-        for model in models.values():
-            stack.enter_context(measures.statistics_of(model, statistics))
-        for (path, image), of in zip(images.items(), views, strict=False):
-            crops, picture = normalize(of.global_crops / 255), whole(image)
-            maps = {name: pictures.embed(model, crops, picture) for name, model in models.items()}
-            drawn = {"views": pictures.draw_views(image, of)} | pictures.figures(
-                maps, crops, of.boxes[:2], picture, cfg.LOSS.POSITIVE_RADIUS
-            )
-            for kind, figure in drawn.items():
-                written.append(output / f"{path.stem}_{kind}.png")
-                save = functools.partial(figure.savefig, **PNG)
-                write_atomically(written[-1], save)
-            print(f"{path}: {', '.join(drawn)}")
+    for (path, image), of in zip(images.items(), views, strict=False):
+        crops, picture = normalize(of.global_crops / 255), whole(image)
+        drawn = {"views": pictures.draw_views(image, of)}
+        drawn |= pictures.figures(models, crops, boxes_of(of.crops[:2], "centers"), picture)
+        for kind, figure in drawn.items():
+            written.append(output / f"{path.stem}_{kind}.png")
+            write_atomically(written[-1], functools.partial(figure.savefig, **PNG))
+        print(f"{path}: {', '.join(drawn)}")
     return written
 
 

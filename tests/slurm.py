@@ -8,7 +8,6 @@ them: its script, its state, the process ids of its tasks. That of an array's is
 import contextlib
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -148,16 +147,10 @@ def srun(folder: Path, *words: str) -> None:
 
 
 def squeue(folder: Path, *words: str) -> None:
-    if "--user" in words:
-        for path in sorted(jobs(folder).glob("*")):
-            if state(path) in ("PENDING", "RUNNING"):
-                print(path.name)
-        return
-    job = jobs(folder) / words[words.index("--job") + 1]
-    if not job.exists():
-        sys.exit("slurm_load_jobs error: Invalid job id specified")
-    if state(job) in ("PENDING", "RUNNING"):
-        print(state(job))
+    assert "--me" in words
+    for path in sorted(jobs(folder).glob("*")):
+        if state(path) in ("PENDING", "RUNNING"):
+            print(path.name)
 
 
 def scontrol(folder: Path, action: str, job_id: str) -> None:
@@ -181,12 +174,8 @@ def wait_until(condition, job: Path, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            said = [
-                p.read_text()[-2000:]
-                for p in (job, *job.parents[2].glob("**/*.err"))
-                if p.is_file()
-            ]
-            raise AssertionError(f"{shlex.quote(str(job))}: {' '.join(said)}")
+            said = [path.read_text()[-2000:] for path in job.parents[2].glob("**/*.err")]
+            raise AssertionError(f"{job}: {' '.join(said)}")
         time.sleep(0.05)
 
 
@@ -195,10 +184,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--live"]:
         live(Path(sys.argv[2]))
     else:
-        {
-            "sbatch": sbatch,
-            "srun": srun,
-            "squeue": squeue,
-            "scontrol": scontrol,
-            "scancel": scancel,
-        }[name](here, *sys.argv[1:])
+        assert name in COMMANDS
+        globals()[name](here, *sys.argv[1:])

@@ -31,7 +31,7 @@ def test_images_become_a_row_in_the_results(tmp_path):
     run("benchmarks.scenes", scenes, "--images", 8, "--train", 24, "--val", 4, "--size", 96)
     pretraining = (
         f"DATA.ROOT {scenes}/coco/unlabeled2017 OUTPUT_DIR {tmp_path}/pretrain DATA.NUM_WORKERS 0 "
-        "CROPS.GLOBAL_SIZE 96 CROPS.NUM_LOCALS 1 CROPS.LOCAL_SIZE 32 LOSS.NUM_NEGATIVES 1 "
+        "CROPS.GLOBAL_SIZE 96 CROPS.NUM_LOCALS 1 CROPS.LOCAL_SIZE 32 METHOD.NUM_NEGATIVES 1 "
         "SOLVER.EPOCHS 1 SOLVER.WARMUP_EPOCHS 0 "
         "SOLVER.BATCH_SIZE_PER_GPU 4 SOLVER.TOTAL_BATCH_SIZE 4"
     )

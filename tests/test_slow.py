@@ -14,9 +14,10 @@ import torch
 import pretrain.run
 import pretrain.train
 from benchmarks.scenes.generate import Request, generate
-from pretrain.augment import MultiCrop
+from pretrain.augment import MultiCrop, boxes_of
 from pretrain.config import get_cfg
 from pretrain.data.multicrop import collate, decode
+from pretrain.methods import complete
 from pretrain.photometry import normalize
 from pretrain.runtime import checkpoints
 from pretrain.runtime.config import merge
@@ -38,12 +39,12 @@ def demo_config(scenes, output, epochs):
     cfg = get_cfg()
     overrides = f"DATA.ROOT {scenes}/coco/unlabeled2017 OUTPUT_DIR {output} SOLVER.EPOCHS {epochs}"
     merge(cfg, "configs/pretrain/demo.yaml", overrides.split())
-    return cfg
+    return complete(cfg)
 
 
 def on_held_out_views(model, cfg, scenes):
     """The loss's statistics on fixed views of the validation images, BN by their own batch."""
-    crops = MultiCrop(cfg.CROPS.GLOBAL_SIZE, num_locals=0)
+    crops = MultiCrop(cfg.CROPS)  # without local ones
     images = sorted((scenes / "coco" / "val2017").iterdir())[:48]
     samples = [
         (crops(decode(path.read_bytes()), random.Random(f"held out {n}")), [n])
@@ -51,7 +52,9 @@ def on_held_out_views(model, cfg, scenes):
     ]
     batch = collate(samples)
     with torch.no_grad():
-        outputs = model.train()(normalize(batch.global_crops / 255), [], batch.boxes)
+        outputs = model.train()(
+            normalize(batch.global_crops / 255), [], boxes_of(batch.crops, "centers")
+        )
     return {name: value.item() for name, value in outputs.items()}
 
 
@@ -72,7 +75,7 @@ def pretrain_and_check(scenes, output, build=pretrain.run.build_model):
         path = pretrain.train.train(cfg)
     model = pretrain.run.build_model(cfg)
     model.load_state_dict(checkpoints.load(path)["model"])
-    return learns(before, on_held_out_views(model, cfg, scenes), cfg.MODEL.DIM)
+    return learns(before, on_held_out_views(model, cfg, scenes), cfg.METHOD.DIM)
 
 
 def test_pretraining_on_scenes_learns_to_match_places(scenes, tmp_path):

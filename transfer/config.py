@@ -1,6 +1,7 @@
 """The config of a fine-tuning: Detectron2's keys and our own, below TRANSFER."""
 
 import itertools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, get_cfg
 
-from pretrain.runtime.config import ConfigError, config_hash, flatten, merge, plain
+from pretrain.runtime.config import ConfigError, config_hash, flatten, is_within, merge, plain
 from transfer.densepose.config import add_densepose_config, check_densepose_config
 
 # Said by command line flags, so that there is one way to say them.
@@ -28,6 +29,10 @@ NOT_HASHED = (
     "TRANSFER.METRICS",
     "TRANSFER.SURFACE",
 )
+
+
+RECIPE_BN_BATCH = 16
+logger = logging.getLogger(__name__)
 
 
 def default_config() -> CfgNode:
@@ -70,7 +75,10 @@ def resolve(
     if overlay is not None:
         merge(cfg, overlay)
     merge(cfg, overrides=overrides)
-    _scale_anchors(cfg)
+    scale, sizes = cfg.TRANSFER.ANCHOR_SCALE, cfg.MODEL.ANCHOR_GENERATOR.SIZES
+    if scale != 1.0:
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[size * scale for size in level] for level in sizes]
+        cfg.TRANSFER.ANCHOR_SCALE = 1.0
     if not cfg.DATASETS.TRAIN:
         raise ConfigError(f"{config}: DATASETS.TRAIN names no data set")
     if len(cfg.DATASETS.TEST) != 1:
@@ -97,9 +105,28 @@ def differences(cfg: CfgNode, other: dict[str, Any]) -> dict[str, tuple[Any, Any
     return {
         key: (ours.get(key), theirs.get(key))
         for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
-        and not any(key == name or key.startswith(f"{name}.") for name in NOT_HASHED)
+        if ours.get(key) != theirs.get(key) and not is_within(key, NOT_HASHED)
     }
+
+
+def images_per_bn_batch(cfg: CfgNode, processes: int) -> int:
+    """How many images share a BN's statistics; 0 where the backbone's norm uses no batch.
+
+    The one place that decides about SyncBN: ConfigError where it cannot run.
+    """
+    norms = {key: value for key, value in flatten(cfg.MODEL).items() if key.endswith(".NORM")}
+    synchronized = [key for key, value in norms.items() if value in ("SyncBN", "nnSyncBN")]
+    if synchronized and processes > 1 and cfg.MODEL.DEVICE == "cpu":
+        pairs = " ".join(f"MODEL.{key} BN" for key in synchronized)
+        raise ConfigError(f"SyncBN runs on one CPU process, not on {processes}. Add: {pairs}")
+    norm = cfg.MODEL.RESNETS.NORM
+    if "BN" not in norm or norm == "FrozenBN":
+        return 0
+    images = cfg.SOLVER.IMS_PER_BATCH // (1 if "SyncBN" in norm else processes)
+    if images < RECIPE_BN_BATCH:
+        here = f"{norm} sees {images} images per batch"
+        logger.info("%s; the recipes have %d, expect other numbers", here, RECIPE_BN_BATCH)
+    return images
 
 
 def _check_steps(cfg: CfgNode, config: str | Path) -> None:
@@ -113,11 +140,3 @@ def _check_steps(cfg: CfgNode, config: str | Path) -> None:
             f"{config}: SOLVER.STEPS {cfg.SOLVER.STEPS} with SOLVER.MAX_ITER {last}: expected "
             'ascending iterations between 0 and it, or "()" for a rate that never falls'
         )
-
-
-def _scale_anchors(cfg: CfgNode) -> None:
-    scale = cfg.TRANSFER.ANCHOR_SCALE
-    if scale != 1.0:
-        sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
-        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[size * scale for size in level] for level in sizes]
-        cfg.TRANSFER.ANCHOR_SCALE = 1.0

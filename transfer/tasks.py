@@ -10,69 +10,49 @@ class Task:
     """One downstream benchmark.
 
     config: YAML below the repository; metrics: those that its tables show, as ``bbox/AP50``;
-    main_metric: the one that ranks.
+    main_metric: the one that ranks. A config of one's own may leave these two open: all that an
+    evaluation gives, ranked by the first AP.
     """
 
     config: str
-    metrics: tuple[str, ...]
-    main_metric: str
+    metrics: tuple[str, ...] = ()
+    main_metric: str = ""
 
 
-BOX_AND_MASK = ("bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75")
-
+BOX = ("bbox/AP", "bbox/AP50", "bbox/AP75")
+MASK = ("segm/AP", "segm/AP50", "segm/AP75")
+LVIS_NAMES = ("AP", "AP50", "AP75", "APr", "APc", "APf")
+LVIS = tuple(f"{group}/{name}" for group in ("bbox", "segm") for name in LVIS_NAMES)
+KEYPOINTS = tuple(f"keypoints/{name}" for name in ("AP", "AP50", "AP75", "APm", "APl"))
 DENSEPOSE = (
-    *(f"densepose_gps/{name}" for name in ("AP", "AP50", "AP75")),
+    *("densepose_gps/AP", "densepose_gps/AP50", "densepose_gps/AP75"),
     "densepose_gpsm/AP",
 )
 
-LVIS_NAMES = ("AP", "AP50", "AP75", "APr", "APc", "APf")
-
 TASKS: dict[str, Task] = {
-    "coco_c4": Task(
-        config="configs/transfer/coco/mask_rcnn_R_50_C4_1x.yaml",
-        metrics=BOX_AND_MASK,
-        main_metric="bbox/AP",
-    ),
-    "coco_c4_2x": Task(
-        config="configs/transfer/coco/mask_rcnn_R_50_C4_2x.yaml",
-        metrics=BOX_AND_MASK,
-        main_metric="bbox/AP",
-    ),
-    "coco_fpn": Task(
-        config="configs/transfer/coco/mask_rcnn_R_50_FPN_1x.yaml",
-        metrics=BOX_AND_MASK,
-        main_metric="bbox/AP",
-    ),
-    "lvis_fpn": Task(
-        config="configs/transfer/lvis/mask_rcnn_R_50_FPN_1x.yaml",
-        metrics=tuple(f"{group}/{name}" for group in ("bbox", "segm") for name in LVIS_NAMES),
-        main_metric="bbox/AP",
-    ),
+    "coco_c4": Task("configs/transfer/coco/mask_rcnn_R_50_C4_1x.yaml", BOX + MASK, "bbox/AP"),
+    "coco_c4_2x": Task("configs/transfer/coco/mask_rcnn_R_50_C4_2x.yaml", BOX + MASK, "bbox/AP"),
+    "coco_fpn": Task("configs/transfer/coco/mask_rcnn_R_50_FPN_1x.yaml", BOX + MASK, "bbox/AP"),
+    "lvis_fpn": Task("configs/transfer/lvis/mask_rcnn_R_50_FPN_1x.yaml", LVIS, "bbox/AP"),
     "cityscapes_fpn": Task(
-        config="configs/transfer/cityscapes/mask_rcnn_R_50_FPN_24k.yaml",
-        metrics=("segm/AP", "segm/AP50"),
-        main_metric="segm/AP",
+        "configs/transfer/cityscapes/mask_rcnn_R_50_FPN_24k.yaml",
+        ("segm/AP", "segm/AP50"),
+        "segm/AP",
     ),
     "keypoints_fpn": Task(
-        config="configs/transfer/coco/keypoint_rcnn_R_50_FPN_1x.yaml",
-        metrics=tuple(f"keypoints/{name}" for name in ("AP", "AP50", "AP75", "APm", "APl")),
-        main_metric="keypoints/AP",
+        "configs/transfer/coco/keypoint_rcnn_R_50_FPN_1x.yaml", KEYPOINTS, "keypoints/AP"
     ),
     "densepose_fpn": Task(
-        config="configs/transfer/densepose/densepose_rcnn_R_50_FPN_s1x.yaml",
-        metrics=DENSEPOSE,
-        main_metric="densepose_gps/AP",
+        "configs/transfer/densepose/densepose_rcnn_R_50_FPN_s1x.yaml",
+        DENSEPOSE,
+        "densepose_gps/AP",
     ),
     "densepose_fpn_legacy": Task(
-        config="configs/transfer/densepose/densepose_rcnn_R_50_FPN_s1x_legacy.yaml",
-        metrics=DENSEPOSE,
-        main_metric="densepose_gps/AP",
+        "configs/transfer/densepose/densepose_rcnn_R_50_FPN_s1x_legacy.yaml",
+        DENSEPOSE,
+        "densepose_gps/AP",
     ),
-    "voc_c4": Task(
-        config="configs/transfer/voc/faster_rcnn_R_50_C4_24k.yaml",
-        metrics=("bbox/AP", "bbox/AP50", "bbox/AP75"),
-        main_metric="bbox/AP",
-    ),
+    "voc_c4": Task("configs/transfer/voc/faster_rcnn_R_50_C4_24k.yaml", BOX, "bbox/AP"),
 }
 
 

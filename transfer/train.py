@@ -1,311 +1,274 @@
-"""Fine-tuning on Detectron2's engine: its hooks, writers and checkpoints, and an orderly way out.
+"""One fine-tuning, from weights to ``metrics.json``, built as Detectron2's plain_train_net.py is.
 
-After the last iteration the BN statistics are recomputed (PreciseBN), then the model is evaluated.
-Whatever takes long can be interrupted: there is always a checkpoint from just before it. Every
-random draw follows from the seed and the iteration or the place in the training stream, so that a
-resumed run does what an uninterrupted one would have done.
+``fine_tune`` says what happens in which order, ``train`` is the loop. After the last iteration the
+BN statistics are recomputed (PreciseBN), then the model is evaluated. Whatever takes long can be
+interrupted: there is always a checkpoint from just before it. Every random draw follows from the
+seed and the iteration or the place in the training stream, so that a resumed run does what an
+uninterrupted one would have done.
 """
 
+import argparse
 import logging
 import time
-import weakref
-from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import (
-    AMPTrainer,
-    DefaultTrainer,
-    HookBase,
-    SimpleTrainer,
-    TrainerBase,
-    create_ddp_model,
-    hooks,
-)
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.engine import SimpleTrainer, create_ddp_model
+from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import build_model
-from detectron2.utils import comm
-from detectron2.utils.events import (
-    CommonMetricPrinter,
-    EventStorage,
-    EventWriter,
-    JSONWriter,
-    TensorboardXWriter,
-    get_event_storage,
-)
-from fvcore.nn.precise_bn import get_bn_modules
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm, events
+from detectron2.utils.env import seed_all_rng
+from fvcore.nn.precise_bn import update_bn_stats
 from torch import nn
 
 from pretrain.runtime import files
-from pretrain.runtime.config import ConfigError, flatten
+from pretrain.runtime.config import ConfigError
+from pretrain.runtime.distributed import autocast_dtype
 from pretrain.runtime.interrupt import Interrupted, InterruptFlag
-from pretrain.runtime.precision import autocast_dtype
+from transfer import record, weights
 from transfer.config import AMP_DTYPES
 from transfer.data.stream import PRECISE_BN, STEP, Stream, evaluation_loader, seed_rng
 from transfer.evaluation import build_evaluator
+from transfer.tasks import Task
+from transfer.visualize import visualize
 
 logger = logging.getLogger(__name__)
 
+LAST = "last_checkpoint"  # holds the name of the newest
 FINAL = "model_final"  # the checkpoint with recomputed BN statistics
-RECIPE_BN_BATCH = 16
+PARTS = ("model", "optimizer", "scheduler", "scaler")  # of a checkpoint
 WINDOW = 20  # iterations between two lines of the log
 
 
-class Checkpointer(DetectionCheckpointer):
-    """Detectron2's checkpoints, written atomically; the one before goes when the next is whole."""
+def fine_tune(
+    cfg: CfgNode,
+    name: str,
+    task: Task,
+    flags: argparse.Namespace,
+    interrupted: InterruptFlag,
+) -> None:
+    """Train and evaluate, and leave ``metrics.json`` in OUTPUT_DIR; nothing, where it is there.
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        if not self.save_to_disk:
-            return
-        states = {key: value.state_dict() for key, value in self.checkpointables.items()}
-        path = Path(self.save_dir, f"{name}.pth")
-        files.write_torch(path, {"model": self.model.state_dict(), **states, **kwargs})
-        files.write_text(path.with_name("last_checkpoint"), path.name)
-        for other in path.parent.glob("model_*.pth"):
-            if other != path:
-                other.unlink()
+    cfg: resolved, with OUTPUT_DIR, MODEL.WEIGHTS and SEED; name and task: what it is the config of.
+    flags: ``init``, what tables call the weights, or None; ``resume``; ``eval_only``, which
+    evaluates the last checkpoint, or a whole model, and leaves ``evaluation.json``; ``visualize``,
+    of how many images to draw pictures, and into which folder, or None.
 
-    def _torch_load(self, f: str) -> dict[str, Any]:
-        return torch.load(f, map_location="cpu", weights_only=True)
+    Raises CheckpointError, ConfigError and DataError for what cannot be used, FloatingPointError
+    for a loss that is not finite, and Interrupted after a signal.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    entries, meta = weights.read(cfg, or_model=flags.eval_only)
+    about = record.describe(cfg, name, flags.init, meta)
+    record.check_same_run(output, cfg, about)
+    done = output / record.METRICS
+    if done.is_file() and not flags.eval_only:
+        logger.info("%s exists: this run is done", done)
+        return
+    comm.synchronize()  # every rank has read what rank 0 is about to write
+    if comm.is_main_process() and not flags.eval_only:
+        record.start(output, cfg, about)
 
+    seed_all_rng(cfg.SEED + comm.get_rank())
+    run = Run(cfg, interrupted)
+    if meta["method"] == weights.WHOLE_MODEL:
+        weights.load_model(run.model, entries, cfg.MODEL.WEIGHTS)
+    elif (flags.resume or flags.eval_only) and run.resume():
+        logger.info("%s: going on after iteration %d", output, run.iteration)
+    elif flags.eval_only:
+        raise ConfigError(f"--eval-only: no checkpoint in {output}, and --weights no whole model")
+    else:
+        if entries is not None:
+            filled = weights.load_backbone(run.model, entries, cfg.MODEL.WEIGHTS)
+            logger.info("%s: %d entries loaded", cfg.MODEL.WEIGHTS, len(filled))
+        if (output / LAST).is_file():
+            logger.info("starting over; --resume would go on from the checkpoint in %s", output)
+    if flags.eval_only:
+        about["iterations"] = run.iteration
+    else:
+        train(run)
 
-class SaveOrLeave(HookBase):
-    """Save every so often, before anything long, and before leaving in answer to a signal."""
-
-    def after_step(self) -> None:
-        trainer, solver = self.trainer, self.trainer.cfg.SOLVER
-        done, test_period = trainer.iter + 1, trainer.cfg.TEST.EVAL_PERIOD
-        leaving = any(comm.all_gather(bool(trainer.interrupted)))
-        if (
-            leaving
-            or done == trainer.max_iter
-            or done % solver.CHECKPOINT_PERIOD == 0
-            or (test_period > 0 and done % test_period == 0)
-        ):
-            trainer.checkpointer.save(f"model_{done:07d}")
-            comm.synchronize()  # nobody leaves before rank 0 has written
-        if leaving:
-            raise Interrupted(
-                f"saved after iteration {done} of {trainer.max_iter}", trainer.interrupted.received
-            )
-
-
-class PreciseBN(hooks.PreciseBN):
-    """Detectron2's, on the same batches and random numbers whenever it runs."""
-
-    def update_stats(self) -> None:
-        self._data_iter = None
-        seed_rng(self.trainer.cfg.SEED, PRECISE_BN, comm.get_rank())
-        super().update_stats()
-
-
-class DataWait(EventWriter):
-    """A line on where the time went since the last one."""
-
-    def write(self) -> None:
-        storage = get_event_storage()
-        if "time" not in storage.histories():
-            return  # the timer leaves out the first iterations
-        window = storage.count_samples("time", WINDOW)
-        seconds = storage.history("time").avg(window)
-        share = storage.history("data_time").avg(window) / seconds
-        logger.info("%.3f s per iteration, %.0f %% of it waiting for data", seconds, 100 * share)
+    results = evaluate(run)
+    if not comm.is_main_process():
+        return
+    metrics = record.select_metrics(results, task, cfg.TRANSFER.METRICS)
+    if flags.visualize is not None:
+        count, folder = flags.visualize
+        logger.info("%d pictures in %s", visualize(cfg, run.steady, count, folder), folder)
+    path = output / "evaluation.json" if flags.eval_only else done
+    result = record.result(about, task, metrics, run.seconds)
+    files.write_json(path, result)
+    main = result["main_metric"]
+    logger.info("%s %.3f; all in %s", main, metrics[main], path)
+    verify_results(cfg, results)  # against TEST.EXPECTED_RESULTS, if any
 
 
-class Trainer(DefaultTrainer):
-    """Detectron2's trainer; ``train`` returns the results of the evaluation."""
+class Run:
+    """What a checkpoint holds: weights, optimizer, position."""
 
     def __init__(self, cfg: CfgNode, interrupted: InterruptFlag) -> None:
-        # DefaultTrainer's own gives DDP a device id, which a model on the CPU must not have.
-        TrainerBase.__init__(self)
         self.cfg, self.interrupted = cfg, interrupted
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
-        self.stream = Stream(cfg)
-        loader = self.stream.loader(cfg.DATALOADER.NUM_WORKERS)
-        device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE == "cuda" else None
-        model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = _build_step(cfg, model, loader, optimizer)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        self._in_step = self._is_final = False
-        self._spent, self._started = 0.0, time.monotonic()  # seconds, over all resumed parts
-        model.register_forward_pre_hook(self._leave_between_steps)
-        self._precise_bn: hooks.PreciseBN | None = None
-        self.register_hooks(self.build_hooks())
-
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Detectron2's model; on a CPU with its forward in ``TRANSFER.AMP_DTYPE``, if asked for."""
-        model = build_model(cfg)
-        if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
-            # Around forward rather than around the step: PreciseBN and evaluation need it, too.
-            dtype = autocast_dtype(AMP_DTYPES[cfg.TRANSFER.AMP_DTYPE], "cpu", logger)
-            if dtype is not None:
-                model.forward = torch.autocast("cpu", dtype)(model.forward)
-        return model
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        """Detectron2's, or DensePose's."""
-        return evaluation_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Ours, by the data set's ``evaluator_type``."""
-        return build_evaluator(cfg, dataset_name)
-
-    def build_hooks(self) -> list[HookBase]:
-        """Detectron2's own, in its order, but saving before PreciseBN and not after it."""
-        cfg = self.cfg
-        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
-            self._precise_bn = PreciseBN(
-                cfg.TEST.EVAL_PERIOD,
-                self.model,
-                self.stream.loader(num_workers=0),  # a second one, beside the training's
-                cfg.TEST.PRECISE_BN.NUM_ITER,
-            )
-        chosen = [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(),
-            SaveOrLeave(),
-            self._precise_bn,
-            hooks.EvalHook(
-                cfg.TEST.EVAL_PERIOD,
-                lambda: self.test(self.cfg, self.model),
-                eval_after_train=False,
-            ),
-        ]
-        if comm.is_main_process():
-            chosen.append(hooks.PeriodicWriter(self.build_writers(), WINDOW))
-        return [hook for hook in chosen if hook is not None]
-
-    def build_writers(self) -> list[EventWriter]:
-        """Lines to read, lines to parse (not under the name of our metrics.json), TensorBoard."""
-        return [
-            CommonMetricPrinter(self.max_iter),
-            DataWait(),
-            JSONWriter(str(Path(self.cfg.OUTPUT_DIR, "training.jsonl"))),
-            TensorboardXWriter(self.cfg.OUTPUT_DIR),
-        ]
-
-    def resume(self) -> bool:
-        """Go on from the last checkpoint in the output folder; False if there is none."""
-        if not self.checkpointer.has_checkpoint():
-            return False
-        path = self.checkpointer.get_checkpoint_file()
-        self.checkpointer.load(path)
-        self.start_iter, self._is_final = self.iter + 1, Path(path).stem == FINAL
-        self._trainer.data_loader.batch_sampler.start = self.start_iter
-        return True
-
-    def train(self) -> dict[str, dict[str, float]]:
-        """Train from ``start_iter``, recompute BN statistics, save, evaluate.
-
-        Returns the evaluator's nested results, empty on ranks other than 0. Raises Interrupted
-        after a signal, with a checkpoint to resume from, and FloatingPointError for a NaN loss.
-        """
-        self.iter = self.start_iter
-        with EventStorage(self.start_iter) as self.storage:
-            try:
-                self.before_train()
-                for iteration in range(self.start_iter, self.max_iter):
-                    self.iter = iteration
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                self.iter = self.max_iter  # tells hooks and writers that training is over
-                if not self._is_final:
-                    self._finish()
-                return self.test(self.cfg, self.model)
-            finally:
-                self.after_train()
-
-    def run_step(self) -> None:
-        """One iteration, whole: a signal that comes within it waits for SaveOrLeave."""
-        self._in_step = True
-        seed_rng(self.cfg.SEED, STEP, comm.get_rank(), self.iter)  # boxes are sampled at random
-        super().run_step()
-        self._in_step = False
-
-    def state_dict(self) -> dict[str, Any]:
-        """Detectron2's, with the seconds spent and the number of processes."""
-        return super().state_dict() | {
-            "seconds": self.seconds,
-            "processes": comm.get_world_size(),
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Detectron2's; says so where the number of processes is another one now."""
-        super().load_state_dict(state_dict)
-        before, now = state_dict["processes"], comm.get_world_size()
-        if before != now:
-            logger.warning(
-                "begun on %d processes, resumed on %d: from here on the images come in another "
-                "order than in an uninterrupted run",
-                before,
-                now,
-            )
-        self._spent, self._started = state_dict["seconds"], time.monotonic()
+        self.model = build_model(cfg)
+        self.optimizer = build_optimizer(cfg, self.model)
+        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+        device, dtype = cfg.MODEL.DEVICE, None
+        if cfg.SOLVER.AMP.ENABLED:
+            dtype = autocast_dtype(AMP_DTYPES[cfg.TRANSFER.AMP_DTYPE], device, logger)
+        self.autocast = torch.autocast(device, dtype, enabled=dtype is not None)
+        self.scaler = torch.amp.GradScaler(device, enabled=dtype is torch.float16)
+        self.steady = Steady(self, interrupted)
+        self.iteration = 0  # iterations done
+        self.final = False  # whether BN statistics are recomputed, too
+        self._began = time.monotonic()  # less the seconds of the parts before
 
     @property
     def seconds(self) -> float:
         """Time spent on this run so far, all its resumed parts together."""
-        return self._spent + time.monotonic() - self._started
+        return time.monotonic() - self._began
 
-    def _finish(self) -> None:
-        """PreciseBN, where the hook has not just done it, and the final checkpoint."""
-        if self._precise_bn is not None and self.start_iter == self.max_iter:
-            self._precise_bn.update_stats()
-        if comm.get_world_size() > 1:
-            # Without SyncBN every rank has statistics of its own: all evaluate what is saved.
-            for buffer in self.model.buffers():
-                dist.broadcast(buffer, src=0)
-        self.checkpointer.save(FINAL)
+    def save(self, name: str) -> None:
+        """Write a checkpoint on rank 0; the one before goes when this one is whole."""
+        if comm.is_main_process():
+            path = Path(self.cfg.OUTPUT_DIR, f"{name}.pth")
+            content = {name: getattr(self, name).state_dict() for name in PARTS}
+            content |= {"iteration": self.iteration, "seconds": self.seconds}
+            files.write_torch(path, content | {"processes": comm.get_world_size()})
+            files.write_text(path.with_name(LAST), path.name)
+            for other in path.parent.glob("model_*.pth"):
+                if other != path:
+                    other.unlink()
+        comm.synchronize()  # nobody leaves before rank 0 has written
 
-    def _leave_between_steps(self, *_: Any) -> None:
-        """In PreciseBN and in evaluation nothing new is to be saved: leave at the next batch."""
-        if self.interrupted and not self._in_step:
-            raise Interrupted(
-                "nothing was lost since the last checkpoint", self.interrupted.received
-            )
+    def resume(self) -> bool:
+        """Go on from the last checkpoint in OUTPUT_DIR; False if there is none."""
+        last = Path(self.cfg.OUTPUT_DIR, LAST)
+        if not last.is_file():
+            return False
+        path = last.with_name(last.read_text())
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        for name in PARTS:
+            getattr(self, name).load_state_dict(content[name])
+        self.iteration, self.final = content["iteration"], path.stem == FINAL
+        self._began = time.monotonic() - content["seconds"]
+        before, now = content["processes"], comm.get_world_size()
+        if before != now:
+            other = "from here on the images come in another order than in an uninterrupted run"
+            logger.warning("begun on %d processes, resumed on %d: %s", before, now, other)
+        return True
 
 
-def _build_step(
-    cfg: CfgNode, model: nn.Module, loader: Iterable, optimizer: torch.optim.Optimizer
-) -> SimpleTrainer:
-    """Detectron2's plain step, or on GPUs its AMP step, which scales the loss for fp16 only."""
-    if not (cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cuda"):
-        return SimpleTrainer(model, loader, optimizer)
-    dtype = AMP_DTYPES[cfg.TRANSFER.AMP_DTYPE]
-    scaler = torch.amp.GradScaler("cuda", enabled=dtype is torch.float16)
-    return AMPTrainer(model, loader, optimizer, grad_scaler=scaler, precision=dtype)
+class Steady(nn.Module):
+    """The model while its weights stay: in PreciseBN, evaluation and pictures.
 
-
-def images_per_bn_batch(cfg: CfgNode, processes: int) -> int:
-    """How many images share a BN's statistics; 0 where the backbone's norm uses no batch.
-
-    The one place that decides about SyncBN: ConfigError where it cannot run.
+    Nothing new is to be saved then: a signal ends the run at the next batch.
     """
-    norms = {key: value for key, value in flatten(cfg.MODEL).items() if key.endswith(".NORM")}
-    synchronized = [key for key, value in norms.items() if value in ("SyncBN", "nnSyncBN")]
-    if synchronized and processes > 1 and cfg.MODEL.DEVICE == "cpu":
-        pairs = " ".join(f"MODEL.{key} BN" for key in synchronized)
-        raise ConfigError(f"SyncBN runs on one CPU process, not on {processes}. Add: {pairs}")
-    norm = cfg.MODEL.RESNETS.NORM
-    if "BN" not in norm or norm == "FrozenBN":
-        return 0
-    images = cfg.SOLVER.IMS_PER_BATCH // (1 if "SyncBN" in norm else processes)
-    if images < RECIPE_BN_BATCH:
-        logger.info(
-            "%s sees %d images per batch; the recipes have %d, expect other numbers",
-            norm,
-            images,
-            RECIPE_BN_BATCH,
-        )
-    return images
+
+    def __init__(self, run: "Run", interrupted: InterruptFlag) -> None:
+        super().__init__()
+        self.model, self.interrupted = run.model, interrupted
+        # As in Detectron2, a GPU evaluates in fp32
+        self.autocast = run.autocast if run.cfg.MODEL.DEVICE == "cpu" else nullcontext()
+
+    def forward(self, batch: list[dict[str, Any]]) -> Any:
+        if self.interrupted:
+            raise Interrupted("nothing was lost since the last checkpoint")
+        with self.autocast:
+            return self.model(batch)
+
+
+def train(run: Run) -> None:
+    """Train from ``run.iteration`` to the end, recompute BN statistics, save.
+
+    Raises Interrupted after a signal, with a checkpoint to resume from, and FloatingPointError for
+    a loss that is not finite.
+    """
+    cfg, solver, period = run.cfg, run.cfg.SOLVER, run.cfg.TEST.EVAL_PERIOD
+    stream = Stream(cfg)
+    count = cfg.TRANSFER.FROZEN_BN_BATCHES
+    if count and not run.iteration:
+        layers = weights.recompute_frozen_bn(run.model, stream.loader(0), count)
+        logger.info("statistics of %d frozen BN from %d batches", layers, count)
+    # A model on the CPU must not have a device id
+    device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE == "cuda" else None
+    model = create_ddp_model(run.model, broadcast_buffers=False, device_ids=device_ids).train()
+    batches = iter(stream.loader(cfg.DATALOADER.NUM_WORKERS, start=run.iteration))
+    writers: list[events.EventWriter] = []
+    if comm.is_main_process():
+        writers = [
+            events.CommonMetricPrinter(solver.MAX_ITER),
+            events.JSONWriter(
+                str(Path(cfg.OUTPUT_DIR, "training.jsonl"))
+            ),  # metrics.json is another
+            events.TensorboardXWriter(cfg.OUTPUT_DIR),
+        ]
+    with events.EventStorage(run.iteration) as storage:
+        try:
+            for iteration in range(run.iteration, solver.MAX_ITER):
+                storage.iter = iteration
+                seed_rng(cfg.SEED, STEP, comm.get_rank(), iteration)  # boxes are sampled at random
+                start = time.perf_counter()
+                batch = next(batches)
+                data_time = time.perf_counter() - start
+                with run.autocast:
+                    losses = model(batch)
+                run.scaler.scale(sum(losses.values())).backward()
+                SimpleTrainer.write_metrics(losses, data_time, iteration)  # raises at NaN
+                run.scaler.step(run.optimizer)
+                run.scaler.update()
+                run.optimizer.zero_grad()
+                storage.put_scalars(time=time.perf_counter() - start)
+                lr = run.optimizer.param_groups[0]["lr"]
+                storage.put_scalar("lr", lr, smoothing_hint=False)
+                run.scheduler.step()
+                run.iteration = done = iteration + 1
+
+                # Save every so often, before anything long, and before leaving
+                leaving = any(comm.all_gather(bool(run.interrupted)))
+                last, evaluates = done == solver.MAX_ITER, period > 0 and done % period == 0
+                if leaving or last or evaluates or done % solver.CHECKPOINT_PERIOD == 0:
+                    run.save(f"model_{done:07d}")
+                if leaving:
+                    raise Interrupted(f"saved after iteration {done} of {solver.MAX_ITER}")
+                if evaluates and not last:
+                    recompute_bn(run, stream)
+                    results = flatten_results_dict(evaluate(run))
+                    storage.put_scalars(**results, smoothing_hint=False)
+                    comm.synchronize()  # ranks may have evaluated for more or less long
+                if last or done % WINDOW == 0:
+                    for writer in writers:
+                        writer.write()
+            storage.iter = solver.MAX_ITER  # by which the printer knows that training is over
+        finally:
+            for writer in writers:
+                writer.write()
+                writer.close()
+    if not run.final:
+        recompute_bn(run, stream)
+        if comm.get_world_size() > 1:
+            # Without SyncBN every rank has statistics of its own: all evaluate what is saved
+            for buffer in run.model.buffers():
+                dist.broadcast(buffer, src=0)
+        run.save(FINAL)
+
+
+def recompute_bn(run: Run, stream: Stream) -> None:
+    """PreciseBN, if asked for, on the same batches and random numbers whenever it runs."""
+    if run.cfg.TEST.PRECISE_BN.ENABLED:
+        seed_rng(run.cfg.SEED, PRECISE_BN, comm.get_rank())
+        with events.EventStorage():  # what the model says of its losses is no part of the curve
+            update_bn_stats(run.steady, stream.loader(0), run.cfg.TEST.PRECISE_BN.NUM_ITER)
+
+
+def evaluate(run: Run) -> dict[str, dict[str, float]]:
+    """The evaluator's nested results, empty on ranks other than 0."""
+    (name,) = run.cfg.DATASETS.TEST
+    loader, evaluator = evaluation_loader(run.cfg, name), build_evaluator(run.cfg, name)
+    results = inference_on_dataset(run.steady, loader, evaluator)
+    print_csv_format(results)
+    return results

@@ -1,16 +1,30 @@
-"""Converted weights into a Detectron2 model: every backbone entry, or none."""
+"""Weights into a Detectron2 model: every backbone entry, or none; and BN that stays frozen."""
 
+import copy
 import re
 import shlex
+import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.utils import comm
+from fvcore.nn.precise_bn import update_bn_stats
 from torch import nn
 
+from pretrain.runtime import reading
 from pretrain.runtime.config import ConfigError, flatten, plain
-from transfer.checkpoints import CheckpointError
-from transfer.reading import read_checkpoint
+from pretrain.runtime.reading import CheckpointError
+from transfer.convert import load_converted
+
+RANDOM = "random"
+WHOLE_MODEL = "model"  # in the place of a method: heads and all, for --eval-only
+
+State = dict[str, torch.Tensor]
 
 # Detectron2's names of backbone entries; roi_heads.res5.norm is the C4 head's own extra norm.
 BACKBONE = re.compile(r"(?:^|\.)(?:stem|res[2-5])\.(?!norm\.)")
@@ -19,6 +33,22 @@ PARTS = ("backbone.", "proposal_generator.", "roi_heads.")
 # Older files of Detectron2's hold what follows from the config, too.
 ANCHORS = re.compile(r"\.anchor_generator\.cell_anchors")
 PIXELS = ("pixel_mean", "pixel_std")
+
+
+def read(cfg: CfgNode, or_model: bool = False) -> tuple[State | None, dict[str, Any]]:
+    """The entries of MODEL.WEIGHTS, and what is known of them; None for random ones.
+
+    or_model: may be a whole model, too. Raises CheckpointError where it is something else, and
+    ConfigError where converted weights need other settings.
+    """
+    path = cfg.MODEL.WEIGHTS
+    if path == RANDOM:
+        return None, {"method": RANDOM}
+    if or_model and (model := read_model(path)) is not None:
+        return model, {"method": WHOLE_MODEL}
+    converted = load_converted(path)
+    check_agreement(cfg, converted["meta"], path)
+    return converted["model"], converted["meta"]
 
 
 def check_agreement(cfg: CfgNode, meta: dict[str, Any], path: str) -> None:
@@ -38,12 +68,12 @@ def check_agreement(cfg: CfgNode, meta: dict[str, Any], path: str) -> None:
         )
 
 
-def read_model(path: str) -> dict[str, torch.Tensor] | None:
+def read_model(path: str) -> State | None:
     """The entries of a whole Detectron2 model, such as a published ``model_final_*.pkl``.
 
     None where ``path`` holds something else. Nothing in the file is executed.
     """
-    entries = read_checkpoint(path).get("model")
+    entries = reading.read(path).get("model")
     if not isinstance(entries, dict):
         return None
     if not all(any(name.startswith(part) for name in entries) for part in PARTS):
@@ -55,39 +85,26 @@ def read_model(path: str) -> dict[str, torch.Tensor] | None:
     }
 
 
-def load_model(model: nn.Module, entries: dict[str, torch.Tensor], path: str) -> None:
+def load_model(model: nn.Module, entries: State, path: str) -> None:
     """Load a whole model; CheckpointError where its entries are not those of ``model``.
 
     Older files say their pixels' mean and std: these must be the model's, too.
     """
-    pixels = {name: entries.pop(name).flatten().cpu() for name in PIXELS if name in entries}
-    ours = {name: getattr(model, name).flatten().cpu() for name in pixels}
-    other = [name for name, value in pixels.items() if not torch.allclose(value, ours[name])]
-    if other:
-        pairs = " ".join(
-            f"MODEL.{name.upper()} '{[round(number, 3) for number in value.tolist()]}'"
-            for name, value in pixels.items()
-        )
+    pairs = []
+    for name in [name for name in PIXELS if name in entries]:
+        theirs, ours = (x.flatten().cpu() for x in (entries.pop(name), getattr(model, name)))
+        if not torch.allclose(theirs, ours):
+            values = [round(value, 3) for value in theirs.tolist()]
+            pairs.append(f"MODEL.{name.upper()} '{values}'")
+    if pairs:
         raise CheckpointError(
-            f"{path}: trained with another {' and '.join(other)}. Add: {pairs} (Detectron2's own "
-            "models also want INPUT.FORMAT BGR MODEL.RESNETS.STRIDE_IN_1X1 True)"
+            f"{path}: trained with other pixels. Add: {' '.join(pairs)} (Detectron2's own models "
+            "also want INPUT.FORMAT BGR MODEL.RESNETS.STRIDE_IN_1X1 True)"
         )
-    state = model.state_dict()
-    wanted = {name: value.shape for name, value in state.items() if COUNTER not in name}
-    found = {name: value.shape for name, value in entries.items()}
-    wrong = sorted(
-        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
-    )
-    if wrong:
-        shapes = [f"{name}: {found.get(name)}, not {wanted.get(name)}" for name in wrong[:3]]
-        raise CheckpointError(
-            f"{path}: {len(wrong)} entries are not this config's ({'; '.join(shapes)}, …). "
-            "Was it trained with another one? Give its keys as KEY VALUE"
-        )
-    model.load_state_dict(entries, strict=False)
+    _fill(model, entries, path)
 
 
-def load_backbone(model: nn.Module, weights: dict[str, torch.Tensor], path: str) -> list[str]:
+def load_backbone(model: nn.Module, weights: State, path: str) -> list[str]:
     """Load converted weights, and return the names in ``model`` that they filled.
 
     weights: by Detectron2's short names (``res2.0.conv1.weight``), each the end of exactly one name
@@ -95,32 +112,58 @@ def load_backbone(model: nn.Module, weights: dict[str, torch.Tensor], path: str)
     backbone entry of ``model`` is not in ``weights``; heads, FPN and extra norm may be missing.
     """
     state = model.state_dict()
-    places = {name: _place(name, state) for name in weights}
-    homeless = [name for name, place in places.items() if place is None and COUNTER not in name]
-    if homeless:
-        raise CheckpointError(
-            f"{path}: {len(homeless)} of {len(weights)} entries have no place in this model "
-            f"({', '.join(homeless[:3])}, …). Was it another depth? See MODEL.RESNETS.DEPTH"
-        )
-    filled = {place: weights[name] for name, place in places.items() if place is not None}
+    ends = {name: [key for key in state if f".{key}".endswith(f".{name}")] for name in weights}
+    filled = {keys[0]: weights[name] for name, keys in ends.items() if len(keys) == 1}
+    homeless = [name for name, keys in ends.items() if len(keys) != 1 and COUNTER not in name]
     missing = [name for name in state if BACKBONE.search(name) and name not in filled]
     missing = [name for name in missing if COUNTER not in name]
-    if missing:
-        raise CheckpointError(
-            f"{path}: {len(missing)} backbone entries of this model are not in the file "
-            f"({', '.join(missing[:3])}, …). Was it another depth? See MODEL.RESNETS.DEPTH"
-        )
-    for name, value in filled.items():
-        if value.shape != state[name].shape:
+    for names, fault in (
+        (homeless, "entries have no place in this model"),
+        (missing, "backbone entries of this model are not in the file"),
+    ):
+        if names:
             raise CheckpointError(
-                f"{path}: {name} is {tuple(value.shape)} in the file and "
-                f"{tuple(state[name].shape)} in this model. Was it another architecture?"
+                f"{path}: {len(names)} {fault} ({', '.join(names[:3])}, …). Was it another depth? "
+                "See MODEL.RESNETS.DEPTH"
             )
-    model.load_state_dict(filled, strict=False)
+    _fill(model, filled, path, strict=False)
     return list(filled)
 
 
-def _place(name: str, state: dict[str, torch.Tensor]) -> str | None:
-    """The one entry of ``state`` called ``name``, whatever module it lies in."""
-    found = [key for key in state if key == name or key.endswith(f".{name}")]
-    return found[0] if len(found) == 1 else None
+def _fill(model: nn.Module, entries: State, path: str, strict: bool = True) -> None:
+    try:
+        model.load_state_dict(entries, strict)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: its entries are not this config's ({textwrap.shorten(str(error), 300)}). "
+            "Was it trained with another one? Give its keys as KEY VALUE"
+        ) from error
+
+
+def recompute_frozen_bn(model: GeneralizedRCNN, batches: Iterable, count: int) -> int:
+    """Give every frozen BN of the trunk mean and variance of ``count`` batches, in place.
+
+    Freezing (MODEL.BACKBONE.FREEZE_AT) turns BN into FrozenBatchNorm2d, with the statistics that
+    the weights came with; those of random weights are no statistics at all.
+    batches: lists of mapped images, as the training's loader has them.
+
+    Returns how many layers there are. Each is computed with the statistics of the batch before it,
+    as in training. All ranks get those of rank 0. Raises ConfigError where none is frozen.
+    """
+    trunk = getattr(model.backbone, "bottom_up", model.backbone)  # without FPN's own layers
+    frozen = {
+        name: layer for name, layer in trunk.named_modules() if isinstance(layer, FrozenBatchNorm2d)
+    }
+    if not frozen:
+        raise ConfigError(
+            f"TRANSFER.FROZEN_BN_BATCHES {count}: no BN is frozen. Add: MODEL.BACKBONE.FREEZE_AT 5"
+        )
+    live = FrozenBatchNorm2d.convert_frozenbatchnorm2d_to_batchnorm2d(copy.deepcopy(trunk)).train()
+    update_bn_stats(live, (model.preprocess_image(batch).tensor for batch in batches), count)
+    for name, layer in frozen.items():
+        for statistic in ("running_mean", "running_var"):
+            value = getattr(live.get_submodule(name), statistic)
+            if comm.get_world_size() > 1:
+                dist.broadcast(value, src=0)
+            getattr(layer, statistic).copy_(value)
+    return len(frozen)

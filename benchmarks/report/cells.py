@@ -1,19 +1,19 @@
 """What lies in the folder of a cell, whether it is done or not."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.results import Data, Result, asked_cells
+from benchmarks.runner.state import STATE, last_lines, read_json
+from benchmarks.tables.results import METRICS, CellName, Folder, Result
 from pretrain.runtime.config import flatten
 
 DONE, FAILED, UNFINISHED, MISSING = "done", "failed", "unfinished", "missing"
-ENVIRONMENT = ("hardware", "git_commit", "packages")
-LOG_BYTES, LOG_LINES = 10_000, 10  # read, and shown
+LOG = "stdout.log"
+LOG_LINES = 10
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time
 
 
@@ -22,7 +22,6 @@ class Cell:
     """One fine-tuning of the matrix; ``result`` where it is done.
 
     problem: what is wrong with its metrics.json, or why the last attempt failed.
-    log: the end of its log, where it is not done.
     """
 
     init: str
@@ -32,114 +31,70 @@ class Cell:
     state: str
     result: Result | None
     problem: str
-    log: str
 
     @property
     def name(self) -> str:
         """``clove/coco_fpn/seed0``, as its folder is called."""
-        return f"{self.init}/{self.task}/seed{self.seed}"
-
-    @property
-    def data(self) -> Data | None:
-        """What it is run on; None before that was written down."""
-        if self.result is not None:
-            return self.result.data
-        try:
-            return Data(**self.record()["data"])
-        except (KeyError, TypeError):
-            return None
-
-    def command(self) -> str:
-        """What ``run`` started it with; empty where nobody wrote that down."""
-        try:
-            with open(self.folder / "stdout.log", errors="replace") as log:
-                first = log.readline()
-        except OSError:
-            return ""
-        return first.removeprefix("$ ").strip() if first.startswith("$ ") else ""
-
-    def settings(self) -> dict[str, str]:
-        """The frozen config, ``{"SOLVER.BASE_LR": "0.02"}``; empty where there is none."""
-        try:
-            tree = yaml.load((self.folder / "config.yaml").read_text(), YAML_LOADER)
-        except (OSError, ValueError, yaml.YAMLError):
-            return {}
-        return {key: str(value) for key, value in flatten(tree or {}).items()}
+        return str(CellName(self.init, self.task, self.seed))
 
     def record(self) -> dict[str, Any]:
         """All of ``metrics.json``; before that is there, what is known of the run."""
         if self.state == DONE:
-            return json.loads((self.folder / "metrics.json").read_text())
-        try:
-            record = json.loads((self.folder / "provenance.json").read_text())
-            return record.pop("run") | record
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+            return read_json(self.folder / METRICS)
+        record = read_json(self.folder / "provenance.json")
+        return record.pop("run", {}) | record
+
+    def data(self) -> tuple[str, str] | None:
+        """Name and fingerprint of what it is run on; None before that was written down."""
+        data = self.record().get("data")
+        return (data["name"], data["sha256"]) if data else None
+
+    def command(self) -> str:
+        """What ``run`` started it with; empty where nobody wrote that down."""
+        log = self.folder / LOG
+        first = log.open(errors="replace").readline() if log.is_file() else ""
+        return first.removeprefix("$ ").strip() if first.startswith("$ ") else ""
+
+    def log(self) -> str:
+        """The end of its log, where it is not done."""
+        return "" if self.state == DONE else "\n".join(last_lines(self.folder / LOG, LOG_LINES))
+
+    def settings(self) -> dict[str, str]:
+        """The frozen config, ``{"SOLVER.BASE_LR": "0.02"}``; empty where there is none."""
+        path = self.folder / "config.yaml"
+        tree = yaml.load(path.read_text(), YAML_LOADER) if path.is_file() else None
+        return {key: str(value) for key, value in flatten(tree or {}).items()}
 
 
-def read_cells(
-    folder: Path,
-    results: Sequence[Result],
-    problems: Mapping[Path, str],
-    matrix: Mapping[str, Any] | None,
-) -> list[Cell]:
+def read_cells(folder: Path, found: Folder) -> list[Cell]:
     """Every cell that ``run`` was asked for or that has a folder, by init, then task and seed."""
-    done = {(result.init, result.task, result.seed): result for result in results}
-    unusable = {path.parent: problem for path, problem in problems.items()}
-    wanted = dict.fromkeys(asked_cells(matrix) if matrix else ())
-    for place in sorted(folder.glob("*/*/seed*")):
+    done = {(result.init, result.task, result.seed): result for result in found.results}
+    unusable = {str(path.parent): problem for path, problem in found.problems.items()}
+    names = set(found.asked)
+    for place in folder.glob("*/*/seed*"):
         number = place.name.removeprefix("seed")
         if place.is_dir() and number.isdecimal():
-            wanted[place.parts[-3], place.parts[-2], int(number)] = None
+            names.add(CellName(*place.parts[-3:-1], int(number)))
     cells = []
-    for key in wanted:
-        place = Path(key[0], key[1], f"seed{key[2]}")
-        if key in done:
-            state, problem, log = DONE, "", ""
+    for name in names:
+        place = folder / str(name)
+        state = read_json(place / STATE)
+        begun = any((place / file).is_file() for file in (STATE, LOG, "config.yaml"))
+        if name in done:
+            outcome, problem = DONE, ""
+        elif str(name) in unusable:
+            outcome, problem = FAILED, unusable[str(name)]
+        elif state.get("outcome") == "failed":
+            outcome, problem = FAILED, state["reason"]
         else:
-            state, problem = _begun(folder / place)
-            if place in unusable:
-                state, problem = FAILED, unusable[place]
-            log = _last_lines(folder / place / "stdout.log")
-        cells.append(Cell(*key, folder / place, state, done.get(key), problem, log))
+            outcome, problem = UNFINISHED if begun else MISSING, ""
+        cells.append(Cell(*name, place, outcome, done.get(name), problem))
     # The order of the config, then the alphabet's
-    order = {init: number for number, init in enumerate(matrix["inits"] if matrix else ())}
+    order = {init: number for number, init in enumerate(found.matrix["inits"])}
     cells.sort(key=lambda cell: (order.get(cell.init, len(order)), cell.init, cell.task, cell.seed))
     return cells
-
-
-def differences(settings: Mapping[str, str], base: Mapping[str, str]) -> str:
-    """Lines ``KEY: value (there: value)`` for what is not as in ``base``."""
-    nothing = "not set"
-    return "\n".join(
-        f"{key}: {settings.get(key, nothing)} (there: {base.get(key, nothing)})"
-        for key in {**base, **settings}
-        if settings.get(key) != base.get(key)
-    )
 
 
 def as_lines(tree: Mapping[str, Any]) -> str:
     """``KEY value`` lines, numbers in full."""
     return "\n".join(f"{key} {value}" for key, value in flatten(dict(tree)).items())
-
-
-def _begun(folder: Path) -> tuple[str, str]:
-    """State of a cell without metrics.json, and why its last attempt failed, if it did."""
-    try:
-        return FAILED, json.loads((folder / "stdout.failed").read_text())["reason"]
-    except FileNotFoundError:
-        begun = any((folder / name).is_file() for name in ("stdout.log", "config.yaml"))
-        return UNFINISHED if begun else MISSING, ""
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return FAILED, f"stdout.failed is not readable: {error!r}"
-
-
-def _last_lines(log: Path) -> str:
-    """The end of a log, without reading all of it; empty where there is none."""
-    if not log.is_file():
-        return ""
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - LOG_BYTES))
-        text = file.read().decode(errors="replace").replace("\r", "\n")
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    return "\n".join(lines[-LOG_LINES:])

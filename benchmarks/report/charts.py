@@ -1,116 +1,96 @@
-"""The geometry of bars and curves; the template draws them as SVG."""
+"""Bars and curves as SVG, which take their colours from the page."""
 
+import io
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.cells import Cell
-from benchmarks.tables import Table
+import matplotlib
+from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 720, 440  # of a chart of curves: half as many px on a phone
-LEFT, RIGHT, TOP, BOTTOM = 90, 16, 16, 44
-BAR_RIGHT, BAR_HEIGHT, LETTER = 190, 40, 13
-LETTERS = (WIDTH // 2 - 20) // LETTER  # of a name beside a bar
+from benchmarks.report.cells import Cell
+from benchmarks.tables.build import Table
+
+WIDTH, HEIGHT = 4.5, 2.75  # inches, in which text has 10 points: legible on a phone, too
+BAR_HEIGHT = 0.3
+LETTERS = 26  # of a name beside a bar
 MAX_POINTS, MIN_POINTS = 200, 20  # of one curve
 LOSS_POINTS, OTHER_POINTS = 100_000, 10_000  # of all cells: the page must stay small
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A line of the grid."""
-
-    at: int
-    label: str
-
-
-@dataclass(frozen=True)
-class Bar:
-    """Mean and whisker of one row of a table, in the units of the picture."""
-
-    init: str
-    y: int
-    end: int
-    whisker: tuple[int, int] | None
-    label: str
-
-    @property
-    def name(self) -> str:
-        """Its init, without its middle where that leaves no room for the bar."""
-        half = (LETTERS - 1) // 2
-        return self.init if len(self.init) <= LETTERS else f"{self.init[:half]}…{self.init[-half:]}"
-
-
-@dataclass(frozen=True)
-class Bars:
-    """The main metric of a table's rows."""
-
-    bars: tuple[Bar, ...]
-    ticks: tuple[Tick, ...]
-    left: int  # where they begin
-
-    @property
-    def height(self) -> int:
-        """With the axis below."""
-        return len(self.bars) * BAR_HEIGHT + BOTTOM
-
-
-@dataclass(frozen=True)
-class Line:
-    """One cell's curve."""
-
-    cell: Cell
-    path: str
-
-
-@dataclass(frozen=True)
-class Curves:
+class Chart:
     """One quantity over the iterations of all cells of a task on one data set."""
 
     quantity: str
     data: str
-    lines: tuple[Line, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    inits: list[str]
+    svg: str
 
 
-def draw_bars(table: Table) -> Bars:
-    """A bar from 0 for every row that was measured; one of no length where that is negative."""
+def draw_bars(table: Table, inits: Sequence[str]) -> str | None:
+    """A bar from 0 for every row that was measured; one of no length where that is negative.
+
+    inits: all of the page, in the order of their colours. None where nothing was measured.
+    """
     metric = table.task.main_metric
-    rows = [(row, row.measured[metric]) for row in table.rows if metric in row.measured]
-    high = max([0, *(value.mean + (value.std or 0) for _, value in rows)]) or 1
-    left = 20 + LETTER * min(LETTERS, max((len(row.init) for row, _ in rows), default=0))
-
-    def place(value: float) -> int:
-        return left + round((WIDTH - BAR_RIGHT - left) * max(value, 0) / high)
-
-    bars = []
-    for number, (row, value) in enumerate(rows):
-        std = value.std
-        whisker = None if std is None else (place(value.mean - std), place(value.mean + std))
-        label = f"{value.mean:.2f}" + ("" if std is None else f" ± {std:.2f}")
-        bars.append(Bar(row.init, number * BAR_HEIGHT, place(value.mean), whisker, label))
-    return Bars(tuple(bars), tuple(Tick(place(tick), f"{tick:g}") for tick in _ticks(high)), left)
-
-
-def points_of(budget: int, cells: int) -> int:
-    """How many points each cell's curve may have."""
-    return min(MAX_POINTS, max(MIN_POINTS, budget // max(cells, 1)))
+    rows = [(row.init, row.measured[metric]) for row in table.rows if metric in row.measured]
+    if not rows:
+        return None
+    figure = Figure((WIDTH, BAR_HEIGHT * len(rows) + 0.4), layout="constrained")
+    axes = _axes(figure, "x")
+    for place, (init, value) in enumerate(rows):
+        series = inits.index(init)
+        axes.barh(place, max(value.mean, 0), color="black", gid=f"bar s{series}")
+        if value.std is not None:
+            ends = [max(value.mean + sign * value.std, 0) for sign in (-1, 1)]
+            axes.plot(ends, [place, place], "black", gid="whisker")
+        axes.text(1.02, place, str(value), transform=axes.get_yaxis_transform(), va="center")
+    axes.set_xlim(0, max([0, *(value.mean + (value.std or 0) for _, value in rows)]) or 1)
+    axes.set_yticks(range(len(rows)), [_shortened(init) for init, _ in rows])
+    axes.invert_yaxis()
+    return _svg(figure, f"{metric} of every init; the numbers are in the tables")
 
 
-def draw_curves(cells: Sequence[Cell], data: str, main_metric: str, of_all: int) -> list[Curves]:
+def _shortened(name: str) -> str:
+    """Without its middle where that leaves no room for the bar."""
+    half = (LETTERS - 1) // 2
+    return name if len(name) <= LETTERS else f"{name[:half]}…{name[-half:]}"
+
+
+def draw_curves(
+    cells: Sequence[Cell], data: str, main_metric: str, inits: Sequence[str], of_all: int
+) -> list[Chart]:
     """The training curves of one task's cells: the total loss, then whatever else was logged.
 
     data: what all of them are run on, in words.
+    inits: all of the page, in the order of their colours.
     of_all: how many cells the page has, which decides how many points are drawn.
     """
-    loss_points, other_points = (points_of(b, of_all) for b in (LOSS_POINTS, OTHER_POINTS))
-    lines = {cell: _read(cell, main_metric, loss_points) for cell in cells}
-    names = {name for records in lines.values() for record in records for name in record}
-    return [
-        _curves(name, data, lines, loss_points if name == "total_loss" else other_points)
-        for name in _ordered(names, main_metric)
-    ]
+    loss_points, other_points = (
+        min(MAX_POINTS, max(MIN_POINTS, budget // of_all)) for budget in (LOSS_POINTS, OTHER_POINTS)
+    )
+    records = {cell: _read(cell, main_metric, loss_points) for cell in cells}
+    charts = []
+    for name in _ordered({n for own in records.values() for r in own for n in r}, main_metric):
+        figure = Figure((WIDTH, HEIGHT), layout="constrained")
+        axes, drawn = _axes(figure, "y"), []
+        for cell, own in records.items():
+            points = [
+                (r["iteration"], r[name]) for r in own if math.isfinite(r.get(name, math.nan))
+            ]
+            step = math.ceil(len(points) / (loss_points if name == "total_loss" else other_points))
+            if points:
+                drawn.append(cell.init)
+                gid = f"line s{inits.index(cell.init)}"
+                axes.plot(*zip(*points[::-step][::-1], strict=True), "black", gid=gid)
+        axes.update_datalim([(0, 0)])
+        axes.autoscale_view()
+        said = f"{name} over the iterations, a line per cell; data: {data}"
+        charts.append(Chart(name, data, drawn, _svg(figure, said)))
+    return charts
 
 
 def _read(cell: Cell, main_metric: str, points: int) -> list[dict[str, float]]:
@@ -121,17 +101,13 @@ def _read(cell: Cell, main_metric: str, points: int) -> list[dict[str, float]]:
     lines = path.read_bytes().splitlines()
     step = math.ceil(len(lines) / points) or 1
     evaluation = f'"{main_metric}"'.encode()
-    chosen = [
-        line
-        for number, line in enumerate(lines, start=1 - len(lines))  # the last one is 0
-        if number % step == 0 or evaluation in line
-    ]
     records = []
-    for line in chosen:
-        try:
-            records.append({"iteration": 0, **json.loads(line)})
-        except (ValueError, TypeError):
-            continue  # cut off where a run was killed
+    for number, line in enumerate(lines, start=1 - len(lines)):  # the last one is 0
+        if number % step == 0 or evaluation in line:
+            try:
+                records.append({"iteration": 0, **json.loads(line)})
+            except (ValueError, TypeError):
+                continue  # cut off where a run was killed
     # What was done twice, before and after an interruption, is the same twice.
     return sorted(records, key=lambda record: record["iteration"])
 
@@ -147,41 +123,27 @@ def _ordered(names: Iterable[str], main_metric: str) -> list[str]:
     return [name for kind in kinds for name in sorted(names) if kind(name)]
 
 
-def _curves(
-    quantity: str, data: str, lines: dict[Cell, list[dict[str, float]]], points: int
-) -> Curves:
-    curves = {}
-    for cell, records in lines.items():
-        values = [(record["iteration"], record.get(quantity)) for record in records]
-        values = [(x, y) for x, y in values if y is not None and math.isfinite(y)]
-        step = math.ceil(len(values) / points)
-        if values:
-            curves[cell] = values[::-step][::-1]
-    every = [point for curve in curves.values() for point in curve]
-    right = max((x for x, _ in every), default=0) or 1
-    low, high = min((*(y for _, y in every), 0)), max((*(y for _, y in every), 0))
-    high = high if high > low else low + 1
-    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-
-    def at(x: float) -> int:
-        return LEFT + round(width * x / right)
-
-    def level(y: float) -> int:
-        return TOP + round(height * (high - y) / (high - low))
-
-    drawn = tuple(
-        Line(cell, "M" + " ".join(f"{at(x)},{level(y)}" for x, y in curve))
-        for cell, curve in curves.items()
-    )
-    x_ticks = tuple(Tick(at(x), f"{x:g}") for x in _ticks(right))
-    y_ticks = tuple(Tick(level(y), f"{y:g}") for y in _ticks(high, low))
-    return Curves(quantity, data, drawn, x_ticks, y_ticks)
+def _axes(figure: Figure, grid: str) -> "matplotlib.axes.Axes":
+    axes = figure.subplots()
+    axes.grid(visible=True, axis=grid)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.margins(0.01)
+    return axes
 
 
-def _ticks(high: float, low: float = 0) -> list[float]:
-    """Round numbers from ``low`` to ``high``, about four."""
-    rough = (high - low) / 4
-    unit = 10 ** math.floor(math.log10(rough))
-    step = unit * next(factor for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [number * step for number in range(first, last + 1)]
+def _svg(figure: Figure, label: str) -> str:
+    """The figure as a part of a page, which draws in its own colours what is black here.
+
+    What has a gid gets it as its classes. Other ids go, or two figures would have the same ones.
+    """
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", transparent=True)
+    svg = text.getvalue().partition("<svg")[2]
+    svg = re.sub("<(metadata|defs)>.*?</\\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' id="((line|bar) s\d+|whisker)"', r' class="\1"', svg)
+    svg = re.sub(r' id="[^"]*"| clip-path="[^"]*"| font-family: [^;]*;|(?<=\d) \n', "", svg)
+    numbers = r'(?<=[ "(])\d+\.\d+(?=[ ")Lz])'  # coordinates, and none that is text
+    svg = re.sub(numbers, lambda number: f"{float(number[0]):.1f}", svg)
+    return f'<svg role="img" aria-label="{label}"' + svg.replace("#000000", "currentColor")

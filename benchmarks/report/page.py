@@ -1,38 +1,34 @@
-"""One self-contained HTML page of all results; needs neither torch nor Detectron2."""
+"""One self-contained HTML page of all results."""
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks import wording
-from benchmarks.published import PUBLISHED_YAML, TaskInfo, load_published
-from benchmarks.report import cells as of_cells
-from benchmarks.report import charts, grids
-from benchmarks.report.cells import Cell, read_cells
-from benchmarks.report.pictures import Picture, embed
-from benchmarks.results import ResultError, read_matrix, read_results, with_epochs
-from benchmarks.tables import Table, build_tables, short
+from benchmarks.report import charts
+from benchmarks.report.cells import DONE, FAILED, MISSING, UNFINISHED, Cell, as_lines, read_cells
+from benchmarks.report.pictures import embed
+from benchmarks.tables import wording
+from benchmarks.tables.build import (
+    MEASURED,
+    Block,
+    Column,
+    Entry,
+    build_tables,
+    numbers,
+    short,
+    words,
+)
+from benchmarks.tables.published import TaskInfo, load_published
+from benchmarks.tables.results import read_folder
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text
 
-STATES = {of_cells.DONE: "✓", of_cells.FAILED: "✗", of_cells.UNFINISHED: "…", of_cells.MISSING: "–"}
-
-
-@dataclass(frozen=True)
-class Section:
-    """All of one task: its tables and its curves, for each data set, and pictures."""
-
-    task: str
-    title: str
-    tables: Sequence[Table]
-    curves: Sequence[charts.Curves]
-    inits: set[str]  # that have curves
-    pictures: Sequence[Picture]
+STATES = {DONE: "✓", FAILED: "✗", UNFINISHED: "…", MISSING: "–"}
+ENVIRONMENT = ("hardware", "git_commit", "packages")
 
 
 def report(folder: str | Path, output: str | Path | None = None) -> int:
@@ -42,39 +38,19 @@ def report(folder: str | Path, output: str | Path | None = None) -> int:
     cells, and where the page cannot be written.
     """
     folder = Path(folder)
-    tasks = load_published(PUBLISHED_YAML)
-    results, problems = read_results(folder, tasks)
-    matrix = None
-    try:
-        matrix = read_matrix(folder)
-    except ResultError as error:
-        problems[Path("matrix.json")] = str(error)
-    results = [with_epochs(result, matrix) for result in results]
-    cells = read_cells(folder, results, problems, matrix)
+    tasks = load_published()
+    found = read_folder(folder, tasks)
+    cells = read_cells(folder, found)
     if not cells:
         raise ConfigError(f"{folder}: no cell in it; python -m benchmarks run fills it")
-    output = folder / "report.html" if output is None else Path(output)
-    html = page(cells, build_tables(results, tasks, matrix), tasks, problems)
-    try:
-        write_text(output, html)
-    except OSError as error:
-        raise ConfigError(
-            f"{output}: page not written ({error.strerror}). Make room there, or name another file "
-            "with --output"
-        ) from error
-    print(f"{output}: {', '.join(f'{n} {state}' for state, n in _count(cells).items())}")
-    for path, problem in problems.items():
-        print(f"not collected: {folder / path}: {problem}", file=sys.stderr)
-    return 1 if problems else 0
-
-
-def page(
-    cells: Sequence[Cell],
-    tables: Sequence[Table],
-    tasks: Mapping[str, TaskInfo],
-    problems: Mapping[Path, str],
-) -> str:
-    """The HTML text."""
+    tables, (pictures, left_out) = build_tables(found, tasks), embed(cells)
+    inits = list(dict.fromkeys(cell.init for cell in cells))
+    tasks |= {table.task.name: table.task for table in tables}
+    names = dict.fromkeys([table.task.name for table in tables])  # first, and in this order
+    names |= dict.fromkeys(sorted({cell.task for cell in cells}))
+    shown = [tasks.get(name) or TaskInfo(name, name, (), "") for name in names]
+    counts = Counter(cell.state for cell in cells)
+    said = {state: counts[state] for state in STATES if counts[state]}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -82,62 +58,74 @@ def page(
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.globals |= {"wording": wording, "grids": grids, "charts": charts}
-    environment.globals |= {"as_lines": of_cells.as_lines, "bars_of": charts.draw_bars}
-    pictures, left_out = embed(cells)
-    return environment.get_template("page.html.jinja").render(
+    html = environment.get_template("page.html.jinja").render(
         cells=cells,
-        inits=list(dict.fromkeys(cell.init for cell in cells)),
-        states=STATES,
-        count=_count(cells),
-        sections=_sections(cells, tables, tasks, pictures),
-        problems=problems,
+        inits=inits,
+        tasks=shown,
+        tables=tables,
+        curves={task.name: _curves(cells, task, inits) for task in shown},
+        pictures=sorted(pictures, key=lambda picture: picture.file),  # one image side by side
         left_out=left_out,
-        shown=_details(cells),
+        problems=found.problems,
+        states=STATES,
+        count=said,
+        details=_details(cells),
+        cell_columns=_columns(cells),
+        described=_described,
+        draw_bars=charts.draw_bars,
+        wording=wording,
     )
+    output = folder / "report.html" if output is None else Path(output)
+    try:
+        write_text(output, html)
+    except OSError as error:
+        raise ConfigError(
+            f"{output}: page not written ({error.strerror}). Make room there, or name another file "
+            "with --output"
+        ) from error
+    print(f"{output}: {', '.join(f'{number} {state}' for state, number in said.items())}")
+    for path, problem in found.problems.items():
+        print(f"not collected: {folder / path}: {problem}", file=sys.stderr)
+    return 1 if found.problems else 0
 
 
-def _count(cells: Sequence[Cell]) -> dict[str, int]:
-    count = Counter(cell.state for cell in cells)
-    return {state: count[state] for state in STATES if count[state]}
-
-
-def _sections(
-    cells: Sequence[Cell],
-    tables: Sequence[Table],
-    tasks: Mapping[str, TaskInfo],
-    pictures: Sequence[Picture],
-) -> list[Section]:
-    """Tasks with a table in the tables' order, then the others."""
-    infos = dict(tasks) | {table.task.name: table.task for table in tables}
-    names = dict.fromkeys([table.task.name for table in tables])
-    names |= dict.fromkeys(sorted({cell.task for cell in cells}))
-    sections = []
-    for name in names:
-        own, info = [cell for cell in cells if cell.task == name], infos.get(name)
-        metric = info.main_metric if info else ""
-        curves = [
-            chart
-            for data, same in _by_data(own).items()
-            for chart in charts.draw_curves(same, data, metric, len(cells))
-        ]
-        shown = [picture for picture in pictures if picture.cell.task == name]
-        shown.sort(key=lambda picture: picture.file)  # one image of several inits side by side
-        of_task = [table for table in tables if table.task.name == name]
-        inits = {line.cell.init for chart in curves for line in chart.lines}
-        title = info.title if info else name
-        sections.append(Section(name, title, of_task, curves, inits, shown))
-    return sections
-
-
-def _by_data(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """The cells that share an axis, below the name of their data."""
-    found: dict[str, list[Cell]] = {}
+def _curves(cells: Sequence[Cell], task: TaskInfo, inits: Sequence[str]) -> list[charts.Chart]:
+    """Of one task; cells on two data sets never share an axis."""
+    by_data: dict[str, list[Cell]] = {}
     for cell in cells:
-        data = cell.data
-        name = f"{data.name}, fingerprint {short(data.sha256)}" if data else "not recorded"
-        found.setdefault(name, []).append(cell)
-    return dict(sorted(found.items()))
+        if cell.task == task.name:
+            name, sha256 = cell.data() or ("not recorded", None)
+            said = f"{name}, fingerprint {short(sha256)}" if sha256 else name
+            by_data.setdefault(said, []).append(cell)
+    return [
+        chart
+        for data, same in sorted(by_data.items())
+        for chart in charts.draw_curves(same, data, task.main_metric, inits, len(cells))
+    ]
+
+
+def _described(block: Block) -> list[Column]:
+    """Its columns, and what is said of each row."""
+    notes = [Entry("; ".join(block.notes(row))) for row in block.rows]
+    return [*block.columns, Column("notes", notes, align="left")]
+
+
+def _columns(cells: Sequence[Cell]) -> list[Column]:
+    """One line per cell, whose name leads to all that is known of it."""
+    results = [cell.result for cell in cells]
+    values = [result and result.metrics[result.main_metric] for result in results]
+    return [
+        words("cell", [cell.name for cell in cells]),
+        words("init", [cell.init for cell in cells]),
+        words("task", [cell.task for cell in cells]),
+        words("data", [(cell.data() or [None])[0] for cell in cells]),
+        numbers("seed", [cell.seed for cell in cells]),
+        words("state", [cell.state for cell in cells]),
+        words("metric", [result and result.main_metric for result in results]),
+        numbers("value", values, MEASURED, ".2f"),
+        numbers("iterations", [result and result.iterations for result in results]),
+        numbers("minutes", [result and result.seconds / 60 for result in results], form=".1f"),
+    ]
 
 
 def _details(cells: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -147,17 +135,23 @@ def _details(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     for cell in cells:
         record, settings = cell.record(), cell.settings()
         base, theirs = first.setdefault(cell.task, (cell, settings)) if settings else (cell, {})
-        same = base is cell
-        config = of_cells.as_lines(settings) if same else of_cells.differences(settings, theirs)
+        config = as_lines(settings)
+        if base is not cell:
+            config = "\n".join(
+                f"{key}: {settings.get(key, 'not set')} (there: {theirs.get(key, 'not set')})"
+                for key in {**theirs, **settings}
+                if settings.get(key) != theirs.get(key)
+            )
+        values = as_lines(record.pop("metrics", {}))
+        environment = as_lines({key: record.pop(key, {}) for key in ENVIRONMENT})
         shown.append(
             {
                 "cell": cell,
-                "command": cell.command(),
-                "metrics": record.pop("metrics", {}),
-                "environment": {key: record.pop(key, {}) for key in of_cells.ENVIRONMENT},
-                "run": record,
+                "base": None if base is cell else base,
                 "config": config,
-                "base": None if same else base,
+                "values": values,
+                "environment": environment,
+                "run": as_lines(record),
             }
         )
     return shown

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -31,9 +32,8 @@ def embed(cells: Iterable[Cell]) -> tuple[list[Picture], int]:
         for cell in cells
         for number, path in enumerate(sorted((cell.folder / "pictures").glob("*.png")))
     ]
-    found.sort(key=lambda entry: entry[:2])
     pictures, left = [], BUDGET
-    for _, _, path, cell in found:
+    for _, _, path, cell in sorted(found, key=lambda entry: entry[:2]):
         try:
             picture = _shrink(cell, path)
         except OSError:
@@ -45,7 +45,7 @@ def embed(cells: Iterable[Cell]) -> tuple[list[Picture], int]:
     return pictures, len(found) - len(pictures)
 
 
-def _shrink(cell: Cell, path: str) -> Picture:
+def _shrink(cell: Cell, path: Path) -> Picture:
     with Image.open(path) as image:
         image = image.convert("RGB")
     image.thumbnail((MAX_SIDE, 2 * MAX_SIDE))

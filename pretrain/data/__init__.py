@@ -6,24 +6,14 @@ import torch
 from fvcore.common.config import CfgNode
 
 from pretrain.augment import MultiCrop
-from pretrain.data.folder import DataError
-from pretrain.data.multicrop import Batch, MultiCropImages, collate
+from pretrain.data.folder import DataError as DataError
+from pretrain.data.multicrop import Batch as Batch
+from pretrain.data.multicrop import MultiCropImages, collate
 from pretrain.data.sampler import PositionSampler
 from pretrain.data.shards import open_images
 from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY
 from pretrain.runtime.interrupt import InterruptFlag
-
-__all__ = [
-    "Batch",
-    "DataError",
-    "MultiCropImages",
-    "PositionSampler",
-    "build_crops",
-    "build_data",
-    "build_loader",
-    "open_images",
-]
 
 
 def build_data(cfg: CfgNode, device: torch.device) -> MultiCropImages:
@@ -31,20 +21,8 @@ def build_data(cfg: CfgNode, device: torch.device) -> MultiCropImages:
 
     A GPU changes the colours of whole batches; on a CPU the loader's processes do it.
     """
-    crops = build_crops(cfg, photometry=device.type == "cpu")
+    crops = MultiCrop(cfg.CROPS, photometry=device.type == "cpu")
     return MultiCropImages(open_images(REPOSITORY / cfg.DATA.ROOT), crops, cfg.SEED)
-
-
-def build_crops(cfg: CfgNode, photometry: bool) -> MultiCrop:
-    """The views that CROPS describes."""
-    return MultiCrop(
-        cfg.CROPS.GLOBAL_SIZE,
-        tuple(cfg.CROPS.GLOBAL_AREA),
-        cfg.CROPS.NUM_LOCALS,
-        cfg.CROPS.LOCAL_SIZE,
-        tuple(cfg.CROPS.LOCAL_AREA),
-        photometry,
-    )
 
 
 def ignore_signals(_: int) -> None:
@@ -57,15 +35,9 @@ def build_loader(
     cfg: CfgNode, data: MultiCropImages, start: int, device: torch.device
 ) -> torch.utils.data.DataLoader:
     """This rank's micro-batches from micro-step ``start`` to the run's last one."""
-    sampler = PositionSampler(
-        len(data),
-        cfg.SOLVER.BATCH_SIZE_PER_GPU,
-        cfg.SOLVER.EPOCHS,
-        cfg.SEED,
-        distributed.rank(),
-        distributed.world_size(),
-        start,
-    )
+    batch_size, epochs = cfg.SOLVER.BATCH_SIZE_PER_GPU, cfg.SOLVER.EPOCHS
+    rank, ranks = distributed.rank(), distributed.world_size()
+    sampler = PositionSampler(len(data), batch_size, epochs, cfg.SEED, rank, ranks, start)
     return torch.utils.data.DataLoader(
         data,
         batch_sampler=sampler,

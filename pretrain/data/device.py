@@ -1,16 +1,16 @@
 """What the model takes, on its device: views with their colours changed, normalized, and boxes."""
 
-import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
 
 from pretrain import photometry
+from pretrain.augment import boxes_of
 from pretrain.data.multicrop import Batch
 
 
 def on_device(
-    batches: Iterable[Batch], device: torch.device
+    batches: Iterable[Batch], device: torch.device, boxes: str = "centers"
 ) -> Iterator[tuple[tuple[torch.Tensor, ...], Batch]]:
     """For each batch what the model takes, and the batch itself.
 
@@ -19,8 +19,8 @@ def on_device(
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     for batch in batches:
-        with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
-            views = to_device(batch, device)
+        with torch.cuda.stream(stream):  # of None: nothing
+            views = to_device(batch, device, boxes)
         if stream is not None:
             torch.cuda.current_stream(device).wait_stream(stream)
             for tensor in views:
@@ -28,8 +28,13 @@ def on_device(
         yield views, batch
 
 
-def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Global crops (2,B,3,S,S), local crops (V,B,3,s,s), normalized float32, boxes (2+V,B,4)."""
+def to_device(
+    batch: Batch, device: torch.device, boxes: str = "centers"
+) -> tuple[torch.Tensor, ...]:
+    """Global crops (2,B,3,S,S), local crops (V,B,3,s,s), boxes (2+V,B,4), all float32.
+
+    Crops are normalized. ``boxes``: "centers" or "edges" (``augment.boxes_of``).
+    """
 
     def prepared(crops: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         pixels = crops.to(device, non_blocking=True).flatten(0, 1)
@@ -42,5 +47,5 @@ def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
     return (
         prepared(batch.global_crops, batch.photometry[:2]),
         prepared(batch.local_crops, batch.photometry[2:]),
-        batch.boxes.to(device, non_blocking=True),
+        boxes_of(batch.crops.to(device, non_blocking=True), boxes),
     )

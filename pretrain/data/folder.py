@@ -1,8 +1,8 @@
 """Images as a list of names with their bytes; here from a folder, searched recursively."""
 
-import abc
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,13 @@ class DataError(ValueError):
     """Images that cannot be used; the message names the folder or file and the way out."""
 
 
-class Images(abc.ABC):
-    """Names in a fixed order. A source of images adds how their bytes are read."""
+class Images:
+    """Names in a fixed order. A source of images adds where they are and how they are read."""
 
-    def __init__(self, root: Path, names: list[str]) -> None:
+    def __init__(self, root: Path, names: Iterable[bytes]) -> None:
         self.root = root
         # One block, and not a million objects: reading their counts would copy them to each worker
-        self._names = np.array([os.fsencode(name) for name in names])
+        self._names = np.array(names)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -32,14 +32,6 @@ class Images(abc.ABC):
     def sha256(self) -> str:
         """Of all names, in order."""
         return hashlib.sha256(b"\n".join(self._names.tolist())).hexdigest()
-
-    @abc.abstractmethod
-    def place(self, index: int) -> str:
-        """Where an image is, for people."""
-
-    @abc.abstractmethod
-    def read_bytes(self, index: int) -> bytes:
-        """The file's content. Raises OSError."""
 
     def gone(self, index: int) -> Path | None:
         """The folder or file whose loss takes more than this image; None while it is there."""
@@ -54,12 +46,14 @@ class Folder(Images):
     """All images below a folder, links followed, sorted."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root, list_images(root))
+        super().__init__(root, [os.fsencode(name) for name in list_images(root)])
 
     def place(self, index: int) -> str:
+        """Where an image is, for people."""
         return str(self.root / self.name(index))
 
     def read_bytes(self, index: int) -> bytes:
+        """The file's content. Raises OSError."""
         return (self.root / self.name(index)).read_bytes()
 
 

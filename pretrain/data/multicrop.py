@@ -19,7 +19,7 @@ class Batch(NamedTuple):
 
     global_crops: torch.Tensor  # (2,B,3,S,S) uint8
     local_crops: torch.Tensor  # (V,B,3,s,s) uint8
-    boxes: torch.Tensor  # (2+V,B,4) float32
+    crops: torch.Tensor  # (2+V,B,7) int64, rows of Crop
     photometry: torch.Tensor  # (2+V,B,8) float32
     images: list[int]  # whose views these are
     bad: list[int]  # images that could not be read and were replaced
@@ -95,11 +95,11 @@ def decode(data: bytes) -> torch.Tensor:
 def collate(samples: Sequence[tuple[Views, list[int]]]) -> Batch:
     """Samples → one view-major batch."""
     views, tried = zip(*samples, strict=True)
-    global_crops, local_crops, boxes, photometry = zip(*views, strict=True)
+    global_crops, local_crops, crops, photometry = zip(*views, strict=True)
     return Batch(
         _stack_channels_last(global_crops),
         _stack_channels_last(local_crops),
-        torch.stack(boxes, dim=1),
+        torch.stack(crops, dim=1),
         torch.stack(photometry, dim=1),
         [indices[-1] for indices in tried],
         sorted({index for indices in tried for index in indices[:-1]}),

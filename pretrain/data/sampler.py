@@ -1,34 +1,32 @@
 """Which image a run reads at which micro-step: a function of the seed and the position alone."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from pretrain.data.folder import DataError
 
 
-class PositionSampler(torch.utils.data.Sampler[list[tuple[int, int]]]):
+@dataclass
+class PositionSampler:
     """One rank's micro-batches of (epoch, index), from micro-step ``start`` to the run's end.
 
     Every epoch is a new permutation, padded by its own beginning to a multiple of ``world_size``
-    and dealt out in turn; the incomplete last micro-batch of an epoch is dropped (clove.md 9, 11).
+    and dealt out in turn; the incomplete last micro-batch of an epoch is dropped.
     """
 
-    def __init__(
-        self,
-        num_images: int,
-        batch_size: int,
-        epochs: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        start: int = 0,
-    ) -> None:
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self.rank, self.world_size, self.start = rank, world_size, start
-        self.length = epoch_length(num_images, batch_size, world_size)
-        self.total = epochs * self.length
+    num_images: int
+    batch_size: int
+    epochs: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        self.length = epoch_length(self.num_images, self.batch_size, self.world_size)
+        self.total = self.epochs * self.length
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for epoch in range(self.start // self.length, self.total // self.length):

@@ -7,23 +7,21 @@ resume in mid-epoch exactly; so shards are written through webdataset, and read 
 import errno
 import logging
 import os
-import re
 import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 
 from pretrain.data.folder import EXTENSIONS, DataError, Folder, Images
 from pretrain.runtime import distributed
-from pretrain.runtime.files import write_atomically
 from pretrain.runtime.logging import progress_bar
 
 FORMAT = 1
 INDEX = "index.npz"  # what is where, written beside the shards; without it they are searched
 ARRAYS = ("shards", "bytes", "names", "shard", "offset", "size")  # in the index
-PATTERN = "shard-%06d.tar"
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -35,19 +33,20 @@ class Shards(Images):
         if index is None:
             _tell(f"{root}: no {INDEX}, searching its shards")
             index = make_index(root)
-        super().__init__(root, [])
-        self._names = index["names"]
-        self.shards = [os.fsdecode(name) for name in index["shards"]]
+        super().__init__(root, index["names"])
+        self._shards = [root / os.fsdecode(name) for name in index["shards"]]
         self._shard, self._offset, self._size = (index[key] for key in ("shard", "offset", "size"))
 
     def path(self, index: int) -> Path:
         """The shard that holds an image."""
-        return self.root / self.shards[self._shard[index]]
+        return self._shards[self._shard[index]]
 
     def place(self, index: int) -> str:
+        """Where an image is, for people."""
         return f"{self.path(index)}:{self.name(index)}"
 
     def read_bytes(self, index: int) -> bytes:
+        """The file's content. Raises OSError."""
         # Opened anew each time: a process may use more shards than it may hold open files
         with open(self.path(index), "rb") as file:
             data = os.pread(file.fileno(), self._size[index], self._offset[index])
@@ -56,9 +55,9 @@ class Shards(Images):
         return data
 
     def gone(self, index: int) -> Path | None:
-        if (gone := super().gone(index)) is not None:
-            return gone
-        return None if os.path.exists(self.path(index)) else self.path(index)
+        """The folder or file whose loss takes more than this image; None while it is there."""
+        lost = None if os.path.exists(self.path(index)) else self.path(index)
+        return super().gone(index) or lost
 
 
 def open_images(root: str | Path) -> Images:
@@ -67,26 +66,22 @@ def open_images(root: str | Path) -> Images:
     Raises DataError where it has shards and images, or shards that are compressed.
     """
     root = Path(root)
-    shards = list_shards(root)
-    compressed = [path.name for path in root.glob("*") if path.name.lower().endswith(COMPRESSED)]
-    if not shards and not compressed:
+    shards, content = list_shards(root), sorted(root.glob("*"))
+    compressed = [path for path in content if path.name.lower().endswith(COMPRESSED)]
+    others = [p.name for p in content if p.name.lower().endswith(EXTENSIONS) or p.is_dir()]
+    if not shards and (others or not compressed):
         return Folder(root)
-    others = [
-        path.name
-        for path in root.iterdir()
-        if path.name.lower().endswith(EXTENSIONS) or path.is_dir()
-    ]
-    if shards and others:
+    if others:
         raise DataError(
-            f"{root}: holds shards ({shards[0]}) and folders or images ({min(others)}) beside "
-            "them: name a folder that has one or the other"
+            f"{root}: holds shards ({shards[0]}) and folders or images ({others[0]}) beside them: "
+            "name a folder that has one or the other"
         )
-    if compressed and not others:
+    if compressed:
         raise DataError(
-            f"{root / min(compressed)}: is compressed, and images are read from the midst of a "
-            "shard; decompress it to a .tar"
+            f"{compressed[0]}: is compressed, and images are read from the midst of a shard; "
+            "decompress it to a .tar"
         )
-    return Shards(root) if shards else Folder(root)
+    return Shards(root)
 
 
 def list_shards(root: Path) -> list[str]:
@@ -96,8 +91,7 @@ def list_shards(root: Path) -> list[str]:
 
 def make_index(root: Path) -> dict[str, np.ndarray]:
     """Search all shards of a folder. Raises DataError for one that is damaged or compressed."""
-    shards = list_shards(root)
-    members, others = [], 0
+    shards, members, others = list_shards(root), [], 0
     for number, shard in enumerate(shards):
         for name, offset, size in _members(root / shard):
             if name.lower().endswith(EXTENSIONS):
@@ -108,16 +102,11 @@ def make_index(root: Path) -> dict[str, np.ndarray]:
         _tell(f"{root}: {others} files in the shards are no images and are left out")
     if not members:
         raise DataError(f"{root}: no image in its {len(shards)} shards")
-    names, shard, offset, size = zip(*members, strict=True)
-    return {
-        "format": np.array(FORMAT),
-        "shards": np.array([os.fsencode(name) for name in shards]),
-        "bytes": np.array([(root / name).stat().st_size for name in shards]),
-        "names": np.array(names),
-        "shard": np.array(shard, dtype=np.int32),
-        "offset": np.array(offset, dtype=np.int64),
-        "size": np.array(size, dtype=np.int64),
-    }
+    names, shard, offset, size = map(np.array, zip(*members, strict=True))
+    sizes = np.array([(root / name).stat().st_size for name in shards])
+    shards = np.array([os.fsencode(name) for name in shards])
+    values = (np.array(FORMAT), shards, sizes, names, shard, offset, size)
+    return dict(zip(("format", *ARRAYS), values, strict=True))
 
 
 def load_index(root: Path) -> dict[str, np.ndarray] | None:
@@ -128,22 +117,16 @@ def load_index(root: Path) -> dict[str, np.ndarray] | None:
     anew = f"remove {path} to have the shards searched, or write them again"
     try:
         with np.load(path, allow_pickle=False) as file:
-            index = dict(file)
-        number = int(index["format"])
+            if (number := int(file["format"])) > FORMAT:
+                raise ValueError(f"format {number} is newer than this code's {FORMAT}")
+            index = {name: file[name] for name in ARRAYS}
     except Exception as error:  # of any type, for damaged zip files and for arrays in them
         raise DataError(f"{path}: is no index of shards ({error}); {anew}") from error
-    if number > FORMAT:
-        raise DataError(
-            f"{path}: format {number} is newer than this code's {FORMAT}; update it, or {anew}"
-        )
-    if lacking := [name for name in ARRAYS if name not in index]:
-        raise DataError(f"{path}: is no whole index (lacks {', '.join(lacking)}); {anew}")
     known = dict(zip(map(os.fsdecode, index["shards"]), index["bytes"].tolist(), strict=True))
     found = {name: (root / name).stat().st_size for name in list_shards(root)}
-    for name in sorted(known.keys() | found.keys()):
-        if known.get(name) != found.get(name):
-            sizes = f"{found.get(name, 'no')} bytes, {known.get(name, 'none')} in its index"
-            raise DataError(f"{root / name}: has changed ({sizes}); {anew}")
+    for name, _ in sorted(known.items() ^ found.items()):
+        sizes = f"{found.get(name, 'no')} bytes, {known.get(name, 'none')} in its index"
+        raise DataError(f"{root / name}: has changed ({sizes}); {anew}")
     return index
 
 
@@ -159,35 +142,33 @@ def write_shards(source: str | Path, out: str | Path, max_bytes: float = 1e9) ->
     images, out = Folder(Path(source)), Path(out)
     if out.exists():
         raise DataError(f"{out}: exists; remove it or name another folder")
-    keys = [_encoded(images.name(n)) for n in range(len(images))]
-    seen: dict[str, int] = {}
-    for n, (key, _) in enumerate(keys):
-        if key in seen:
+    written: dict[str, tuple[int, str]] = {}
+    for n in range(len(images)):
+        key, extension = _encoded(images.name(n))
+        if key in written:
             raise DataError(
-                f"{images.place(seen[key])} and {images.place(n)} differ in their extension only, "
-                "which shards cannot hold; rename one"
+                f"{images.place(written[key][0])} and {images.place(n)} differ in their extension "
+                "only, which shards cannot hold; rename one"
             )
-        seen[key] = n
+        written[key] = n, extension
     partial = out.with_name(f".{out.name}.partial")
-    if partial.exists():  # of a writer that was killed
-        shutil.rmtree(partial)
+    shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
     partial.mkdir(parents=True)
-    pattern = f"{str(partial.absolute()).replace('%', '%%')}/{PATTERN}"
-    writer = ShardWriter(
-        pattern, maxcount=len(images), maxsize=max_bytes, verbose=0, encoder=False, mtime=0
-    )
+    pattern = f"{partial.absolute()}".replace("%", "%%") + "/shard-%06d.tar"
+    options = {"maxcount": len(images), "maxsize": max_bytes, "verbose": 0}
     try:
-        with progress_bar(len(images), unit="image") as bar, writer:
-            for n, (key, extension) in enumerate(keys):
+        with (
+            progress_bar(len(images), unit="image") as bar,
+            ShardWriter(pattern, encoder=False, mtime=0, **options) as writer,
+        ):
+            for key, (n, extension) in written.items():
                 writer.write({"__key__": key, extension: images.read_bytes(n)})
                 bar.update()
         index = make_index(partial)
-        write_atomically(partial / INDEX, lambda file: np.savez(file, **index))
+        np.savez(partial / INDEX, **index)
         partial.rename(out)
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # gigabytes that nothing reads
-        if isinstance(error, OSError) and error.filename is None:  # a full disk has no name
-            raise OSError(error.errno, error.strerror, str(out)) from error
         raise
     return len(index["shards"])
 
@@ -223,8 +204,7 @@ def _encoded(name: str) -> tuple[str, str]:
 
 def _decoded(name: str) -> str:
     folder, slash, base = name.rpartition("/")
-    decoded = re.sub("%(2E|25)", lambda match: {"2E": ".", "25": "%"}[match[1]], base)
-    return f"{folder}{slash}{decoded}"
+    return f"{folder}{slash}{unquote(base)}"
 
 
 def _tell(line: str) -> None:

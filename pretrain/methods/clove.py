@@ -1,7 +1,13 @@
-"""CLoVE: contextualized local visual embeddings (arXiv 2310.00527; clove.md sections 2 to 7).
+"""CLoVE: contextualized local visual embeddings (arXiv 2310.00527; sthalles/CLoVE@d706573).
 
 A student sees all crops, a momentum teacher the two global ones. The student's cells, put in
 context by self-attention, must match the teacher's cells at the same place, and no other.
+
+Where this differs from the released code, and why no number changes by it:
+- The teacher's pass comes before the student's, so that its activations are gone when the student's
+  are kept for the backward pass. The teacher is updated before either, from the same weights.
+- The attention's weights are not asked for, so that a fused kernel can serve.
+- Any number of local crops may be given; there, it is 6 by its code.
 """
 
 import copy
@@ -37,8 +43,10 @@ def pair_statistics(
     num_negatives: int = 9,
     num_skipped: int = 1,
 ) -> PairStats:
-    """The loss of one student view against one teacher view, per image (clove.md 7.1).
+    """The loss of one student view against one teacher view, per image.
 
+    Pulls the positive pairs of cells together and pushes, for every student cell, the
+    ``num_negatives`` most similar negatives that follow the ``num_skipped`` most similar ones.
     student (B,D,Hs,Ws), teacher (B,D,Ht,Wt): unit length over D. Boxes (B,4): x0, y0, x1, y1 in the
     source image, x0 > x1 for a flipped view. Half types are raised to float32. Students (V,B,...)
     with boxes (V,B,4) are V views at once, and every field is (V,B). Raises ValueError when the
@@ -49,7 +57,7 @@ def pair_statistics(
     if (cells := teacher.shape[-2:].numel()) < num_similar:
         raise ValueError(
             f"a teacher map of {cells} cells has no {num_similar} negatives: use larger global "
-            "crops (97 px or more for 10) or a smaller LOSS.NUM_NEGATIVES"
+            "crops (97 px or more for 10) or a smaller METHOD.NUM_NEGATIVES"
         )
     is_positive = positive_cells(student, teacher, student_boxes, teacher_boxes, positive_radius)
     num_positives = is_positive.sum(dim=(-2, -1))
@@ -67,7 +75,11 @@ def pair_statistics(
 def positive_cells(
     student: Tensor, teacher: Tensor, student_boxes: Tensor, teacher_boxes: Tensor, radius: float
 ) -> Tensor:
-    """Which cells of the two maps lie at the same place, bool (...,B,Ls,Lt) (clove.md 6)."""
+    """Which cells of the two maps lie at the same place, bool (...,B,Ls,Lt).
+
+    Those whose centres are less than ``radius`` diagonals of the larger cell apart. Boxes (...,B,4)
+    as for ``pair_statistics``, in one unit for both maps; float32 or wider is kept.
+    """
     x, y, diagonal = _cells(student_boxes, *student.shape[-2:])
     teacher_x, teacher_y, teacher_diagonal = _cells(teacher_boxes, *teacher.shape[-2:])
     # (...,B,Ls,1) − (B,1,Lt) → (...,B,Ls,Lt)
@@ -76,15 +88,10 @@ def positive_cells(
     return distance < radius  # a degenerate pair has distance NaN: not a positive
 
 
-def pair_loss(*args, **kwargs) -> Tensor:
-    """``pair_statistics(...).loss``, (B,)."""
-    return pair_statistics(*args, **kwargs).loss
-
-
 def multicrop_loss(
     global_students: Tensor, local_students: Tensor, global_teachers: Tensor, boxes: Tensor, **same
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean loss over the 2·(1+V) pairs of different views, and detached statistics (clove.md 7.2).
+    """Mean loss over the 2·(1+V) pairs of different views, and detached statistics.
 
     global_students and global_teachers (2B,D,H,W), local_students (V·B,D,h,w), possibly of 0 rows:
     view-major, unit length over D. boxes (2+V,B,4). ``same``: as for ``pair_statistics``.
@@ -117,7 +124,7 @@ def _mean_where(mask: Tensor, values: Tensor) -> Tensor:
 
 
 def _cells(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cell centres x and y (...,H·W), row-major, and the cells' diagonals (...) (clove.md 6)."""
+    """Cell centres x and y (...,H·W), row-major, and the cells' diagonals (...)."""
     x0, y0, x1, y1 = _at_least_float32(boxes)[..., None, None].unbind(dim=-3)  # each (...,1,1)
     cell_width, cell_height = (x1 - x0) / width, (y1 - y0) / height  # signed: flips run backwards
     x = x0 + (torch.arange(width, device=boxes.device) + 0.5) * cell_width  # (...,1,W)
@@ -129,18 +136,36 @@ def _cells(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tens
 class CLoVE(nn.Module):
     """Student, contextualizing self-attention and momentum teacher.
 
-    encoder: images (B,3,S,S) → maps (B,C,H,W); C is the width of its last BN. Defaults are the
-    paper's; 0 heads leave the self-attention out, as an ablation: cells then know no context.
-    ``loss`` takes the parameters of ``pair_statistics``.
+    encoder: images (B,3,S,S) → maps (B,``encoder.channels``,H,W). The keyword arguments are the
+    keys of a config's METHOD; defaults are the paper's. hidden: channels between the projector's
+    two layers. dim: D, width of the embeddings. heads: of the self-attention; 0 leaves it out, as
+    an ablation: cells then know no context. The others are those of ``pair_statistics``.
+    Raises ValueError where ``dim`` is no multiple of ``heads``.
     """
 
+    boxes = "centers"  # normalized over pixel centres: augment.crop_box
+    exported = "student"  # the network whose encoder is converted
+    synchronize_bn = True
+    zero_last_gamma = True  # of every residual block
+
     def __init__(
-        self, encoder: nn.Module, *, hidden: int = 4096, dim: int = 256, heads: int = 8, **loss
+        self,
+        encoder: nn.Module,
+        *,
+        hidden: int = 4096,
+        dim: int = 256,
+        heads: int = 8,
+        gamma: float = 2.0,
+        margin: float = 100.0,
+        positive_radius: float = 0.7,
+        num_negatives: int = 9,
+        num_skipped: int = 1,
     ) -> None:
+        if heads < 0 or (heads and dim % heads):
+            raise ValueError(f"DIM {dim} is not a multiple of HEADS {heads}, which is 0 for none")
         super().__init__()
-        channels = [m.num_features for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)][-1]
         projector = OrderedDict(
-            linear1=nn.Conv2d(channels, hidden, 1, bias=False),
+            linear1=nn.Conv2d(encoder.channels, hidden, 1, bias=False),
             bn1=nn.BatchNorm2d(hidden),
             relu=nn.ReLU(inplace=True),
             linear2=nn.Conv2d(hidden, dim, 1, bias=False),
@@ -150,29 +175,43 @@ class CLoVE(nn.Module):
         self.student = nn.Sequential(OrderedDict(encoder=encoder, projector=projector))
         self.attention = nn.MultiheadAttention(dim, heads, batch_first=True) if heads else None
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.multicrop_loss = partial(multicrop_loss, **loss)
+        self.min_cells = num_negatives + num_skipped  # of a global crop's map
+        self.positive_radius, self.margin = positive_radius, margin
+        self.multicrop_loss = partial(
+            multicrop_loss,
+            gamma=gamma,
+            margin=margin,
+            positive_radius=positive_radius,
+            num_negatives=num_negatives,
+            num_skipped=num_skipped,
+        )
 
     def forward(
-        self, global_crops: Sequence, local_crops: Sequence, boxes: Tensor, teacher_momentum=None
+        self,
+        global_crops: Sequence[Tensor],
+        local_crops: Sequence[Tensor],
+        boxes: Tensor,
+        teacher_momentum: float | None = None,
     ) -> dict[str, Tensor]:
         """Contextualized student maps must match the teacher's where the views overlap.
 
         global_crops: 2 of (B,3,S,S); local_crops: V of (B,3,s,s), V may be 0. boxes (2+V,B,4): crop
         corners x0, y0, x1, y1 in the source image; x0 > x1 when flipped. A float
-        ``teacher_momentum`` updates the teacher between the two networks' passes (clove.md 5).
+        ``teacher_momentum`` updates the teacher first. Returns the loss and detached statistics.
         """
-        # One pass per resolution, so that BN never mixes the two: 2×(B,3,224,224) → (2B,D,7,7)
-        global_students = self.contextualize(self.student(torch.cat(tuple(global_crops))))
-        local_students = global_students[:0]
-        if len(local_crops):  # 6×(B,3,96,96) → (6B,D,3,3)
-            local_students = self.contextualize(self.student(torch.cat(tuple(local_crops))))
         if teacher_momentum is not None:
             self.update_teacher(teacher_momentum)
         with torch.no_grad():  # no attention on this side
             targets = self.teacher(torch.cat(tuple(global_crops)))
             targets = F.normalize(_at_least_float32(targets), dim=1)
+        # One pass per resolution, so that BN never mixes the two: 2×(B,3,224,224) → (2B,D,7,7)
+        global_students = self.contextualize(self.student(torch.cat(tuple(global_crops))))
+        local_students = global_students[:0]
+        if len(local_crops):  # 6×(B,3,96,96) → (6B,D,3,3)
+            local_students = self.contextualize(self.student(torch.cat(tuple(local_crops))))
         with torch.autocast(boxes.device.type, enabled=False):
             loss, statistics = self.multicrop_loss(global_students, local_students, targets, boxes)
+        statistics["loss_minus_margin"] = loss.detach() - self.margin
         return {"loss": loss, **statistics}
 
     def contextualize(self, maps: Tensor) -> Tensor:
@@ -182,6 +221,13 @@ class CLoVE(nn.Module):
             tokens, _ = self.attention(tokens, tokens, tokens, need_weights=False)
         return F.normalize(_at_least_float32(tokens).transpose(1, 2).reshape(maps.shape), dim=1)
 
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the monitors look at: unit maps (N,D,H,W) of student and teacher, of (N,3,S,S)."""
+        # Part by part: networks that torch.compile changed would be compiled anew for a few images
+        student = self.contextualize(self.student.projector(self.student.encoder(images)))
+        teacher = self.teacher.projector(self.teacher.encoder(images))
+        return student, F.normalize(_at_least_float32(teacher), dim=1)
+
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """θ_t ← m·θ_t + (1−m)·θ_s on parameters; the teacher's BN statistics are its own."""
@@ -190,7 +236,11 @@ class CLoVE(nn.Module):
         torch._foreach_add_(teacher, student, alpha=1 - momentum)
 
     def load_released(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load a released checkpoint's ``model`` (660 entries, clove.md 12); else RuntimeError."""
+        """Load a released checkpoint's ``model``, of 660 entries; else RuntimeError.
+
+        Its keys: ``module.encoder``, ``module.projector`` and ``module.self_attn`` of the student,
+        ``module.encoder_k`` and ``module.projector_k`` of the teacher.
+        """
         renamed = {}
         for key, value in state_dict.items():
             module, _, rest = key.removeprefix("module.").partition(".")

@@ -4,96 +4,145 @@ The loss says little: it starts near 100 and moves by less than one. These numbe
 chance, the network before training, and what a collapsed embedding would give.
 """
 
-import contextlib
+import copy
 import math
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pretrain.methods.clove import CLoVE, positive_cells
+from pretrain.methods.clove import positive_cells
 
+RADIUS = 0.7  # diagonals of the larger cell, within which cells lie at the same place, as in CLoVE
 STATISTICS_VIEWS = 16  # global views that tell BN statistics well enough for pictures
 COLLAPSED_SPREAD = 0.3  # embedding_spread below it: the cells' embeddings are nearly one
 COLLAPSED_RANK = 2.0  # effective_rank below it: they lie along one line
 RUNAWAY_GROWTH = 1.5  # weight_growth above it: steps as long as the weights themselves
 
 
+def encoder_of(model: nn.Module) -> nn.Module:
+    """The trunk that is exported, whose C5 downstream tasks start from."""
+    return getattr(model, model.exported).encoder
+
+
+def dense_maps(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit embeddings (N,D,H,W) of student and teacher of normalized images (N,3,S,S).
+
+    A method without ``maps`` of its own is judged by its C5, on both sides.
+    """
+    if hasattr(model, "maps"):
+        return model.maps(images)
+    c5 = F.normalize(encoder_of(model)(images).float(), dim=1)
+    return c5, c5
+
+
+def attention_weights(model: nn.Module, images: Tensor) -> Tensor | None:
+    """How much each cell looks at each other, (N,heads,H·W,H·W); None where no attention is."""
+    if getattr(model, "attention", None) is None:
+        return None
+    maps = model.student.projector(model.student.encoder(images))
+    tokens = maps.flatten(2).transpose(1, 2)
+    return model.attention(tokens, tokens, tokens, average_attn_weights=False)[1].float()
+
+
 @torch.no_grad()
-def measure(
-    model: CLoVE, global_crops: Tensor, boxes: Tensor, positive_radius: float
-) -> dict[str, float]:
+def settled(model: nn.Module, crops: Tensor) -> nn.Module:
+    """A copy of ``model`` in eval mode whose BN normalizes as for ``crops`` (N,3,S,S), normalized.
+
+    A student's running statistics may blend global and local crops, so those of all networks are
+    computed anew from global ones, in one pass. Under SyncBN every rank must call it; in eval mode
+    ranks do not wait for each other.
+    """
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = 1.0  # what this batch has takes the place of what was
+    dense_maps(model.train(), crops)
+    return model.eval()
+
+
+@torch.no_grad()
+def measure(model: nn.Module, global_crops: Tensor, boxes: Tensor) -> dict[str, float]:
     """The monitors of ``model`` on global views (2,B,3,S,S), normalized, with boxes (2,B,4).
 
-    Networks run as in training, on the views' own BN statistics; the running ones stay as they
-    are. ``match_rate``: share of the student's cells with a positive whose most similar teacher
-    cell is one, beside ``match_chance``. Cosines between student and teacher: ``random_similarity``
-    of cells of different images. ``embedding_spread``: std of the embeddings' entries times √D, 1
-    when they point everywhere. ``effective_rank``: RankMe (arXiv 2210.02885), 1 to D.
-    ``weight_growth``: norm of the student's weights over the teacher's, which are their past. For
-    every head of the attention: its entropy, 1 when all cells weigh the same, and the mean distance
-    in cells at which it looks.
+    A copy of its networks runs as in training, on the views' own BN statistics. ``match_rate``:
+    share of the student's cells with a positive whose most similar teacher cell is one, beside
+    ``match_chance``. Cosines between student and teacher: ``random_similarity`` of cells of
+    different images. ``embedding_spread``: std of the embeddings' entries times √D, 1 when they
+    point everywhere. ``effective_rank``: RankMe (arXiv 2210.02885), 1 to D. Of a method with a
+    teacher ``weight_growth``: norm of the student's weights over the teacher's, which are their
+    past. Of CLoVE the loss's own statistics, and for every head of the attention: its entropy, 1
+    when all cells weigh the same, and the mean distance in cells at which it looks.
     """
-    with _kept(model):
-        projected, teachers = project(model.train(), global_crops.flatten(0, 1))
-        students = model.contextualize(projected).float().unflatten(0, (2, -1))
-        teachers = F.normalize(teachers.float(), dim=1).unflatten(0, (2, -1))
-        weights = attention_weights(model, projected)
+    training = copy.deepcopy(model).train()
+    crops = global_crops.flatten(0, 1)
+    students, teachers = dense_maps(training, crops)  # (2·B,D,H,W)
+    weights = attention_weights(training, crops)
     with torch.autocast(boxes.device.type, enabled=False):  # in float32, as the loss
-        return _describe(model, students, teachers, weights, boxes, positive_radius)
+        students, teachers = students.float(), teachers.float()
+        others = teachers.roll(boxes.shape[1], dims=0)  # every view against the other one
+        both = boxes.flatten(0, 1), boxes.flip(0).flatten(0, 1)
+        found = match(students, others, *both, getattr(model, "positive_radius", RADIUS))
+        values = {"match_rate": found.rate, "match_chance": found.chance}
+        if hasattr(model, "multicrop_loss"):
+            own = model.multicrop_loss(students, students[:0], teachers, boxes)[1]
+            values |= {name: value.item() for name, value in own.items()}
+            del values["embedding_std"]  # the spread has a scale
+        # The mean of all products of cells of one image and of the next is that of their means
+        strangers = others.unflatten(0, (2, -1)).roll(1, dims=1).flatten(0, 1)
+        means = [maps.flatten(2).mean(dim=2) for maps in (students, strangers)]
+        cells = students.flatten(2).movedim(1, -1).flatten(0, 1)  # (2·B·L,D)
+        values |= {
+            "random_similarity": (means[0] * means[1]).sum(dim=-1).mean().item(),
+            "embedding_spread": cells.std(dim=0).mean().item() * math.sqrt(cells.shape[1]),
+            "effective_rank": effective_rank(cells),
+        }
+        if hasattr(model, "teacher"):
+            values["weight_growth"] = _norm(model.student) / _norm(model.teacher)
+        if weights is not None:
+            values |= attention_statistics(weights, *students.shape[2:])
+    return values
 
 
-def _describe(
-    model: CLoVE,
+class Matches(NamedTuple):
+    """The most similar teacher cell of every student cell."""
+
+    best: Tensor  # (N,Ls) int64, which of the teacher's cells
+    cosine: Tensor  # (N,Ls) of that pair
+    is_right: Tensor  # (N,Ls) bool: the two lie at the same place
+    is_positive: Tensor  # (N,Ls,Lt) bool: all pairs of cells that do
+
+    @property
+    def has_positive(self) -> Tensor:
+        """Student cells at whose place a teacher cell lies, (N,Ls) bool."""
+        return self.is_positive.any(dim=-1)
+
+    @property
+    def rate(self) -> float:
+        """Share of the cells that have a positive whose best match is one."""
+        return self.is_right.sum().item() / max(self.has_positive.sum().item(), 1)
+
+    @property
+    def chance(self) -> float:
+        """What a blind choice would have for a rate."""
+        share = self.is_positive.float().mean(dim=-1)
+        return share.sum().item() / max(self.has_positive.sum().item(), 1)
+
+
+def match(
     students: Tensor,
     teachers: Tensor,
-    weights: Tensor,
-    boxes: Tensor,
-    positive_radius: float,
-) -> dict[str, float]:
-    """The monitors of unit maps (2,B,D,H,W) and of attention (2·B,heads,H·W,H·W)."""
-    flat = students.flatten(0, 1)
-    statistics = model.multicrop_loss(flat, flat[:0], teachers.flatten(0, 1), boxes)[1]
-    teachers = teachers.flip(0)  # every view against the other one
-    found, among, chance = matches(students, teachers, boxes, boxes.flip(0), positive_radius)
-    cells = students.flatten(3).movedim(2, -1).flatten(0, 2)  # (2·B·L,D)
-    entropies, distances = attention_statistics(weights, *students.shape[3:])
-    values = {name: value.item() for name, value in statistics.items()}
-    values.pop("embedding_std")
-    return {
-        "match_rate": found / max(among, 1),
-        "match_chance": chance / max(among, 1),
-        **values,
-        "random_similarity": _similarity_of_others(students, teachers),
-        "embedding_spread": cells.std(dim=0).mean().item() * math.sqrt(cells.shape[1]),
-        "effective_rank": effective_rank(cells),
-        "weight_growth": _norm(model.student) / _norm(model.teacher),
-        **{f"attention_entropy_{head}": value for head, value in enumerate(entropies)},
-        **{f"attention_distance_{head}": value for head, value in enumerate(distances)},
-    }
-
-
-def matches(
-    students: Tensor, teachers: Tensor, boxes: Tensor, teacher_boxes: Tensor, radius: float
-) -> tuple[float, float, float]:
-    """Cells whose best match is a positive, cells that have a positive, and what chance would find.
-
-    students and teachers (V,B,D,H,W), view by view against each other; boxes (V,B,4).
-    """
-    found = among = chance = 0.0
-    for student, teacher, box, teacher_box in zip(
-        students, teachers, boxes, teacher_boxes, strict=True
-    ):
-        is_positive = positive_cells(student, teacher, box, teacher_box, radius)  # (B,Ls,Lt)
-        similarity = torch.einsum("bds,bdt->bst", student.flatten(2), teacher.flatten(2))
-        best = similarity.argmax(dim=2, keepdim=True)
-        share = is_positive.float().mean(dim=2)
-        found += is_positive.gather(2, best).sum().item()
-        among += (share > 0).sum().item()
-        chance += share.sum().item()
-    return found, among, chance
+    student_boxes: Tensor,
+    teacher_boxes: Tensor,
+    radius: float = RADIUS,
+) -> Matches:
+    """Match the cells of unit maps (N,D,H,W), whose sizes may differ; boxes (N,4)."""
+    is_positive = positive_cells(students, teachers, student_boxes, teacher_boxes, radius)
+    similarity = torch.einsum("nds,ndt->nst", students.flatten(2), teachers.flatten(2))
+    cosine, best = similarity.max(dim=2)
+    return Matches(best, cosine, is_positive.gather(2, best[..., None])[..., 0], is_positive)
 
 
 def effective_rank(embeddings: Tensor) -> float:
@@ -114,71 +163,18 @@ def _norm(network: nn.Module) -> float:
     return torch.stack(torch._foreach_norm(weights)).norm().item()
 
 
-@contextlib.contextmanager
-def statistics_of(model: CLoVE, crops: Tensor) -> Iterator[None]:
-    """Within, ``model`` is in eval mode and BN normalizes as for ``crops`` (N,3,S,S), normalized.
-
-    The student's running statistics blend global and local crops (clove.md 5), so those of both
-    networks are computed anew from global ones, in one pass. Afterwards all is as it was. Under
-    SyncBN every rank must enter; in eval mode ranks do not wait for each other.
-    """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    with _kept(model):
-        try:
-            for norm in norms:
-                norm.momentum = 1.0  # what this batch has takes the place of what was
-            with torch.no_grad():
-                project(model.train(), crops)
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-        model.eval()
-        yield
-
-
-@contextlib.contextmanager
-def _kept(model: CLoVE) -> Iterator[None]:
-    """Buffers and mode are afterwards what they were before."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    training = model.training
-    try:
-        yield
-    finally:
-        model.train(training)
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-
-
-def project(model: CLoVE, crops: Tensor) -> tuple[Tensor, Tensor]:
-    """The student's and the teacher's projected maps, (N,D,H,W)."""
-    # Part by part: networks that torch.compile changed would be compiled anew for a few images
-    student = model.student.projector(model.student.encoder(crops))
-    return student, model.teacher.projector(model.teacher.encoder(crops))
-
-
-def attention_weights(model: CLoVE, maps: Tensor) -> Tensor:
-    """How much each cell looks at each other: maps (N,D,H,W) → (N,heads,H·W,H·W)."""
-    tokens = maps.flatten(2).transpose(1, 2)
-    if model.attention is None:
-        return tokens.new_zeros(len(tokens), 0, tokens.shape[1], tokens.shape[1]).float()
-    return model.attention(tokens, tokens, tokens, average_attn_weights=False)[1].float()
-
-
-def attention_statistics(weights: Tensor, height: int, width: int) -> tuple[list, list]:
+def attention_statistics(weights: Tensor, height: int, width: int) -> dict[str, float]:
     """Entropy over its largest value, and mean distance in cells, of each head of (N,heads,L,L)."""
     most = math.log(max(weights.shape[-1], 2))
-    entropy = -(weights * weights.clamp(min=1e-12).log()).sum(dim=-1) / most
+    entropy = torch.special.entr(weights).sum(dim=-1) / most
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     places = torch.stack([rows, columns], dim=-1).flatten(0, 1).to(weights)  # (L,2)
     distance = (weights * torch.cdist(places, places)).sum(dim=-1)
-    return entropy.mean(dim=(0, 2)).tolist(), distance.mean(dim=(0, 2)).tolist()
-
-
-def _similarity_of_others(students: Tensor, teachers: Tensor) -> float:
-    """Mean cosine between cells of one image and of the next, of (V,B,D,H,W)."""
-    means = [maps.flatten(3).mean(dim=3) for maps in (students, teachers.roll(1, dims=1))]
-    return (means[0] * means[1]).sum(dim=-1).mean().item()  # the mean of all products of cells
+    return {
+        f"attention_{name}_{head}": value
+        for name, each in (("entropy", entropy), ("distance", distance))
+        for head, value in enumerate(each.mean(dim=(0, 2)).tolist())
+    }
 
 
 def warning(values: dict[str, float]) -> str | None:
@@ -190,7 +186,7 @@ def warning(values: dict[str, float]) -> str | None:
             f"the embedding has collapsed (spread {values['embedding_spread']:.2f} of 1, effective "
             f"rank {values['effective_rank']:.1f}): lower SOLVER.BASE_LR, or look at the data"
         )
-    if values["weight_growth"] > RUNAWAY_GROWTH:
+    if values.get("weight_growth", 0) > RUNAWAY_GROWTH:
         return (
             f"the student's weights are {values['weight_growth']:.1f} times the teacher's, which "
             "are their past: lower SOLVER.BASE_LR"

@@ -10,11 +10,10 @@ import torch
 from pretrain.data import MultiCropImages
 from pretrain.data.device import to_device
 from pretrain.data.multicrop import read
-from pretrain.hooks import Clock, Log
 from pretrain.monitor import measures, pictures, probes
+from pretrain.monitor.log import Log
 from pretrain.run import Run
 from pretrain.runtime.config import REPOSITORY
-from pretrain.statistics import Step
 
 
 class Monitor:
@@ -26,9 +25,9 @@ class Monitor:
 
     SHOWN = 2
 
-    def __init__(self, run: Run, log: Log, clock: Clock, data: MultiCropImages) -> None:
+    def __init__(self, run: Run, log: Log, data: MultiCropImages) -> None:
         cfg = run.cfg
-        self.log, self.clock = log, clock
+        self.log, self.clock = log, log.clock
         self.seconds, self.began = 0.0, time.perf_counter()
         images = data.spread(cfg.MONITOR.IMAGES)
         self.crops, _, boxes = to_device(data.apart(images), run.device)
@@ -40,10 +39,9 @@ class Monitor:
             self.untrained = self.measure(run)["match_rate"]
             self.show(run)
             self.show_views(data, images[: self.SHOWN])
-        self.seconds = time.perf_counter() - self.began
-        self.clock.skip(self.seconds)
+        self._no_training_since(self.began)
 
-    def __call__(self, run: Run, _: Step | None) -> None:
+    def __call__(self, run: Run) -> None:
         last = run.micro_step == run.plan.total
         if run.step % run.cfg.MONITOR.PERIOD and not last:
             return
@@ -53,6 +51,9 @@ class Monitor:
         self.measure(run)
         if run.step % run.cfg.MONITOR.PICTURE_PERIOD == 0 or last:
             self.show(run)
+        self._no_training_since(start)
+
+    def _no_training_since(self, start: float) -> None:
         seconds = time.perf_counter() - start
         self.seconds += seconds
         self.clock.skip(seconds)
@@ -63,11 +64,9 @@ class Monitor:
         ``time_share``: of the time since the loop began, what all before this one have taken.
         """
         with run.autocast():
-            values = measures.measure(
-                run.model, self.crops, self.boxes, run.cfg.LOSS.POSITIVE_RADIUS
-            )
+            values = measures.measure(run.model, self.crops, self.boxes)
             if self.labels:
-                values |= probes.measure(run.model, self.labels, run.device, self.log.speaks)
+                values |= probes.measure(run.model, self.labels, run.device)
         values["time_share"] = self.seconds / (time.perf_counter() - self.began)
         if self.log.speaks:
             self.log.writer.write(run.step, {f"monitor/{k}": v for k, v in values.items()})
@@ -85,15 +84,13 @@ class Monitor:
     def show(self, run: Run) -> None:
         """Matches, attention and PCA to TensorBoard, where step 0 is the untrained network."""
         some = self.crops[:, : measures.STATISTICS_VIEWS // 2].flatten(0, 1)
-        shown = self.crops[:, : self.SHOWN if self.log.speaks else 0].transpose(0, 1)
-        with run.autocast(), measures.statistics_of(run.model, some):
-            maps = [pictures.embed(run.model, crops, crops[0]) for crops in shown]
-        for n, (crops, of) in enumerate(zip(shown, maps, strict=True)):
-            named, boxes = {f"step {run.step}": of}, self.boxes[:, n]
-            drawn = pictures.figures(named, crops, boxes, crops[0], run.cfg.LOSS.POSITIVE_RADIUS)
-            for kind, figure in drawn.items():
-                image = pictures.to_array(figure)
-                self.log.writer.write_image(run.step, f"monitor/{kind}/{n}", image)
+        with run.autocast():
+            models = {f"step {run.step}": measures.settled(run.model, some)}
+            for n in range(self.SHOWN if self.log.speaks else 0):
+                crops, boxes = self.crops[:, n], self.boxes[:, n]
+                drawn = pictures.figures(models, crops, boxes, crops[0])
+                for kind, figure in drawn.items():
+                    self.log.writer.write_figure(run.step, f"monitor/{kind}/{n}", figure)
 
     def show_views(self, data: MultiCropImages, images: list[int]) -> None:
         """All views of some images and where they were cut, once; unreadable images have none."""
@@ -103,15 +100,11 @@ class Monitor:
         for n, index in enumerate(images if self.log.speaks else ()):
             views, tried = data["apart", index]
             if len(tried) == 1:
-                drawn = pictures.to_array(pictures.draw_views(read(data.images, index), views))
-                self.log.writer.write_image(0, f"monitor/views/{n}", drawn)
+                figure = pictures.draw_views(read(data.images, index), views)
+                self.log.writer.write_figure(0, f"monitor/views/{n}", figure)
 
 
 def _match_rate_of(path: Path) -> float | None:
     """What a run measured at step 0, last."""
-    found = None
-    for line in path.read_text().splitlines():
-        values = json.loads(line)
-        if values["step"] == 0:
-            found = values.get("monitor/match_rate", found)
-    return found
+    first = [line for line in map(json.loads, path.open()) if line["step"] == 0]
+    return ([None] + [line.get("monitor/match_rate") for line in first])[-1]

@@ -1,7 +1,6 @@
-"""What labels say of the student's encoder: nearest neighbours, and a linear probe of its cells.
+"""What labels say of the exported encoder: nearest neighbours, and a linear probe of its cells.
 
-Nothing is learnt from them but the probe. BN statistics are those of the labelled images, since the
-student's running ones blend global and local crops (clove.md section 5).
+Nothing is learnt from them but the probe. BN statistics are those of the labelled images.
 """
 
 from pathlib import Path
@@ -11,12 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.data.folder import DataError, list_images
 from pretrain.data.multicrop import decode
-from pretrain.methods.clove import CLoVE
-from pretrain.monitor.measures import statistics_of
+from pretrain.monitor.measures import encoder_of, settled
 from pretrain.photometry import normalize
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of kNN, as arXiv 1805.01978 has them but for fewer neighbours
@@ -54,12 +52,11 @@ class Labels:
                 for name in names
             ]
             self.maps = tuple(torch.stack(each) for each in zip(*pairs, strict=True))
-            for start, which in enumerate(("first", "second")):
-                if (self.maps[1][start::2] == IGNORED).all():
-                    raise DataError(
-                        f"{root / 'labels'}: every other map, from the {which} on, is ignored "
-                        "throughout or missing; the probe learns from one half, tests on the other"
-                    )
+            if any((self.maps[1][start::2] == IGNORED).all() for start in (0, 1)):
+                raise DataError(
+                    f"{root / 'labels'}: every other map is ignored throughout or missing; the "
+                    "probe learns from one half, tests on the other"
+                )
         if self.classes is None and self.maps is None:
             raise DataError(
                 f"{root}: has neither classes/<class>/<image> nor images/ with labels/<name>.png; "
@@ -67,10 +64,11 @@ class Labels:
             )
 
 
-def measure(model: CLoVE, labels: Labels, device: torch.device, tells: bool) -> dict[str, float]:
+@torch.no_grad()
+def measure(model: nn.Module, labels: Labels, device: torch.device) -> dict[str, float]:
     """``knn_accuracy`` of images and ``probe_accuracy`` of cells, on the half that tests.
 
-    Under SyncBN every rank must call it; it returns nothing on one that does not tell.
+    Under SyncBN every rank must call it.
     """
     values = {}
     for name, data, accuracy in (
@@ -82,20 +80,11 @@ def measure(model: CLoVE, labels: Labels, device: torch.device, tells: bool) -> 
         images, of = data
         # From all classes: the list is sorted by them
         some = torch.linspace(0, len(images) - 1, min(STATISTICS_IMAGES, len(images))).long()
-        with statistics_of(model, normalize(images[some].to(device) / 255)):
-            if tells:
-                values[name] = accuracy(encode(model, images, device), of)
+        encoder = encoder_of(settled(model, normalize(images[some].to(device) / 255)))
+        batches = (normalize(each.to(device) / 255) for each in images.split(BATCH))
+        c5 = torch.cat([encoder(batch).float().cpu() for batch in batches])  # (N,C,H,W)
+        values[name] = accuracy(c5, of)
     return values
-
-
-@torch.no_grad()
-def encode(model: CLoVE, images: Tensor, device: torch.device) -> Tensor:
-    """C5 of the student's encoder for uint8 images (N,3,S,S): float32 (N,C,H,W) on the CPU."""
-    parts = (
-        model.student.encoder(normalize(some.to(device) / 255)).float().cpu()
-        for some in images.split(BATCH)
-    )
-    return torch.cat(list(parts))
 
 
 def of_images(maps: Tensor, labels: Tensor) -> float:
@@ -107,12 +96,10 @@ def of_images(maps: Tensor, labels: Tensor) -> float:
 def of_cells(maps: Tensor, labels: Tensor) -> float:
     """The linear probe of maps (N,C,H,W); of label maps (N,S,S), a cell has its centre's class."""
     labels = F.interpolate(labels[:, None].float(), maps.shape[2:], mode="nearest-exact")[:, 0]
-    halves = []
-    for half in (slice(0, None, 2), slice(1, None, 2)):
-        of = labels[half].long().flatten()
-        cells = maps[half].movedim(1, -1).flatten(0, 2)  # (N·H·W,C)
-        halves += [cells[of != IGNORED], of[of != IGNORED]]
-    return probe_accuracy(*halves)
+    both = maps.movedim(1, -1), labels.long()  # (N,H,W,C), (N,H,W)
+    known = labels != IGNORED
+    first, second = slice(0, None, 2), slice(1, None, 2)
+    return probe_accuracy(*(each[half][known[half]] for half in (first, second) for each in both))
 
 
 def knn_accuracy(features: Tensor, labels: Tensor, queries: Tensor, expected: Tensor) -> float:

@@ -1,21 +1,17 @@
 """A run's checkpoints: complete, atomic, tensors and numbers and strings only."""
 
-import logging
-import pickle
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pretrain.runtime.files import list_checkpoints, write_torch
+from pretrain.runtime.reading import CheckpointError, read, read_newest, shown
 
-FORMAT = 1
-KIND = "clove_pretraining"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and the way out."""
+FORMAT = 2
+KIND, KIND_1 = "pretraining", "clove_pretraining"  # the latter of format 1
 
 
 def save(run: str | Path, step: int, content: dict[str, Any], keep: int) -> Path:
@@ -58,38 +54,30 @@ def require_space(run: str | Path, needed: int) -> None:
 
 def load(path: str | Path) -> dict[str, Any]:
     """One checkpoint, on the CPU. Raises CheckpointError unless it is complete and ours."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read ({reason})") from error
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise CheckpointError(f"{path}: not a checkpoint of python -m pretrain")
-    check_format(path, content)
-    return content
+    return _require_ours(path, read(path))
 
 
-def check_format(path: str | Path, content: dict[str, Any]) -> None:
-    """Raises CheckpointError when newer code has written it."""
-    if content["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path}: format {content['format']} is newer than this code's {FORMAT}; update it"
-        )
-
-
-def load_latest(run: str | Path, logger: logging.Logger) -> dict[str, Any] | None:
+def load_latest(run: str | Path) -> dict[str, Any] | None:
     """The newest checkpoint that loads, None where there is no file; broken ones are warned about.
 
     Raises CheckpointError when files are there and none of them loads.
     """
-    paths = list_checkpoints(run)
-    for path in reversed(paths):
-        try:
-            return load(path)
-        except CheckpointError as error:
-            logger.warning(f"{error}; taking the one before")
-    if paths:
+    return _require_ours(*read_newest(run)) if list_checkpoints(run) else None
+
+
+def is_ours(content: Mapping[str, Any], name: str | Path = "a pretraining checkpoint") -> bool:
+    """Whether python -m pretrain wrote it. Raises CheckpointError when newer code did."""
+    if shown(content.get("kind")) not in (KIND, KIND_1):
+        return False
+    version = content.get("format")
+    if not isinstance(version, int) or version > FORMAT:
         raise CheckpointError(
-            f"{run}: none of its {len(paths)} checkpoints loads; move the folder away to start anew"
+            f"{name}: format {shown(version)} is newer than this code's {FORMAT}; update it"
         )
-    return None
+    return True
+
+
+def _require_ours(path: str | Path, content: dict[str, Any]) -> dict[str, Any]:
+    if not is_ours(content, path):
+        raise CheckpointError(f"{path}: not a checkpoint of python -m pretrain")
+    return content

@@ -6,9 +6,7 @@ The functions work on any ``yacs`` node: fvcore's in pretraining, Detectron2's i
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
-from functools import reduce
-from operator import getitem
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +44,14 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     if base is None:
         return loaded
     beside = file.parent / Path(base).expanduser()
-    return _laid_over(load_yaml(beside if beside.is_file() else base), loaded, str(path))
+    return _laid_over(load_yaml(beside if beside.is_file() else base), loaded)
 
 
-def _laid_over(base: dict, tree: dict, source: str) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in tree.items():
-        below = base.get(key)
-        if isinstance(below, dict) and value is not None and not isinstance(value, dict):
-            raise ConfigError(f"{source}: {key} is a section in its _BASE_, here it is {value!r}")
-        both = isinstance(below, dict) and isinstance(value, dict)
-        merged[key] = _laid_over(below, value, source) if both else value
-    return merged
+def _laid_over(base: Any, value: Any) -> Any:
+    """``value``, in whose sections what only ``base`` has stays."""
+    if not (isinstance(base, dict) and isinstance(value, dict)):
+        return value
+    return base | {key: _laid_over(base.get(key), each) for key, each in value.items()}
 
 
 def merge(cfg: CfgNode, path: str | Path | None = None, overrides: Sequence[str] = ()) -> None:
@@ -65,51 +59,35 @@ def merge(cfg: CfgNode, path: str | Path | None = None, overrides: Sequence[str]
 
     Raises ConfigError for an unknown key, naming the nearest known one, and for a bad value.
     """
-    if path is not None:
-        loaded = load_yaml(path)
-        check_known(cfg, flatten(loaded), str(path))
-        _merge(str(path), cfg.merge_from_other_cfg, type(cfg)(_as_floats(cfg, loaded)))
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} has no partner")
-    check_known(cfg, overrides[::2], "command line")
+    sources = [] if path is None else [(str(path), load_yaml(path))]
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
-        parent, _, name = key.rpartition(".")
+        tree = cfg._decode_cfg_value(text)
+        for part in reversed(key.split(".")):
+            tree = {part: tree}
+        sources.append(("command line", tree))
+    for source, tree in sources:
+        check_known(cfg, flatten(tree), source)
         try:
-            node = reduce(getitem, parent.split("."), cfg) if parent else cfg
-        except KeyError as error:  # below a node that takes any key, from a file
-            raise ConfigError(f"command line: {key}: there is no {error}") from error
-        value = _as_floats(node, {name: cfg._decode_cfg_value(text)})[name]
-        _merge("command line", cfg.merge_from_list, [key, value])
+            cfg.merge_from_other_cfg(type(cfg)(_as_floats(cfg, tree)))
+        except (ValueError, KeyError, AssertionError) as error:
+            raise ConfigError(f"{source}: {error}") from error
 
 
-def _merge(source: str, merge_into: Callable[[Any], None], values: Any) -> None:
-    try:
-        merge_into(values)
-    except (ValueError, KeyError, AssertionError) as error:
-        raise ConfigError(f"{source}: {error}") from error
-
-
-def _as_floats(node: dict, values: dict) -> dict:
-    """``values`` with whole numbers as floats where ``node`` has floats: LR 1 means LR 1.0."""
-    converted = {}
-    for key, value in values.items():
-        known = node.get(key)
-        if isinstance(value, dict) and isinstance(known, dict):
-            value = _as_floats(known, value)
-        elif type(value) is int and type(known) is float:
-            value = float(value)
-        converted[key] = value
-    return converted
+def _as_floats(known: Any, value: Any) -> Any:
+    """``value`` with whole numbers as floats where ``known`` has floats: LR 1 means LR 1.0."""
+    if isinstance(known, dict) and isinstance(value, dict):
+        return {key: _as_floats(known.get(key), each) for key, each in value.items()}
+    return float(value) if type(value) is int and type(known) is float else value
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     """``{"A": {"B": 1}}`` as ``{"A.B": 1}``."""
     flat = {}
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        is_section = isinstance(value, dict) and value
+        flat |= flatten(value, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value}
     return flat
 
 
@@ -141,13 +119,11 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 def check_known(cfg: CfgNode, keys: Collection[str], source: str) -> None:
     """Raise ConfigError for a key or section that ``cfg`` does not have."""
-    known = set(flatten(cfg))
     for key in keys:
-        node, *path = cfg, *key.split(".")
-        for part in path:
-            if isinstance(node, CfgNode) and part in node:
-                node = node[part]
-            elif isinstance(node, CfgNode) and node.is_new_allowed():
-                break
-            else:
-                raise ConfigError(f"{source}: unknown key {key}{nearest(key, known)}")
+        node = cfg
+        for part in key.split("."):
+            if not isinstance(node, CfgNode) or (part not in node and not node.is_new_allowed()):
+                raise ConfigError(f"{source}: unknown key {key}{nearest(key, flatten(cfg))}")
+            if part not in node:
+                break  # below it any key may stand
+            node = node[part]

@@ -1,10 +1,9 @@
-"""Atomic writes: a file is either the old one or the complete new one (design.md section 7)."""
+"""Atomic writes: a file is either the old one or the complete new one."""
 
 import hashlib
 import json
 import os
-import re
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -18,18 +17,15 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Non
     """Let ``write`` fill a temporary neighbour of ``path``, flush it, then move it there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
-    )
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     # The rename itself must survive a power cut, too.
     directory = os.open(path.parent, os.O_RDONLY)
@@ -55,8 +51,8 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
 
 
 def write_torch(path: str | Path, value: Any) -> None:
-    """``torch.save`` atomically. Store tensors, numbers and strings only (style.md)."""
-    import torch
+    """``torch.save`` atomically. Store tensors, numbers and strings only: they load safely."""
+    import torch  # most that write files need none
 
     write_atomically(path, lambda file: torch.save(value, file))
 
@@ -69,14 +65,5 @@ def sha256_of(path: str | Path) -> str:
 
 def list_checkpoints(run: str | Path) -> list[Path]:
     """The checkpoints of a pretraining run's folder, oldest first."""
-    found = {}
-    for path in Path(run, "checkpoints").glob("step_*.pth"):
-        if match := re.fullmatch(r"step_(\d+)\.pth", path.name):
-            found[path] = int(match[1])
-    return sorted(found, key=found.get)
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
+    found = [p for p in Path(run, "checkpoints").glob("step_*.pth") if p.stem[5:].isdecimal()]
+    return sorted(found, key=lambda path: int(path.stem[5:]))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from pretrain.runtime.files import write_text
 
 if TYPE_CHECKING:
-    import numpy as np
+    from matplotlib.figure import Figure
 
 
 class _BesideBar(logging.Handler):
@@ -40,31 +40,29 @@ def setup_logger(name: str, folder: str | Path | None = None, rank: int = 0) -> 
     logger = logging.getLogger(name)
     logger.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     logger.propagate = False
-    for handler in list(logger.handlers):
+    for handler in list(logger.handlers):  # of a run before this one, in the same process
         logger.removeHandler(handler)
         handler.close()
-    form = logging.Formatter(f"[%(asctime)s{f' rank {rank}' if rank else ''}] %(message)s")
-    handlers: list[logging.Handler] = [_BesideBar()]
+    logger.addHandler(_BesideBar())
     if folder is not None and rank == 0:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        handlers.append(_LogFile(Path(folder) / "log.txt", errors="backslashreplace"))
-    for handler in handlers:
+        logger.addHandler(_LogFile(Path(folder) / "log.txt", errors="backslashreplace"))
+    form = logging.Formatter(f"[%(asctime)s{f' rank {rank}' if rank else ''}] %(message)s")
+    for handler in logger.handlers:
         handler.setFormatter(form)
-        logger.addHandler(handler)
     return logger
 
 
 def progress_bar(total: int, done: int = 0, unit: str = "step") -> tqdm:
     """A bar on a terminal, silent elsewhere."""
-    return tqdm(
-        total=total, initial=done, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True
-    )
+    # None: tqdm looks whether it writes to a terminal
+    return tqdm(total=total, initial=done, unit=unit, disable=None, dynamic_ncols=True)
 
 
 class MetricWriter:
     """Scalars by step, to ``folder``/metrics.jsonl (one object a line) and to TensorBoard.
 
-    Images to the latter.
+    Figures of matplotlib to the latter.
     """
 
     def __init__(self, folder: str | Path, last_step: int = 0) -> None:
@@ -72,7 +70,9 @@ class MetricWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         path = Path(folder) / "metrics.jsonl"
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= last_step]
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        complete = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in complete if json.loads(line)["step"] <= last_step]
         write_text(path, "".join(kept))
         self._file: IO[str] = open(path, "a", buffering=1)
         self._tensorboard = SummaryWriter(str(folder), purge_step=last_step + 1)
@@ -85,9 +85,9 @@ class MetricWriter:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
 
-    def write_image(self, step: int, name: str, image: "np.ndarray") -> None:
-        """RGB uint8 (H,W,3), to TensorBoard only."""
-        self._tensorboard.add_image(name, image, step, dataformats="HWC")
+    def write_figure(self, step: int, name: str, figure: "Figure") -> None:
+        """To TensorBoard only."""
+        self._tensorboard.add_figure(name, figure, step)
 
     def close(self) -> None:
         """Flush both."""
@@ -101,9 +101,3 @@ class MetricWriter:
             yield
         except OSError as error:  # it does not know its file
             raise OSError(error.errno, error.strerror, self._file.name) from error
-
-
-def _complete_lines(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -40,9 +40,9 @@ def git_commit() -> str:
 
 def hardware() -> str:
     """``1 x NVIDIA H100``, ``CPU, 8 cores`` or ``CPU without bf16, 8 cores``."""
-    import torch
+    import torch  # for most that ask where a result comes from, too slow to start with
 
-    from pretrain.runtime.precision import cpu_has_bf16
+    from pretrain.runtime.distributed import cpu_has_bf16
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"

@@ -1,25 +1,23 @@
 """Slurm through submitit: jobs that save themselves before a time limit, and go on in a new one."""
 
 import contextlib
-import getpass
 import io
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import submitit
+from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text
 from pretrain.runtime.interrupt import Interrupted
-
-if TYPE_CHECKING:
-    import submitit
 
 SIGNAL_DELAY = 180  # seconds between the signal and the time limit: for a step and a checkpoint
 LONGEST_GRACE = 300  # seconds that a preempted job is left, on most clusters
@@ -41,8 +39,8 @@ class Resources:
     options: dict[str, str] = field(default_factory=dict)  # others of sbatch
 
 
-class Job:
-    """A function as every process of a job runs it.
+class Job(Checkpointable):
+    """A function as every process of a job runs it; submitit queues the same one again.
 
     distributed: with torchrun's variables set, by which the processes of a job meet.
 
@@ -57,7 +55,9 @@ class Job:
 
     def __call__(self) -> None:
         if self.distributed:
-            self._export()
+            TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+            if submitit.JobEnvironment().num_nodes == 1:
+                os.environ["MASTER_ADDR"] = "127.0.0.1"  # a host's name need not resolve
         try:
             self.function()
         except Interrupted as interrupted:
@@ -71,21 +71,6 @@ class Job:
                 time.sleep(LONGEST_GRACE)
             raise
 
-    @staticmethod
-    def _export() -> None:
-        import submitit
-        from submitit.helpers import TorchDistributedEnvironment
-
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        if submitit.JobEnvironment().num_nodes == 1:
-            os.environ["MASTER_ADDR"] = "127.0.0.1"  # a host's name need not resolve
-
-    def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
-        """What submitit runs next time: the same, which resumes."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
 
 def require_commands(flag: str = "--slurm") -> None:
     """Raise ConfigError, naming what asked for Slurm, where there is none."""
@@ -98,22 +83,14 @@ def require_commands(flag: str = "--slurm") -> None:
 
 
 def submit(
-    function: Callable[[], Any],
-    folder: str | Path,
-    name: str,
-    resources: Resources,
-    cluster: str = "slurm",
-) -> "submitit.Job":
+    function: Callable[[], Any], folder: str | Path, name: str, resources: Resources
+) -> submitit.Job:
     """Queue ``function``, which pickles; the job's files and what it prints go below ``folder``.
 
-    cluster: slurm, or local for processes of this machine. Raises ConfigError where there is no
-    Slurm, or where it refuses the job.
+    Raises ConfigError where there is no Slurm, or where it refuses the job.
     """
-    if cluster == "slurm":
-        require_commands()
-    executor = _executor(folder, name, resources, cluster)
-    with _one_line("--slurm"):
-        job = executor.submit(Job(function))
+    require_commands()
+    job = _queue([Job(function)], folder, name, resources, "--slurm")[0]
     write_text(Path(folder, "job_id"), f"{job.job_id}\n")
     return job
 
@@ -131,60 +108,49 @@ def submit_array(
     after: the id of a job that must succeed before; when it fails, they leave the queue.
     flag: what to call the cause of a ConfigError.
     """
-    more = {} if after is None else {"dependency": f"afterok:{after}", "kill_on_invalid_dep": "yes"}
-    executor = _executor(folder, name, resources, "slurm", more)
-    with _one_line(flag), executor.batch():
-        jobs = [executor.submit(Job(function, distributed=False)) for function in functions]
-    return [job.job_id for job in jobs]
+    more = {"dependency": f"afterok:{after}", "kill_on_invalid_dep": "yes"} if after else {}
+    jobs = [Job(function, distributed=False) for function in functions]
+    return [job.job_id for job in _queue(jobs, folder, name, resources, flag, **more)]
 
 
-def _executor(
+def _queue(
+    jobs: Sequence[Job],
     folder: str | Path,
     name: str,
     resources: Resources,
-    cluster: str,
-    more: Mapping[str, str] = MappingProxyType({}),
-) -> "submitit.AutoExecutor":
-    import submitit
-
-    executor = submitit.AutoExecutor(
-        folder, cluster=cluster, **{f"{cluster}_max_num_timeout": NO_LIMIT}
-    )
+    flag: str,
+    **more: str,
+) -> list[submitit.Job]:
+    """What sbatch says against the jobs becomes a ConfigError. more: options of sbatch."""
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=NO_LIMIT)
     executor.update_parameters(
-        name=name,
+        job_name=name,
         nodes=resources.nodes,
-        tasks_per_node=resources.processes,
+        ntasks_per_node=resources.processes,
         gpus_per_node=resources.gpus or None,
         cpus_per_task=resources.cpus,
-        timeout_min=round(60 * resources.hours),
-        slurm_partition=resources.partition or None,
-        slurm_signal_delay_s=SIGNAL_DELAY,
-        slurm_setup=[CPUS_FOR_SRUN],
-        slurm_additional_parameters={**resources.options, **more, "requeue": True},
+        time=round(60 * resources.hours),
+        partition=resources.partition or None,
+        signal_delay_s=SIGNAL_DELAY,
+        setup=[CPUS_FOR_SRUN],
+        additional_parameters={**resources.options, **more, "requeue": True},
     )
-    return executor
-
-
-@contextlib.contextmanager
-def _one_line(flag: str) -> Iterator[None]:
-    """What sbatch says against a job, as a ConfigError."""
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints it, too
-            yield
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises, too
+            return executor.submit_array(jobs)
     except RuntimeError as error:  # of submitit, whatever is wrong
         reason = " ".join(str(error).split())
         raise ConfigError(f"{flag}: sbatch refuses the job: {reason}") from error
 
 
 def queued(folder: str | Path) -> str | None:
-    """The id of the job last submitted with ``folder`` while it waits or runs, as squeue says."""
+    """The id of the job last submitted with ``folder`` while it waits or runs.
+
+    Raises ConfigError as ``queued_ids``.
+    """
     path = Path(folder, "job_id")
-    if not path.exists() or shutil.which("squeue") is None:
-        return None
-    job_id = path.read_text().strip()
-    command = ["squeue", "--noheader", "--job", job_id, "--format", "%T"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    return job_id if said.returncode == 0 and said.stdout.strip() else None
+    job_id = path.read_text().strip() if path.exists() else None
+    return job_id if job_id and job_id in queued_ids() else None
 
 
 def queued_ids(flag: str = "--slurm") -> set[str]:
@@ -192,16 +158,14 @@ def queued_ids(flag: str = "--slurm") -> set[str]:
 
     Raises ConfigError, naming ``flag``, where squeue does not say so: that is not an empty queue.
     """
-    command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i"]
+    command = ["squeue", "--noheader", "--array", "--me", "--format", "%i"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise ConfigError(f"{flag}: squeue cannot be run: {error}") from error
-    if said.returncode != 0:
-        reason = " ".join(said.stderr.split()) or f"exit code {said.returncode}"
+        said = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = " ".join((getattr(error, "stderr", None) or str(error)).split())
         raise ConfigError(
             f"{flag}: squeue does not say what is queued: {reason}; try again once it does"
-        )
+        ) from error
     return set(said.stdout.split())
 
 

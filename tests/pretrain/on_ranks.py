@@ -58,13 +58,13 @@ def build(cfg):
     return model.double()
 
 
-def step_and_keep(self, skip=None):
+def step_and_keep(self):
     out = Path(sys.argv[2])
     gradients = [p.grad for group in self.param_groups for p in group["params"]]
     if distributed.rank() == 0 and not (out / "gradients.pth").exists():
         out.mkdir(parents=True, exist_ok=True)
         torch.save(gradients, out / "gradients.pth")
-    step(self, skip)
+    step(self)
     if distributed.rank() == 1 and "drift" in sys.argv:
         self.param_groups[0]["params"][0].data[0, 0, 0, 0] += 1e-6
 

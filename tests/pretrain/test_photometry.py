@@ -10,9 +10,10 @@ from PIL import Image, ImageFilter, ImageOps
 
 from pretrain import photometry
 from pretrain.augment import MultiCrop
-from pretrain.photometry import ORDERS, STEPS, Photometry, apply, apply_to_view, draw
+from pretrain.config import get_cfg
+from pretrain.photometry import ORDERS, STEPS, UNCHANGED, Colours, apply, apply_to_view, draw
 
-NOTHING = Photometry(-1, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
+COLOURS = Colours(jitter=0.8, strength=(0.4, 0.4, 0.2, 0.1), grayscale=0.2, blur=0.5, solarize=0.5)
 CLOSE = 2 / 255  # mean absolute difference, of values in [0, 1]
 
 
@@ -35,7 +36,7 @@ def both(pixels, numbers):
 
 def only(step, amount):
     order = next(n for n, order in enumerate(ORDERS) if order[0] == STEPS.index(step))
-    return NOTHING._replace(order=order, **{step: amount})
+    return UNCHANGED._replace(order=order, **{step: amount})
 
 
 def adjusted(step, amount):
@@ -53,11 +54,11 @@ PILLOW = {
         }.items()
         for amount in amounts
     },
-    "grayscale": (NOTHING._replace(grayscale=1.0), lambda image: TF.to_grayscale(image, 3)),
-    "solarize": (NOTHING._replace(solarize=1.0), lambda image: ImageOps.solarize(image, 128)),
+    "grayscale": (UNCHANGED._replace(grayscale=1.0), lambda image: TF.to_grayscale(image, 3)),
+    "solarize": (UNCHANGED._replace(solarize=1.0), lambda image: ImageOps.solarize(image, 128)),
     **{
         f"blur {radius}": (
-            NOTHING._replace(blur=radius),
+            UNCHANGED._replace(blur=radius),
             lambda image, radius=radius: image.filter(ImageFilter.GaussianBlur(radius)),
         )
         for radius in (0.1, 0.5, 1.0, 1.5, 2.0)
@@ -77,7 +78,7 @@ def test_every_operation_is_pillows_within_two_levels(name):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_both_ways_agree_on_whatever_is_drawn(seed):
-    numbers = draw(blur=0.5, solarize=0.2, rng=random.Random(seed))
+    numbers = draw(COLOURS, random.Random(seed))
     pixels = picture(seed)
     ways = both(pixels, numbers)
     assert np.abs(ways["one view"] - ways["batch"]).mean() <= CLOSE
@@ -85,7 +86,7 @@ def test_both_ways_agree_on_whatever_is_drawn(seed):
 
 def test_a_batch_is_its_views_one_by_one():
     rng = random.Random(0)
-    numbers = torch.tensor([draw(0.5, 0.5, rng) for _ in range(40)])
+    numbers = torch.tensor([draw(COLOURS, rng) for _ in range(40)])
     pixels = torch.stack([torch.from_numpy(picture(n, 32)).permute(2, 0, 1) for n in range(40)])
     together = apply(pixels, numbers)
     for n in range(40):
@@ -94,56 +95,45 @@ def test_a_batch_is_its_views_one_by_one():
 
 def test_nothing_drawn_changes_nothing():
     pixels = picture(0)
-    for found in both(pixels, NOTHING).values():
+    for found in both(pixels, UNCHANGED).values():
         np.testing.assert_allclose(found, pixels / 255, atol=1e-7)
 
 
 def test_the_order_of_the_jitters_steps_matters_and_all_24_are_drawn():
     rng = random.Random(0)
-    drawn = {draw(0.0, 0.0, rng).order for _ in range(1000)}
+    drawn = {draw(COLOURS, rng).order for _ in range(1000)}
     assert drawn == {-1, *range(24)}
     pixels = picture(1)
     amounts = {"brightness": 1.4, "contrast": 1.4, "saturation": 1.2, "hue": 0.1}
     for way in ("one view", "batch"):
-        found = [both(pixels, NOTHING._replace(order=n, **amounts))[way] for n in range(24)]
+        found = [both(pixels, UNCHANGED._replace(order=n, **amounts))[way] for n in range(24)]
         first = next(n for n, order in enumerate(ORDERS) if order[0] == 0 and order[1] == 1)
         other = next(n for n, order in enumerate(ORDERS) if order[0] == 1 and order[1] == 0)
         assert np.abs(found[first] - found[other]).max() > 0.01
 
 
-def test_each_operation_comes_as_often_as_the_specification_says():
-    crops = MultiCrop()
-    expected = {
-        crops.global_views[0]: {"jitter": 0.8, "grayscale": 0.2, "blur": 1.0, "solarize": 0.0},
-        crops.global_views[1]: {"jitter": 0.8, "grayscale": 0.2, "blur": 0.1, "solarize": 0.2},
-        crops.local_views[0]: {"jitter": 0.8, "grayscale": 0.2, "blur": 0.5, "solarize": 0.0},
-    }
+def test_each_operation_comes_as_often_as_the_paper_says():
+    crops = MultiCrop(get_cfg().CROPS)
+    kinds = [*crops.global_views, crops.local_views[0]]
     rng, n = random.Random(0), 4000
-    for view, probabilities in expected.items():
-        drawn = [draw(view.blur, view.solarize, rng) for _ in range(n)]
-        for name, probability in probabilities.items():
-            count = sum(
-                each.order >= 0 if name == "jitter" else getattr(each, name) > 0 for each in drawn
-            )
-            deviation = (n * probability * (1 - probability)) ** 0.5
-            assert abs(count - n * probability) <= 4 * deviation, (view, name, count)
+    for view, blur, solarize in zip(kinds, (1.0, 0.1, 0.5), (0.0, 0.2, 0.0), strict=True):
+        drawn = np.array([draw(view, rng) for _ in range(n)])
+        happened = np.column_stack([drawn[:, 0] >= 0, drawn[:, 5:] > 0]).sum(axis=0)
+        expected = np.array([0.8, 0.2, blur, solarize])
+        deviation = (n * expected * (1 - expected)) ** 0.5
+        assert (np.abs(happened - n * expected) <= 4 * deviation).all(), (view, happened)
 
 
-def test_amounts_are_drawn_from_the_specifications_ranges():
-    rng = random.Random(0)
-    drawn = [draw(1.0, 0.0, rng) for _ in range(4000)]
-    ranges = {
-        "brightness": (0.6, 1.4),
-        "contrast": (0.6, 1.4),
-        "saturation": (0.8, 1.2),
-        "hue": (-0.1, 0.1),
-        "blur": (0.1, 2.0),
-    }
-    for name, (low, high) in ranges.items():
-        values = np.array([getattr(each, name) for each in drawn])
-        assert low <= values.min() < low + 0.01 * (high - low)
-        assert high - 0.01 * (high - low) < values.max() <= high
-        assert abs(values.mean() - (low + high) / 2) < 0.03 * (high - low)
+def test_amounts_are_drawn_from_the_papers_ranges():
+    rng, strong = random.Random(0), Colours(strength=(0.4, 0.4, 0.2, 0.1), blur=1.0)
+    drawn = np.array([draw(strong, rng) for _ in range(4000)])
+    low = np.array([0.6, 0.6, 0.8, -0.1, 0.1])
+    high = np.array([1.4, 1.4, 1.2, 0.1, 2.0])
+    values = drawn[:, [1, 2, 3, 4, 6]]
+    for found, bound in ((values.min(axis=0), low), (values.max(axis=0), high)):
+        assert (np.abs(found - bound) < 0.01 * (high - low)).all()
+    assert (np.clip(values, low, high) == values).all()
+    assert (np.abs(values.mean(axis=0) - (low + high) / 2) < 0.03 * (high - low)).all()
 
 
 def test_the_paper_normalizes_by_imagenets_mean_and_std():

@@ -5,10 +5,9 @@ import json
 import pytest
 import torch
 
-import pretrain.run
+from pretrain.methods import build_model, complete
 from pretrain.methods.clove import CLoVE
-from pretrain.optim import LARS
-from pretrain.runtime import checkpoints, precision
+from pretrain.runtime import checkpoints, distributed
 from pretrain.runtime.provenance import hardware
 from pretrain.train import train
 from tests.pretrain.tiny import config, write_images
@@ -27,11 +26,11 @@ def weights(path):
 
 def untrained(cfg):
     torch.manual_seed(cfg.SEED)
-    return pretrain.run.build_model(cfg)
+    return build_model(complete(cfg))
 
 
 def test_bf16_trains_and_keeps_weights_in_float32(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(distributed, "cpu_has_bf16", lambda: True)
     cfg = config(images, tmp_path / "run", SOLVER__PRECISION="bf16")
     before = untrained(cfg).student.encoder.layer4[1].conv2.weight
     path = train(cfg)
@@ -45,7 +44,7 @@ def test_on_a_cpu_without_bf16_the_run_says_so_and_is_that_in_fp32(
 ):
     straight = train(config(images, tmp_path / "straight", SOLVER__EPOCHS=1))
     assert SAID not in capfd.readouterr().err
-    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(distributed, "cpu_has_bf16", lambda: False)
     path = train(config(images, tmp_path / "run", SOLVER__EPOCHS=1, SOLVER__PRECISION="bf16"))
     assert capfd.readouterr().err.count(SAID) == 1
     assert hardware().startswith("CPU without bf16, ")
@@ -91,28 +90,6 @@ def test_an_infinite_gradient_halves_the_scale_and_changes_no_weight(images, tmp
     assert content["step"] == 2
     assert content["scaler"]["scale"] == 65536 / 4
     assert all(torch.equal(content["model"][name], value) for name, value in before.items())
-
-
-def test_lars_masks_a_step_as_if_it_had_not_been():
-    parameter = torch.nn.Parameter(torch.randn(3, 4))
-    optimizer = LARS([{"params": [parameter]}], lr=0.1)
-
-    def step(gradient, skip=None):
-        parameter.grad = gradient.clone()
-        optimizer.step(None if skip is None else torch.tensor(skip))
-        return parameter.detach().clone(), optimizer.state[parameter]["momentum_buffer"].clone()
-
-    gradients = torch.randn(3, 3, 4)
-    before = step(gradients[0])
-    masked = step(torch.full((3, 4), torch.nan), skip=True)
-    assert all(torch.equal(a, b) for a, b in zip(before, masked, strict=True))
-    parameter_before, buffer_before = before
-    judged = step(gradients[1], skip=False)
-    parameter.data.copy_(parameter_before)
-    optimizer.state[parameter]["momentum_buffer"].copy_(buffer_before)
-    ordinary = step(gradients[1])
-    for a, b in zip(judged, ordinary, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
 def test_without_a_compiler_the_run_says_so_and_is_the_same(images, tmp_path, monkeypatch, capfd):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.transfer.layouts import filled
+from tests.transfer.convert.layouts import filled
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_the_readme_shows_one_in_fifteen_lines_and_it_resolves(tmp_path):
     cfg = resolve(tmp_path / "my_task.yaml")
     own.register_datasets(cfg, "my_task.yaml")
     assert {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} == set(cfg.TRANSFER.DATASETS)
-    task = own.check_metrics(cfg, "my_task.yaml", None)
+    task = own.check_metrics(cfg, Task("my_task.yaml"))
     assert task.main_metric == task.metrics[0]
 
 
@@ -108,15 +108,14 @@ PLACE = {"JSON": "a.json", "IMAGES": "a"}
 @pytest.mark.parametrize(
     ("datasets", "message"),
     [
-        ({"own_val": {"JSON": "a.json"}}, "TRANSFER.DATASETS.own_val: IMAGES is missing"),
-        ({"own_val": PLACE | {"IMAGE": "b"}}, r"unknown key IMAGE \(did you mean IMAGES\?\)"),
-        ({"own_val": "a.json"}, r"expected \{JSON: file, IMAGES: folder\}, found 'a.json'"),
+        ({"own_val": {"JSON": "a.json"}}, "own_val: expected {JSON: file, IMAGES: folder}, found"),
+        ({"own_val": "a.json"}, "own_val: expected {JSON: file, IMAGES: folder}, found a.json"),
         ({"coco_2017_val": PLACE}, "another data set has that name"),
     ],
 )
 def test_a_data_set_that_is_not_well_described_is_named(datasets, message, root):
     cfg = resolve(write_task(root / "my.yaml", datasets))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         own.register_datasets(cfg, "my.yaml")
 
 
@@ -132,7 +131,7 @@ def test_metrics_that_evaluation_does_not_give_stop_before_the_training(metrics,
     cfg = resolve(write_task(root / "my.yaml", metrics=metrics))
     own.register_datasets(cfg, "my.yaml")
     with pytest.raises(ConfigError, match=message):
-        own.check_metrics(cfg, "my.yaml", None)
+        own.check_metrics(cfg, Task("my.yaml"))
 
 
 def test_a_file_called_as_a_task_is_refused(root, capsys):

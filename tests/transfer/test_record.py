@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from transfer.record import main_metric, select_metrics
+from transfer.record import result, select_metrics
 from transfer.tasks import Task
 
 TASK = Task(config="", metrics=("bbox/AP", "segm/AP"), main_metric="segm/AP")
@@ -12,8 +12,9 @@ def test_metrics_get_slashes_and_lose_categories():
     results = {"bbox": {"AP": 1.0, "AP50": 2.0, "AP-person": 3.0}, "segm": {"AP": 4.0}}
     metrics = select_metrics(results, TASK)
     assert metrics == {"bbox/AP": 1.0, "bbox/AP50": 2.0, "segm/AP": 4.0}
-    assert main_metric(metrics, TASK) == "segm/AP"
-    assert main_metric(metrics, None) == "bbox/AP"
+    assert result({}, TASK, metrics, 1.0)["main_metric"] == "segm/AP"
+    assert result({}, Task(""), metrics, 1.0)["main_metric"] == "bbox/AP"
+    assert list(select_metrics(results, TASK, ["segm/AP", "bbox/AP"])) == ["segm/AP", "bbox/AP"]
 
 
 def test_what_cannot_be_computed_is_left_out():

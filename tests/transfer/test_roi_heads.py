@@ -9,7 +9,7 @@ from transfer.config import resolve
 from transfer.tasks import TASKS
 
 
-def res5(norm="SyncBN"):
+def res5(norm):
     overrides = ["MODEL.RESNETS.NORM", norm, "MODEL.DEVICE", "cpu"]
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*_build_res5_block.*")
@@ -18,31 +18,26 @@ def res5(norm="SyncBN"):
 
 @pytest.fixture(scope="module")
 def synchronized():
-    return res5()
+    return res5("SyncBN")
 
 
-def test_extra_norm_is_called_res5_norm_and_normalizes_2048_channels(synchronized):
+def test_extra_norm_is_the_trunks_and_normalizes_2048_channels(synchronized):
     names = [name for name in synchronized.state_dict() if name.startswith("norm.")]
     kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     assert names == [f"norm.{kind}" for kind in kinds]
     assert isinstance(synchronized.norm, nn.SyncBatchNorm)
     assert synchronized.norm.num_features == 2048
+    plain = res5("BN")
+    assert type(plain.norm) is type(plain[0].conv1.norm)
 
 
-def test_extra_norm_has_the_norm_type_of_the_trunk():
-    assert type(res5("BN").norm) is type(res5("BN")[0].conv1.norm)
-
-
-def test_extra_norm_starts_at_identity_and_comes_after_the_whole_stage(synchronized):
+def test_extra_norm_starts_at_identity_comes_after_the_whole_stage_and_learns(synchronized):
     features = torch.randn(2, 1024, 6, 6, generator=torch.Generator().manual_seed(0))
     blocks = nn.Sequential(*synchronized[:3])
     with torch.no_grad():
         expected, found = blocks.eval()(features), synchronized.eval()(features)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
-
-def test_extra_norm_learns(synchronized):
-    features = torch.randn(2, 1024, 4, 4, generator=torch.Generator().manual_seed(0))
     output = synchronized.train()(features)
     torch.testing.assert_close(output.mean((0, 2, 3)), torch.zeros(2048), rtol=0, atol=1e-5)
     output.square().sum().backward()

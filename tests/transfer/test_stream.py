@@ -52,9 +52,8 @@ def stream(monkeypatch):
     return build
 
 
-def take(loader, count, start=0):
-    loader.batch_sampler.start = start
-    return list(itertools.islice(loader, count))
+def take(stream, count, start=0, workers=0):
+    return list(itertools.islice(stream.loader(workers, start), count))
 
 
 def test_batches_are_those_of_detectron2s_own_loader(stream):
@@ -70,25 +69,24 @@ def test_batches_are_those_of_detectron2s_own_loader(stream):
 
 
 def test_without_grouping_batches_are_in_the_samplers_order():
-    batches = Batches(TrainingSampler(IMAGES, shuffle=False), None, BATCH)
-    batches.start = 3
+    batches = Batches(TrainingSampler(IMAGES, shuffle=False), None, BATCH, start=3)
     assert next(iter(batches)) == [(9, 9), (10, 10), (11, 0)]
 
 
 @pytest.mark.parametrize("start", [1, 9, 30])
 def test_a_stream_goes_on_anywhere_as_if_it_had_never_stopped(stream, start):
-    whole = take(stream().loader(0), start + 8)
+    whole = take(stream(), start + 8)
     resumed = stream()
-    assert take(resumed.loader(0), 8, start) == whole[start:]
+    assert take(resumed, 8, start) == whole[start:]
     assert resumed._samples.mapper.calls == 8 * BATCH  # what was left out was not decoded
 
 
 def test_the_number_of_workers_changes_nothing(stream):
-    assert take(stream().loader(2), 12, start=5) == take(stream().loader(0), 12, start=5)
+    assert take(stream(), 12, start=5, workers=2) == take(stream(), 12, start=5)
 
 
 def test_another_seed_gives_other_images_and_other_augmentations(stream):
-    first, other = take(stream(7).loader(0), 4), take(stream(8).loader(0), 4)
+    first, other = take(stream(7), 4), take(stream(8), 4)
     assert [i["image_id"] for b in first for i in b] != [i["image_id"] for b in other for i in b]
     assert not {i["drawn"] for b in first for i in b} & {i["drawn"] for b in other for i in b}
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.scenes.generate import Request, generate
+from pretrain.runtime.interrupt import InterruptFlag
 from tests.transfer.tiny import FAST, SCENES, data_sets_at, write_coco
 from transfer.__main__ import main
 from transfer.config import resolve
@@ -21,7 +22,7 @@ from transfer.data.stream import seeded
 from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.inference import labels_and_uv
 from transfer.tasks import TASKS
-from transfer.train import Trainer
+from transfer.train import Run
 from transfer.visualize import (
     CAPTION_HEIGHT,
     CHART_COLORS,
@@ -103,7 +104,7 @@ def test_the_panels_are_detectron2s_of_ground_truth_and_detections(task, scenes,
     cfg = resolve(TASKS[task].config, SCENES, [*FAST, "MODEL.DEVICE", "cpu"])
     assert cfg.SOLVER.AMP.ENABLED  # under which keypoints come in bf16, which numpy lacks
     torch.manual_seed(0)
-    model = Recorded(Trainer.build_model(cfg))
+    model = Recorded(Run(cfg, InterruptFlag()).steady)
     assert visualize(cfg, model, 3, tmp_path) == 3
     assert model.training  # as before
 

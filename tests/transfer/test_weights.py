@@ -1,19 +1,30 @@
+"""Weights into models: all of them, or an error; statistics of a frozen trunk, against BN."""
+
 import pickle
 
 import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
+from torch.nn import functional as F
 
 from pretrain.runtime.config import ConfigError
 from tests.transfer.tiny import converted
-from transfer.checkpoints import CheckpointError
 from transfer.config import resolve
+from transfer.convert import CheckpointError
 from transfer.tasks import TASKS
-from transfer.weights import check_agreement, load_backbone, load_model, read_model
+from transfer.weights import (
+    check_agreement,
+    load_backbone,
+    load_model,
+    read_model,
+    recompute_frozen_bn,
+)
 
 EXTRA_NORM = 5  # entries that a C4 head has beside the backbone's
+PLAIN_BN = ["MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN"]
 
 
 def model(task, *overrides):
@@ -27,37 +38,24 @@ def file():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_all_318_entries_find_their_place(task, file):
-    built = model(task)
-    filled = load_backbone(built, file["model"], "x.pth")
-    assert len(filled) == len(file["model"]) == 318
-    state = built.state_dict()
-    for name in filled:
-        short = name.removeprefix("backbone.bottom_up.").removeprefix("backbone.")
-        assert torch.equal(state[name], file["model"][short.removeprefix("roi_heads.")])
-    left = [name for name in state if "res5" in name and name not in filled]
-    assert len(left) == (EXTRA_NORM if "C4" in TASKS[task].config else 0)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_detectron2_itself_loads_a_converted_file_just_so(task, file, tmp_path):
+def test_all_318_entries_find_the_places_that_detectron2_itself_gives_them(task, file, tmp_path):
     torch.save(file, tmp_path / "out.pth")
     ours, theirs = model(task), model(task)
-    load_backbone(ours, file["model"], "out.pth")
+    filled = load_backbone(ours, file["model"], "out.pth")
+    assert len(filled) == len(file["model"]) == 318
+    left = [name for name in ours.state_dict() if "res5" in name and name not in filled]
+    assert len(left) == (EXTRA_NORM if "C4" in TASKS[task].config else 0)
     DetectionCheckpointer(theirs).load(str(tmp_path / "out.pth"))
     expected = theirs.state_dict()
     for name, value in ours.state_dict().items():
         assert torch.equal(value, expected[name]), name
 
 
-def test_weights_without_batch_counters_load(file):
+@pytest.mark.parametrize("norm", ["SyncBN", "FrozenBN"])
+def test_batch_counters_are_needed_nowhere(norm, file):
     kept = {k: v for k, v in file["model"].items() if "num_batches_tracked" not in k}
-    assert len(load_backbone(model("coco_c4"), kept, "x.pth")) == 265
-
-
-def test_frozen_norms_need_no_batch_counters(file):
-    frozen = model("coco_c4", "MODEL.RESNETS.NORM", "FrozenBN")
-    assert len(load_backbone(frozen, file["model"], "x.pth")) == 265
+    for entries in (kept, file["model"])[: 2 if norm == "FrozenBN" else 1]:
+        assert len(load_backbone(model("coco_c4", "MODEL.RESNETS.NORM", norm), entries, "x")) == 265
 
 
 @pytest.mark.parametrize("lost", ["stem.conv1.weight", "res5.2.conv3.norm.running_var"])
@@ -67,16 +65,16 @@ def test_a_missing_backbone_entry_stops(lost, file):
         load_backbone(model("coco_c4"), incomplete, "x.pth")
 
 
-def test_an_entry_without_a_place_stops(file):
-    deeper = file["model"] | {"res4.6.conv1.weight": torch.zeros(1)}
-    with pytest.raises(CheckpointError, match=r"1 of 319 entries have no place.*res4.6.*DEPTH"):
-        load_backbone(model("coco_fpn"), deeper, "x.pth")
-
-
-def test_an_entry_of_another_shape_stops(file):
-    other = file["model"] | {"stem.conv1.weight": torch.zeros(64, 3, 3, 3)}
-    with pytest.raises(CheckpointError, match=r"stem.conv1.weight is \(64, 3, 3, 3\) in the file"):
-        load_backbone(model("coco_fpn"), other, "x.pth")
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("res4.6.conv1.weight", r"x.pth: 1 entries have no place.*res4.6.*DEPTH"),
+        ("stem.conv1.weight", r"x.pth: .*size mismatch for backbone.*stem.conv1.weight.*KEY VALUE"),
+    ],
+)
+def test_an_entry_without_a_place_or_of_another_shape_stops(entry, message, file):
+    with pytest.raises(CheckpointError, match=message):
+        load_backbone(model("coco_fpn"), file["model"] | {entry: torch.zeros(64, 1)}, "x.pth")
 
 
 def test_a_published_model_of_arrays_loads_whole(tmp_path):
@@ -95,7 +93,7 @@ def test_a_published_model_of_arrays_loads_whole(tmp_path):
     bgr = read_model(str(path)) | {"pixel_mean": torch.tensor([103.53, 116.28, 123.675])}
     with pytest.raises(CheckpointError, match=r"Add: MODEL.PIXEL_MEAN '\[103.53, 116.28, 123"):
         load_model(built, bgr, str(path))
-    with pytest.raises(CheckpointError, match=r"pkl: \d+ entries are not this config's \(.*KEY"):
+    with pytest.raises(CheckpointError, match=r"pkl: its entries are not this config's \(.*KEY"):
         load_model(model("coco_c4"), read_model(str(path)), str(path))
 
 
@@ -104,11 +102,8 @@ def test_converted_weights_are_no_whole_model(file, tmp_path):
     assert read_model(str(tmp_path / "out.pth")) is None
 
 
-def test_agreeing_settings_pass(file):
-    check_agreement(resolve(TASKS["coco_c4"].config), file["meta"], "x.pth")
-
-
 def test_contradicting_settings_stop_and_the_printed_pairs_help(file):
+    check_agreement(resolve(TASKS["coco_c4"].config), file["meta"], "x.pth")
     needs = file["meta"]["config"] | {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_STD": [1.0, 1.0, 1.0]}
     meta = file["meta"] | {"method": "supervised_msra", "config": needs}
     with pytest.raises(ConfigError, match=r"supervised_msra.*INPUT.FORMAT is RGB") as stopped:
@@ -117,3 +112,58 @@ def test_contradicting_settings_stop_and_the_printed_pairs_help(file):
     assert str(stopped.value).endswith(f"Add: {pairs}")
     overrides = ["INPUT.FORMAT", "BGR", "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]"]
     check_agreement(resolve(TASKS["coco_c4"].config, overrides=overrides), meta, "x.pth")
+
+
+def batches(count):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        [{"image": i} for i in torch.randint(0, 256, (2, 3, 64, 64), generator=generator).float()]
+        for _ in range(count)
+    ]
+
+
+def pixels(built, batch):
+    return built.preprocess_image(batch).tensor
+
+
+@pytest.mark.parametrize("task", ["coco_fpn", "coco_c4"])
+def test_a_frozen_trunk_normalizes_as_bn_does_on_the_same_batch(task):
+    frozen, live = (model(task, *PLAIN_BN, "MODEL.BACKBONE.FREEZE_AT", at) for at in ("5", "0"))
+    live.load_state_dict(frozen.state_dict())
+    (batch,) = batches(1)
+    count = recompute_frozen_bn(frozen, [batch], 1)
+    trunks = [getattr(built.backbone, "bottom_up", built.backbone) for built in (frozen, live)]
+    assert count == sum(isinstance(m, FrozenBatchNorm2d) for m in frozen.modules()) > 40
+    with torch.no_grad():
+        ours = trunks[0].eval()(pixels(frozen, batch))
+        theirs = trunks[1].train()(pixels(live, batch))
+    for name, expected in theirs.items():
+        # of one batch of 8 values and more per channel; that of BN's own variance is biased
+        torch.testing.assert_close(ours[name], expected, rtol=1e-3, atol=1e-3 * expected.max())
+
+
+def test_a_frozen_trunk_gets_the_statistics_of_all_batches_and_nothing_else_changes():
+    frozen, many = model("coco_fpn", *PLAIN_BN, "MODEL.BACKBONE.FREEZE_AT", "5"), batches(3)
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    trainable = {name for name, value in frozen.named_parameters() if value.requires_grad}
+    recompute_frozen_bn(frozen, many, 3)
+    stem = frozen.backbone.bottom_up.stem.conv1
+    with torch.no_grad():
+        outputs = [F.conv2d(pixels(frozen, b), stem.weight, stride=2, padding=3) for b in many]
+    values = torch.cat(outputs).transpose(0, 1).flatten(1)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(stem.norm.running_mean, values.mean(1), **close)
+    torch.testing.assert_close(stem.norm.running_var, values.var(1, correction=0), **close)
+
+    after = frozen.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert all(
+        name.startswith("backbone.bottom_up.") and name.endswith(("running_mean", "running_var"))
+        for name in changed
+    )
+    assert trainable == {name for name, value in frozen.named_parameters() if value.requires_grad}
+
+
+def test_a_trunk_that_is_not_frozen_is_refused():
+    with pytest.raises(ConfigError, match=r"Add: MODEL\.BACKBONE\.FREEZE_AT 5"):
+        recompute_frozen_bn(model("coco_fpn", *PLAIN_BN), batches(1), 1)

@@ -89,20 +89,17 @@ def converted(seed=0):
     torch.manual_seed(seed)
     cfg = resolve(TASKS["coco_fpn"].config)
     trunk = build_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict()
-    needs = ("INPUT.FORMAT", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.DEPTH")
+    needs = {
+        "INPUT.FORMAT": "RGB",
+        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "MODEL.RESNETS.DEPTH": 50,
+    }
     return {
         "format": 1,
         "model": {name: value.clone() for name, value in trunk.items()},
         "matching_heuristics": True,
         "__author__": "tests",
-        "meta": {
-            "method": "clove",
-            "pretrain_epochs": 400.0,
-            "depth": 50,
-            "config": {
-                **dict(zip(needs, ("RGB", False, 50), strict=True)),
-                "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-                "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-            },
-        },
+        "meta": {"method": "clove", "pretrain_epochs": 400.0, "depth": 50, "config": needs},
     }

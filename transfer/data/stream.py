@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class Samples(Dataset):
             return self.mapper(self.dicts[index])
 
 
+@dataclass
 class Batches:
     """An endless sampler's indices in batches, from batch number ``start`` on.
 
@@ -82,10 +84,10 @@ class Batches:
     images of similar aspect ratio share a batch; None for batches in the sampler's order.
     """
 
-    def __init__(
-        self, sampler: Iterable[int], shapes: list[dict[str, int]] | None, batch_size: int
-    ) -> None:
-        self.sampler, self.shapes, self.batch_size, self.start = sampler, shapes, batch_size, 0
+    sampler: Iterable[int]
+    shapes: list[dict[str, int]] | None
+    batch_size: int
+    start: int = 0
 
     def __iter__(self) -> Iterator[list[Place]]:
         places = zip(itertools.count(comm.get_rank(), comm.get_world_size()), self.sampler)
@@ -110,18 +112,15 @@ class Stream:
         self._sampler, self._shapes = parts["sampler"], None
         if parts["aspect_ratio_grouping"]:
             self._shapes = [
-                {"height": image["height"], "width": image["width"]} for image in parts["dataset"]
+                {k: image[k] for k in ("height", "width")} for image in parts["dataset"]
             ]
         self._batch_size = parts["total_batch_size"] // comm.get_world_size()
 
-    def loader(self, num_workers: int) -> DataLoader:
-        """Endless batches, each a list of this rank's share of mapped images.
-
-        ``loader.batch_sampler.start``, set before iterating, is the number of batches to leave out.
-        """
+    def loader(self, num_workers: int, start: int = 0) -> DataLoader:
+        """Endless batches from number ``start`` on, each a list of this rank's mapped images."""
         return DataLoader(
             self._samples,
-            batch_sampler=Batches(self._sampler, self._shapes, self._batch_size),
+            batch_sampler=Batches(self._sampler, self._shapes, self._batch_size, start),
             num_workers=num_workers,
             collate_fn=list,
             generator=torch.Generator(),  # iterating draws from it, not from the training's

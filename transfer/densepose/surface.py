@@ -12,8 +12,8 @@ from scipy.io import loadmat
 from scipy.spatial.distance import cdist
 
 from pretrain.runtime.files import DataError
+from pretrain.runtime.reading import read
 from transfer.densepose.config import CHARTS
-from transfer.reading import read_checkpoint
 
 VERTICES = "SMPL_subdiv.mat"
 INDEX = "SMPL_SUBDIV_TRANSFORM.mat"
@@ -169,7 +169,7 @@ def load_distances(file: Path) -> np.ndarray:
     """
     if not file.is_file():
         raise DataError(f"{file} does not exist. {_way_out(file)}")
-    packed = read_checkpoint(file).get("Pdist_matrix")
+    packed = read(file).get("Pdist_matrix")
     if not isinstance(packed, np.ndarray) or packed.dtype.kind != "f":
         raise DataError(f"{file}: expected a dict with an array Pdist_matrix of floats")
     return packed.astype(np.float32, copy=False)

@@ -1,5 +1,6 @@
 """kNN and the linear probe against slow versions, their folder, and the command that prints all."""
 
+import copy
 import json
 import shutil
 
@@ -10,10 +11,9 @@ import torch
 
 from pretrain import measure
 from pretrain.data import DataError
-from pretrain.encoder import build_encoder
-from pretrain.methods.clove import CLoVE
 from pretrain.monitor import probes
 from pretrain.train import train
+from tests.pretrain.monitor.tiny_maps import clove
 from tests.pretrain.tiny import config, write_images
 
 
@@ -42,14 +42,12 @@ def test_the_probe_is_ridge_regression_and_every_class_weighs_the_same():
     cells, queries = rng.normal(size=(200, 5)), rng.normal(size=(100, 5))
     labels = (cells[:, 0] > 1).astype(int) + (cells[:, 1] + 0.5 * rng.normal(size=200) > 0)
     expected = (queries[:, 0] > 1).astype(int) + (queries[:, 1] > 0)
-    scaled = (cells - cells.mean(0)) / cells.std(0, ddof=1)
-    onehot = np.eye(3)[labels]
+    onehot, (mean, std) = np.eye(3)[labels], (cells.mean(0), cells.std(0, ddof=1))
     # Ridge regression as least squares with rows of its own for the penalty
-    rows = np.concatenate([scaled, np.sqrt(1e-3 * 200) * np.eye(5)])
+    rows = np.concatenate([(cells - mean) / std, np.sqrt(1e-3 * 200) * np.eye(5)])
     targets = np.concatenate([onehot - onehot.mean(0), np.zeros((5, 3))])
     weights = np.linalg.lstsq(rows, targets, rcond=None)[0]
-    asked = (queries - cells.mean(0)) / cells.std(0, ddof=1)
-    found = (asked @ weights + onehot.mean(0)).argmax(1)
+    found = ((queries - mean) / std @ weights + onehot.mean(0)).argmax(1)
     accuracy = np.mean([(found[expected == one] == one).mean() for one in range(3)])
     arguments = (torch.from_numpy(each) for each in (cells, labels, queries, expected))
     assert probes.probe_accuracy(*arguments) == pytest.approx(accuracy, abs=1e-6)
@@ -78,59 +76,63 @@ def labelled(tmp_path):
 
 
 def test_what_is_easy_to_see_is_found_by_both_probes(labelled):
-    torch.manual_seed(0)
-    model = CLoVE(build_encoder("resnet18"), hidden=16, dim=8, heads=2, num_negatives=1)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model = clove()
+    before = copy.deepcopy(model.state_dict())
     labels = probes.Labels(labelled, 64)
     assert labels.classes[0].shape == (12, 3, 64, 64)
     assert set(labels.maps[1].unique().tolist()) == {1, 3, 255}
-    values = probes.measure(model, labels, torch.device("cpu"), tells=True)
+    values = probes.measure(model, labels, torch.device("cpu"))
     assert values == {"knn_accuracy": 1.0, "probe_accuracy": 1.0}
-    assert probes.measure(model, labels, torch.device("cpu"), tells=False) == {}
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_a_run_with_labels_logs_what_they_say(labelled, tmp_path):
-    images = write_images(tmp_path / "images")
+def _only_classes(root):
+    for few in (root / "classes" / "dark").glob("[1-5].png"):
+        few.unlink()
+    shutil.rmtree(root / "classes" / "bright")
+
+
+def _all_ignored(root):
+    for path in (root / "labels").iterdir():
+        cv2.imwrite(str(path), np.full((64, 64), 255, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (shutil.rmtree, r"neither classes/<class>/.* nor images/ .*LABELS"),
+        (_only_classes, r"classes: 1 images of 1 classes; .* 2 of each of 2 or"),
+        (_all_ignored, r"labels: every other map is ignored throughout"),
+        ("labels/3.png", r"labels/3\.png: cannot be read .*every image needs its"),
+        ((32, 64), r"labels/3\.png: is 64x32, its image 64x64"),
+        ((4, 4, 3), r"labels/3\.png: is RGB, not a map of class numbers"),
+        ("images/2.png", r"images/2\.png: cannot be read; remove it"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_named_with_the_way_out(labelled, spoil, message):
+    if callable(spoil):
+        spoil(labelled)
+    elif isinstance(spoil, str):
+        (labelled / spoil).write_bytes(b"")
+    else:
+        cv2.imwrite(str(labelled / "labels" / "3.png"), np.zeros(spoil, np.uint8))
+    with pytest.raises(DataError, match=message):
+        probes.Labels(labelled, 64)
+
+
+def test_a_run_with_labels_logs_what_they_say_and_the_command_prints_every_monitor(
+    labelled, tmp_path, capsys
+):
+    images, run = write_images(tmp_path / "images"), tmp_path / "run"
     settings = {"MONITOR__PERIOD": 5, "MONITOR__IMAGES": 3, "MONITOR__LABELS": labelled}
-    train(config(images, tmp_path / "run", SOLVER__EPOCHS=1, **settings))
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    train(config(images, run, SOLVER__EPOCHS=1, **settings))
+    lines = map(json.loads, (run / "metrics.jsonl").open())
     found = [line for line in lines if "monitor/knn_accuracy" in line]
     assert [line["step"] for line in found] == [0, 2]
     assert all(0 <= line["monitor/probe_accuracy"] <= 1 for line in found)
 
-
-def test_a_folder_that_does_not_fit_is_named_with_the_way_out(labelled, tmp_path):
-    with pytest.raises(DataError, match=r"neither classes/<class>/.* nor images/ .*LABELS"):
-        probes.Labels(tmp_path / "nothing", 64)
-    for few in (labelled / "classes" / "dark").glob("[1-5].png"):
-        few.rename(labelled / few.name)
-    shutil.rmtree(labelled / "classes" / "bright")
-    with pytest.raises(DataError, match=r"classes: 1 images of 1 classes; .* 2 of each of 2 or"):
-        probes.Labels(labelled, 64)
-    shutil.rmtree(labelled / "classes")
-    cv2.imwrite(str(labelled / "labels" / "3.png"), np.zeros((32, 64), np.uint8))
-    with pytest.raises(DataError, match=r"labels/3\.png: is 64x32, its image 64x64"):
-        probes.Labels(labelled, 64)
-    for path in (labelled / "labels").iterdir():
-        cv2.imwrite(str(path), np.full((64, 64), 255, np.uint8))
-    with pytest.raises(DataError, match=r"labels: every other map, from the first on, is ignored"):
-        probes.Labels(labelled, 64)
-    (labelled / "labels" / "3.png").unlink()
-    with pytest.raises(DataError, match=r"labels/3\.png: cannot be read .*every image needs its"):
-        probes.Labels(labelled, 64)
-    cv2.imwrite(str(labelled / "labels" / "3.png"), np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(DataError, match=r"labels/3\.png: is RGB, not a map of class numbers"):
-        probes.Labels(labelled, 64)
-    (labelled / "images" / "2.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"images/2\.png: cannot be read; remove it"):
-        probes.Labels(labelled, 64)
-
-
-def test_the_command_prints_every_monitor_of_both_networks(labelled, tmp_path, capsys):
-    images = write_images(tmp_path / "images")
-    train(config(images, tmp_path / "run", SOLVER__EPOCHS=1))
-    arguments = [tmp_path / "run", images, "--size", 96, "--count", 3, "--labels", labelled]
+    capsys.readouterr()
+    arguments = [run, images, "--size", 96, "--count", 3, "--labels", labelled]
     assert measure.main(list(map(str, arguments))) == 0
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["monitor", "trained", "untrained"]
@@ -138,7 +140,9 @@ def test_the_command_prints_every_monitor_of_both_networks(labelled, tmp_path, c
     assert {"match_rate", "match_chance", "effective_rank", "knn_accuracy"} <= values.keys()
     assert values["match_chance"][0] == values["match_chance"][1]
     assert values["positive_similarity"][0] != values["positive_similarity"][1]
-    assert measure.main([str(tmp_path / "run"), str(images), "--size", "32"]) == 2
-    assert "--size 32 gives 1 cells, fewer than 2 negatives" in capsys.readouterr().err
-    assert measure.main([str(tmp_path / "none.pth"), str(images)]) == 2
-    assert "none.pth: cannot be read" in capsys.readouterr().err
+    for checkpoint, size, wrong in (
+        (run, 32, "--size 32: a teacher map of 1 cells has no 2 negatives"),
+        (tmp_path / "none.pth", 96, "none.pth: cannot be read"),
+    ):
+        assert measure.main([str(checkpoint), str(images), "--size", str(size)]) == 2
+        assert wrong in capsys.readouterr().err

@@ -12,18 +12,15 @@ from pretrain.__main__ import main
 from pretrain.runtime import checkpoints, slurm
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.interrupt import Interrupted
-from pretrain.train import train
 from tests import slurm as stand_in
 from tests.pretrain.tiny import (
     CONFIG,
     SAME,
     assert_equal_states,
-    config,
     finish,
     last_checkpoint,
     start,
     torchrun,
-    wait_until,
     words,
     write_images,
 )
@@ -61,12 +58,9 @@ def ended(job):
     lost=SAME,
 )
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_job_is_queued_again_and_ends_as_an_undisturbed_run(
-    images, tmp_path, cluster, capfd, processes
-):
+def test_a_job_is_queued_again_and_ends_as_an_undisturbed_run(images, tmp_path, cluster, capfd):
     run, straight = tmp_path / "run", tmp_path / "straight"
-    code, said, error = submit(words(images, run, **asked(processes)), capfd)
+    code, said, error = submit(words(images, run, **asked(2)), capfd)
     assert code == 0, error
     assert re.fullmatch(r"job 1 is queued; it prints to \S+/run/slurm/1_0_log\.err and .*\n", said)
     job = cluster / "jobs" / "1"
@@ -80,32 +74,7 @@ def test_a_job_is_queued_again_and_ends_as_an_undisturbed_run(
     assert (job / "state").read_text() == "COMPLETED"
     assert lives_of(job) == 3
     assert (run / "log.txt").read_text().count("resuming at step") == 2
-    finish(start(words(images, straight, **LONG), torchrun(2) if processes == 2 else ()))
-    assert_equal_states(last_checkpoint(straight), last_checkpoint(run))
-
-
-@pytest.mark.slow
-def test_the_local_executor_queues_a_job_again_at_a_real_signal(images, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    run, straight = tmp_path / "run", tmp_path / "straight"
-    job = slurm.submit(
-        partial(train, config(images, run, **LONG), True),
-        run / "slurm",
-        "tiny",
-        slurm.Resources(),
-        cluster="local",
-    )
-    try:
-        wait_until(lambda: checkpoints.list_checkpoints(run), job._process)
-        task = int(open(f"/proc/{job.job_id}/task/{job.job_id}/children").read().split()[0])
-        os.kill(task, signal.SIGUSR2)
-        job._process.wait(timeout=180)
-    finally:
-        job.cancel()  # kills the tasks of a controller that still runs
-        job._process.wait(timeout=30)
-    job.result()
-    assert (run / "log.txt").read_text().count("resuming at step") == 1
-    finish(start(words(images, straight, **LONG)))
+    finish(start(words(images, straight, **LONG), torchrun(2)))
     assert_equal_states(last_checkpoint(straight), last_checkpoint(run))
 
 
@@ -114,7 +83,7 @@ def test_the_job_asks_for_what_the_config_says(images, tmp_path, cluster, capfd)
         2,
         SLURM__PARTITION="gpu",
         SLURM__HOURS=1.5,
-        SLURM__OPTIONS="account=vision qos=low",
+        SLURM__OPTIONS="account=vision --mail-user=me cpus-per-task=2",
         DATA__NUM_WORKERS=3,
         DEVICE="auto",
     )
@@ -127,33 +96,19 @@ def test_the_job_asks_for_what_the_config_says(images, tmp_path, cluster, capfd)
         "nodes=1",
         "ntasks-per-node=2",
         "gpus-per-node=2",
-        "cpus-per-task=4",
+        "cpus-per-task=2",
         "time=90",
         "signal=USR2@180",
         "requeue",
         "account=vision",
-        "qos=low",
+        "mail-user=me",
         "job-name=run",
     }
+    assert "--cpus-per-task=4" not in script  # an option replaces what would be asked for
     assert slurm.CPUS_FOR_SRUN in script.splitlines()
     code, _, error = submit(words(images, tmp_path / "run", **changes), capfd)
     assert code == 2
     assert re.fullmatch(r"error: .*/run: job 1 of this run is queued or runs; scancel 1\n", error)
-
-
-def test_an_option_replaces_what_would_be_asked_for_and_any_function_can_be_queued(
-    tmp_path, cluster
-):
-    options = slurm.parse_options("cpus-per-task=2 --mail-user=me", "OPTIONS")
-    resources = slurm.Resources(cpus=9, options=options)
-    slurm.submit(partial(print, "hello"), tmp_path / "files", "any", resources)
-    job = cluster / "jobs" / "1"
-    stand_in.wait_until(lambda: ended(job), job)
-    assert (job / "state").read_text() == "COMPLETED"
-    assert "hello\n" in (tmp_path / "files" / "1_0_log.out").read_text()
-    script = (job / "script").read_text()
-    assert re.findall("--cpus-per-task=.*", script) == ["--cpus-per-task=2"]
-    assert "#SBATCH --mail-user=me\n" in script
 
 
 @pytest.mark.parametrize(
@@ -173,18 +128,13 @@ def test_a_saved_job_is_queued_again_by_the_signal_of_the_time_limit_or_has_fail
     def saved():
         raise Interrupted("saved", signals)
 
-    names = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT"
-    for name in names.split():  # what a job exports must not outlive the test
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
-    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "1")
     received, waited = [], []
     monkeypatch.setattr(slurm.time, "sleep", waited.append)
     before = signal.signal(signal.SIGUSR2, lambda number, _: received.append(number))
     queued_again = "SIGUSR2" in signals
     try:
         with contextlib.nullcontext() if queued_again else pytest.raises(Interrupted):
-            slurm.Job(saved)()
+            slurm.Job(saved, distributed=False)()
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert received == [signal.SIGUSR2] * queued_again
@@ -209,7 +159,6 @@ def test_an_interrupted_job_releases_none_that_needs_it(tmp_path, cluster):
     [
         ({"SLURM__OPTIONS": "account"}, r"SLURM\.OPTIONS: 'account' is not of the form key=value"),
         ({"SLURM__HOURS": 0.05}, r"SLURM\.HOURS 0\.05 leaves no time to train"),
-        ({"SLURM__PROCESSES": 0}, r"SLURM\.PROCESSES 0 is under 1"),
         ({"SLURM__PROCESSES": 3}, r"no multiple of 2 images on 3 processes"),
     ],
 )
@@ -222,38 +171,28 @@ def test_bad_resources_are_refused_before_anything_is_queued(
     assert not (cluster / "jobs").exists()
 
 
-def test_without_slurm_it_says_so(images, tmp_path, capfd, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    code, _, error = submit(words(images, tmp_path / "run", **asked()), capfd)
-    assert code == 2
-    assert re.fullmatch(r"error: --slurm: there is no sbatch here; submit from a login .*\n", error)
-
-
-def test_a_command_that_is_missing_is_named(tmp_path, cluster, monkeypatch):
-    (cluster / "squeue").unlink()
-    monkeypatch.setenv("PATH", str(cluster))
-    with pytest.raises(ConfigError, match=r"--x: there is no squeue here; submit from a login"):
-        slurm.require_commands("--x")
-
-
-def test_a_queue_that_cannot_be_read_is_not_an_empty_one(tmp_path, cluster):
-    assert slurm.queued_ids() == set()
-    squeue = cluster / "squeue"
-    squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact' >&2\nexit 1\n")
-    with pytest.raises(ConfigError, match=r"--x: squeue does not say .*: slurm_load_jobs error"):
-        slurm.queued_ids("--x")
-
-
-def test_what_sbatch_says_is_shown_in_one_line(images, tmp_path, cluster, capfd):
+def test_a_cluster_that_lacks_commands_or_refuses_is_told_in_one_line(
+    images, tmp_path, cluster, capfd, monkeypatch
+):
+    monkeypatch.setenv("PATH", f"{cluster}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    arguments = words(images, tmp_path / "run", **asked())
     (cluster / "sbatch").write_text(
         "#!/bin/sh\n"
         "echo 'sbatch: error: invalid partition: x' >&2\n"
         "echo 'sbatch: error: Batch job submission failed' >&2\n"
         "exit 1\n"
     )
-    code, _, error = submit(words(images, tmp_path / "run", **asked()), capfd)
-    assert code == 2
-    assert error == (
+    assert submit(arguments, capfd)[::2] == (
+        2,
         "error: --slurm: sbatch refuses the job: sbatch: error: invalid partition: x "
-        "sbatch: error: Batch job submission failed\n"
+        "sbatch: error: Batch job submission failed\n",
     )
+    assert slurm.queued_ids() == set()
+    squeue = cluster / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact' >&2\nexit 1\n")
+    with pytest.raises(ConfigError, match=r"--x: squeue does not say .*: slurm_load_jobs error"):
+        slurm.queued_ids("--x")
+    squeue.unlink()
+    code, _, error = submit(arguments, capfd)
+    assert code == 2
+    assert re.fullmatch(r"error: --slurm: there is no squeue here; submit from a login .*\n", error)

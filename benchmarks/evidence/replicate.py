@@ -1,0 +1,167 @@
+"""``python -m benchmarks.evidence replicate --seed K``: one replicate of the scenes benchmark.
+
+Scenes, pretraining and every fine-tuning of the regimes, all from the one seed K, in
+``runs/scenes/K``; its numbers go to the CSV files of ``benchmarks/evidence/results``. The same
+command goes on where it was interrupted, and does nothing that is done.
+"""
+
+import argparse
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import yaml
+
+from benchmarks.evidence.publish import publish
+from benchmarks.evidence.rows import (
+    CLOVE,
+    FROZEN,
+    FULL,
+    RESULTS,
+    SCENES,
+    Row,
+    read_rows,
+)
+from benchmarks.runner.matrix import load_matrix, short
+from benchmarks.runner.run import run
+from benchmarks.scenes import generate as scenes
+from pretrain.runtime.config import REPOSITORY, ConfigError, load_yaml
+from pretrain.runtime.files import write_json, write_text
+from pretrain.runtime.provenance import provenance
+
+RUNS = REPOSITORY / "runs" / "scenes"
+CONFIGS = REPOSITORY / "configs" / "benchmarks"
+REQUEST = scenes.Request(unlabelled=3000, train=400, val=200, longest_side=256, easy=True)
+# Regimes with labelled scenes of their own: the first ones of all
+FEWER = {"quarter": replace(REQUEST, unlabelled=0, train=REQUEST.train // 4)}
+FIRST_REPORTED = 100  # seeds below it are for tuning, and their numbers are not kept
+SEED = r"\bSEED\b"  # in a checkpoint's path: the replicate's seed stands there
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns 0, 1 (a stage failed) or 75 (the same command goes on).
+
+    Raises ConfigError and ScenesError for input that cannot be used.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evidence replicate", description=__doc__
+    )
+    parser.add_argument(
+        "--seed", type=int, required=True, metavar="K", help="reported from 100 on, below to tune"
+    )
+    parser.add_argument(
+        "--regime",
+        nargs="+",
+        default=[FULL, FROZEN],
+        metavar="NAME",
+        help="full, or NAME of configs/benchmarks/scenes-NAME.yaml; default: full frozen",
+    )
+    parser.add_argument(
+        "--slots", type=int, default=2, help="stages at once, of whole GPUs or of cores; default 2"
+    )
+    parser.add_argument(
+        "--run", type=int, default=1, help="2: a seed that is done, run again in another clone"
+    )
+    args = parser.parse_args(arguments)
+    if args.seed < 0:
+        parser.error(f"--seed {args.seed} is below 0")
+    return replicate(args.seed, args.regime, args.slots, args.run)
+
+
+def replicate(seed: int, regimes: Sequence[str], slots: int, number: int = 1) -> int:
+    """Run what is not done of each regime, in order, and publish each once it is done.
+
+    ``slots`` stages at once: cells from random weights run beside the pretraining. ``number``: of
+    the run. Seeds below FIRST_REPORTED are not published.
+
+    Returns the exit code of the first regime that is not done by then, or 0. Raises ConfigError and
+    ScenesError, before anything is trained, for a regime or a folder that cannot be used.
+    """
+    folder = RUNS / str(seed)
+    configs = {regime: write_config(folder, seed, regime) for regime in regimes}
+    about = {"run": number, "seed": seed} | draw_scenes(folder, seed, number)
+    for regime in FEWER.keys() & configs:
+        request = replace(FEWER[regime], seed=seed)
+        scenes.generate(folder / f"data-{regime}", request, os.cpu_count() or 1)
+    for regime, config in configs.items():
+        for init in load_yaml(config)["inits"].values():
+            # An interrupted pretraining has checkpoints, too; only a finished one is converted
+            checkpoint = REPOSITORY / init.get("checkpoint", "")
+            if "checkpoint" in init and not checkpoint.with_name("backbone.pth").exists():
+                raise ConfigError(
+                    f"{config}: {short(checkpoint)} is no finished pretraining; run the regime "
+                    f"{FULL} first"
+                )
+        if code := run(config, folder / regime, slots=slots):
+            return code
+        if seed >= FIRST_REPORTED:
+            count = publish(regime, load_matrix(config), folder / regime, about, RESULTS)
+            print(f"seed {seed}: {regime} is done; {count} cells are in {short(RESULTS)}")
+    return 0
+
+
+def write_config(folder: Path, seed: int, regime: str) -> str:
+    """Write ``folder``/<regime>.yaml, which ``python -m benchmarks run`` takes; returns its name.
+
+    The regime's own config with the replicate's data and seed. Raises ConfigError where there is
+    none, or where replicates would share a checkpoint.
+    """
+    base = CONFIGS / ("scenes.yaml" if regime == FULL else f"scenes-{regime}.yaml")
+    if not base.is_file():
+        known = [FULL, *(path.stem.removeprefix("scenes-") for path in CONFIGS.glob("scenes-*"))]
+        raise ConfigError(
+            f"--regime {regime}: there is no {short(base)}; choose from {', '.join(sorted(known))}"
+        )
+    where, data, inits = short(base), short(folder / "data"), {}
+    tree = load_yaml(base)
+    for init in load_matrix(where).inits:
+        if init.pretrain is not None:
+            overrides = {"SEED": seed, "DATA.ROOT": f"{data}/coco/unlabeled2017"}
+            inits[init.name] = {"pretrain": {"overrides": overrides}}
+        elif init.checkpoint is not None:
+            checkpoint = tree["inits"][init.name]["checkpoint"]
+            if not re.search(SEED, checkpoint):
+                raise ConfigError(
+                    f"{where}: inits: {init.name}: checkpoint {checkpoint} has no SEED in it, so "
+                    "all replicates would share one pretraining; write "
+                    f"{short(RUNS)}/SEED/{FULL}/{CLOVE}/pretrain"
+                )
+            inits[init.name] = {"checkpoint": re.sub(SEED, str(seed), checkpoint)}
+    labelled = f"{data}-{regime}" if regime in FEWER else data
+    own = {"_BASE_": where, "datasets": labelled, "inits": inits, "seeds": [seed]}
+    path = folder / f"{regime}.yaml"
+    command = f"python -m benchmarks run --config-file {short(path)} --output {short(path)[:-5]}"
+    write_text(path, f"# {command}\n{yaml.safe_dump(own, sort_keys=False)}")
+    return short(path)
+
+
+def draw_scenes(folder: Path, seed: int, number: int) -> Row:
+    """Draw the scenes that are not there yet; returns what ``replicates.csv`` says of them.
+
+    Raises ConfigError where the replicate was begun, or published, with other scenes: a pretraining
+    or a regime that saw those would be taken for one of these.
+    """
+    request, record = replace(REQUEST, seed=seed), folder / "replicate.json"
+    asked = {"format": scenes.FORMAT} | asdict(request)
+    asked = {name: int(asked[name]) for name in SCENES}
+    begun = json.loads(record.read_text()) if record.exists() else {}
+    kept = [row for row in read_rows(RESULTS, "replicates") if row["seed"] == seed]
+    for known in (begun or asked, *(row for row in kept if row["run"] == number)):
+        if not asked.items() <= known.items():
+            raise ConfigError(
+                f"seed {seed} was begun or published with other scenes than are asked for now, "
+                f"{asked}. Remove it from {short(folder)} and {short(RESULTS)}, or choose another"
+            )
+    start = time.monotonic()
+    drawn = scenes.generate(folder / "data", request, os.cpu_count() or 1)
+    if drawn is not None or not begun:
+        hours = None if drawn is None else round((time.monotonic() - start) / 3600, 4)
+        source = provenance()
+        packages = "; ".join(f"{name} {version}" for name, version in source["packages"].items())
+        begun = asked | {"hours": hours} | source | {"packages": packages}
+        write_json(record, begun)
+    return begun

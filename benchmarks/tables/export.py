@@ -1,0 +1,155 @@
+"""Exports one init of a results folder: its backbone in two formats, with a model card."""
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from safetensors.torch import save
+
+from benchmarks.runner.state import STATE, read_json
+from benchmarks.tables import wording
+from benchmarks.tables.build import Row, Table, build_tables
+from benchmarks.tables.markdown import grid
+from benchmarks.tables.published import load_published
+from benchmarks.tables.results import METRICS, Folder, Result, ResultError, read_result
+from pretrain.runtime.config import REPOSITORY, ConfigError, load_yaml
+from pretrain.runtime.files import write_bytes
+from transfer.convert import CheckpointError, load_converted, shown
+
+PTH, SAFETENSORS, CARD = "backbone.pth", "backbone.safetensors", "README.md"
+
+# The licences that the converter's table names, as the Hugging Face hub calls them.
+LICENCES = {
+    "MIT": "mit",
+    "Apache-2.0": "apache-2.0",
+    "BSD-3-Clause": "bsd-3-clause",
+    "CC BY-NC 4.0": "cc-by-nc-4.0",
+    "CC BY-NC": "other",
+    "BSD-2-Clause for academic use": "other",
+}
+
+
+def export(folder: str | Path, out: str | Path) -> int:
+    """Write the backbone and the card of the init in ``folder`` into the new folder ``out``.
+
+    Returns the exit code. ``out`` depends on nothing but the content of ``folder``, and is there
+    whole or not at all: ConfigError for a folder that cannot be exported, or on a full disk.
+    """
+    folder, out = Path(folder).resolve(), Path(out).resolve()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"{out}: exists already; delete it, or name another folder")
+    backbone = folder / PTH
+    if not backbone.is_file():
+        raise ConfigError(
+            f"{folder}: nothing to export, there is no {PTH} in it. Give the folder of one init, "
+            "RESULTS/<init>, that python -m benchmarks run has filled; random weights have no file"
+        )
+    try:
+        converted = load_converted(backbone)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
+    meta = converted["meta"]
+    _check_source(folder, meta)
+    # One string: safetensors writes the entries of its metadata in random order.
+    tensors = save(dict(converted["model"]), {"meta": json.dumps(meta, sort_keys=True)})
+    content = {PTH: backbone.read_bytes(), SAFETENSORS: tensors}
+    sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    results = _read_results(folder, sha256[PTH])
+    content[CARD] = _card(folder.name, meta, sha256, results).encode()
+    _write(out, content)
+    for name, data in content.items():
+        print(f"wrote {out / name} ({len(data) / 1e6:.1f} MB)")
+    return 0
+
+
+def _check_source(folder: Path, meta: Mapping[str, Any]) -> None:
+    """The state of the conversion must tell of the same checkpoint; one made by hand has none."""
+    state = read_json(folder / STATE)
+    if state.get("outcome") != "done":
+        return
+    said = (state["made_from"]["method"], state["made_from"]["checkpoint"])
+    made_from = (meta["method"], meta["source_sha256"])
+    if said != made_from:
+        raise ConfigError(
+            f"{folder / PTH}: made from {' '.join(made_from)}, {STATE} beside it says "
+            f"{' '.join(map(str, said))}. Put back the file that belongs here, or run the init anew"
+        )
+
+
+def _read_results(folder: Path, weights_sha256: str) -> list[Result]:
+    """All cells of the init, each fine-tuned from these very weights."""
+    results = []
+    for path in sorted(folder.rglob(METRICS)):
+        try:
+            result = read_result(path, (folder.name, *path.relative_to(folder).parts))
+            if result.weights_sha256 != weights_sha256:
+                raise ResultError(
+                    f"fine-tuned from weights {result.weights_sha256}, {PTH} is {weights_sha256}"
+                )
+        except ResultError as error:
+            raise ConfigError(
+                f"{path}: {error}. Nothing was exported; run this cell anew, or move its folder out"
+            ) from error
+        results.append(result)
+    return results
+
+
+def _write(out: Path, content: Mapping[str, bytes]) -> None:
+    """Fill a temporary neighbour of ``out``, then move it there; an empty folder is replaced."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+            whole = Path(temporary, out.name)
+            for name, data in content.items():
+                write_bytes(whole / name, data)
+            whole.rename(out)
+    except OSError as error:
+        raise ConfigError(
+            f"{out}: not written ({error.strerror}). Make room there, or name another folder"
+        ) from error
+
+
+def _card(
+    init: str, meta: Mapping[str, Any], sha256: Mapping[str, str], results: Sequence[Result]
+) -> str:
+    """The model card: a YAML head as the Hugging Face hub reads it, then Markdown."""
+    own = meta["method"] == "clove" and re.fullmatch(r"step_\d+\.pth", meta["source_name"])
+    tasks = {name: replace(task, rows=()) for name, task in load_published().items()}
+    paper = load_yaml(REPOSITORY / "CITATION.cff")["preferred-citation"]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("card.md.jinja").render(
+        init=init,
+        meta=meta,
+        own=own,
+        sha256=sha256,
+        settings=[("key", "value"), *((f"`{k}`", f"`{v}`") for k, v in meta["config"].items())],
+        licence="unknown" if own else LICENCES.get(meta["license"], "unknown"),
+        paper=paper,
+        authors=[
+            f"{author['given-names']} {author['family-names']}" for author in paper["authors"]
+        ],
+        tables=build_tables(Folder(results), tasks),
+        values=_values,
+        grid=grid,
+        shown=shown,
+        wording=wording,
+    )
+
+
+def _values(table: Table, row: Row) -> str:
+    """The metrics of one row, as a Markdown table."""
+    count = str(len(row.seeds))
+    lines = [(f"`{name}`", row.mean(name).text, count) for name in table.task.metrics]
+    return grid([("metric", "measured", "n"), *lines])

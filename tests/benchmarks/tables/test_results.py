@@ -1,0 +1,169 @@
+"""What is no result: named, set aside where it is corrupt, and in nobody's way."""
+
+import json
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.tables.collect import collect
+from benchmarks.tables.published import load_published
+from benchmarks.tables.results import read_results
+from tests.benchmarks.tables.cells import VALUES, metrics_json, write_cell, write_clove
+from tests.benchmarks.tables.pages import RANDOM, page_of, row_of, table_rows, write_matrix
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "another version"),
+        ({"inits": ["clove"]}, "field inits"),
+        ({"inits": {"clove": {"method": "colve", "epochs": 1}}}, "field inits"),
+        ({"inits": {"clove": {"method": "clove"}}}, "field inits"),
+        ({"inits": {"clove": {"method": "clove", "epochs": "200"}}}, "field inits"),
+        ({"tasks": None}, "field tasks"),
+        ({"tasks": [1]}, "field tasks"),
+        ({"seeds": [-1]}, "field seeds"),
+    ],
+)
+def test_a_matrix_that_is_none_is_named_and_the_cells_are_collected(
+    tmp_path, capsys, change, message
+):
+    write_cell(tmp_path)
+    matrix = write_matrix(tmp_path, ["coco_fpn"], {"clove": RANDOM}, [0])
+    matrix.write_text(json.dumps(json.loads(matrix.read_text()) | change))
+    assert collect(tmp_path) == 1
+    assert row_of(page_of(tmp_path), "random")["AP measured"] == "12.50"
+    assert f"{matrix}: " in (error := capsys.readouterr().err)
+    assert message in error
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "\x00", "[" * 100_000])
+def test_a_matrix_that_is_not_json_is_named_too(tmp_path, capsys, content):
+    (tmp_path / "matrix.json").write_text(content)
+    assert collect(tmp_path) == 1
+    assert "not collected" in capsys.readouterr().err
+
+
+CORRUPT = [
+    ("", "not readable as JSON"),
+    ('{"format": 1,', "not readable as JSON"),
+    ("[" * 100_000, "not readable as JSON"),
+    ("[]", "expected a mapping"),
+    (metrics_json() | {"format": "one"}, "field format: expected a whole number from 0 on, found"),
+    ({}, "field format is missing"),
+    (metrics_json() | {"seed": True}, "field seed: expected a whole number"),
+    (metrics_json() | {"data": {"name": "scenes"}}, "field data.train_images is missing"),
+    (metrics_json() | {"metrics": VALUES | {"segm/AP": None}}, "field metrics.segm/AP: expect"),
+    (metrics_json() | {"metrics": VALUES | {"segm/AP": float("nan")}}, "found nan"),
+    (metrics_json() | {"metrics": VALUES | {"segm/AP": 10**400}}, "field metrics.segm/AP: expect"),
+]
+MISPLACED_OR_UNKNOWN = [
+    (metrics_json() | {"method": "mocco"}, "unknown mocco (did you mean moco?)"),
+    (metrics_json() | {"metrics": {"segm/AP": 1.0}}, "field metrics.bbox/AP is missing"),
+    (metrics_json() | {"main_metric": "AP"}, "field metrics.AP is missing"),
+    (metrics_json() | {"format": 2}, "field format: 2, this version reads 1; update this checkout"),
+    (metrics_json("elsewhere"), "belongs to elsewhere/coco_fpn/seed0/metrics.json"),
+]
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "corrupt"),
+    [(*case, True) for case in CORRUPT] + [(*case, False) for case in MISPLACED_OR_UNKNOWN],
+)
+def test_a_file_that_is_no_result_is_named_and_stops_no_other(
+    tmp_path, capsys, content, message, corrupt
+):
+    write_clove(tmp_path)
+    path = write_cell(tmp_path)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    before = path.read_bytes()
+    assert collect(tmp_path) == 1
+    page = page_of(tmp_path)
+    assert row_of(page, "clove")["AP measured"] == "12.50"
+    assert not [row for row in table_rows(page) if row["init"] == "random"]
+    named = path.with_name("metrics.json.bad-1") if corrupt else path
+    assert [named] == list(path.parent.iterdir())
+    assert named.read_bytes() == before
+    assert f"`{named.relative_to(tmp_path)}`" in page[page.index("## Not collected (1)") :]
+    error = capsys.readouterr().err
+    assert f"{named}: " in error
+    assert message in error
+    assert ("`python -m benchmarks run` runs this cell again" in error) == corrupt
+
+
+@pytest.mark.parametrize("field", ["format", "seed", "data", "bbox/AP"])
+def test_a_huge_value_is_not_repeated_in_full(tmp_path, capsys, field):
+    content, huge = metrics_json(), list(range(200_000))
+    (content["metrics"] if "/" in field else content)[field] = huge
+    write_cell(tmp_path).write_text(json.dumps(content))
+    assert collect(tmp_path) == 1
+    assert "found [0, 1, 2, 3, 4, 5, ...]" in capsys.readouterr().err
+    assert len(page_of(tmp_path)) < 2000
+
+
+def test_a_quarantined_file_is_named_until_its_cell_is_there_again(tmp_path, capsys):
+    bad = [tmp_path / "random/coco_fpn/seed0" / f"metrics.json.bad-{n}" for n in (1, 2)]
+    write_matrix(tmp_path, ["coco_fpn"], {"random": RANDOM}, [0])
+    write_cell(tmp_path).write_text("torn")
+    assert collect(tmp_path) == 1
+    first = page_of(tmp_path)
+    assert collect(tmp_path) == 1
+    assert page_of(tmp_path) == first
+    assert "- `random/coco_fpn/seed0`" in first
+    write_cell(tmp_path).write_text("torn again")
+    assert collect(tmp_path) == 1
+    assert [path.read_text() for path in bad] == ["torn", "torn again"]
+    capsys.readouterr()
+    write_cell(tmp_path)
+    assert collect(tmp_path) == 0
+    assert "Not collected" not in page_of(tmp_path)
+    assert all(path.exists() for path in bad)
+
+
+def test_what_a_newer_version_wrote_can_be_renamed_back(tmp_path, capsys):
+    path = write_cell(tmp_path)
+    path.rename(path.with_name("metrics.json.bad-1"))  # by an older one, which could not read it
+    assert collect(tmp_path) == 1
+    assert "readable now: rename it to metrics.json" in capsys.readouterr().err
+
+
+def test_a_corrupt_file_that_cannot_be_renamed_is_named_all_the_same(tmp_path, capsys, monkeypatch):
+    def refuse(path, target):
+        raise PermissionError("read-only file system")
+
+    write_clove(tmp_path)
+    path = write_cell(tmp_path)
+    path.write_text("torn")
+    monkeypatch.setattr(type(path), "rename", refuse)
+    assert collect(tmp_path) == 1
+    assert f"{path}: not readable as JSON" in (error := capsys.readouterr().err)
+    assert "(and not renamed: read-only file system)" in error
+    assert row_of(page_of(tmp_path), "clove")["AP measured"] == "12.50"
+
+
+def test_a_file_that_cannot_be_opened_is_not_taken_for_a_corrupt_one(tmp_path, capsys):
+    folder = tmp_path / "random/coco_fpn/seed0/metrics.json"
+    folder.mkdir(parents=True)
+    assert collect(tmp_path) == 1
+    assert "not readable: " in capsys.readouterr().err
+    assert folder.is_dir()
+
+
+def test_reading_for_another_purpose_renames_nothing(tmp_path):
+    path = write_cell(tmp_path)
+    path.write_text("torn")
+    results, problems = read_results(tmp_path, load_published())
+    assert (results, list(problems)) == ([], [path.relative_to(tmp_path)])
+    assert path.read_text() == "torn"
+
+
+def test_a_metrics_file_out_of_place_is_named(tmp_path, capsys):
+    write_cell(tmp_path / "nested")
+    assert collect(tmp_path) == 1
+    assert "<init>/<task>/seed<k>/metrics.json" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_an_error(tmp_path, capsys):
+    assert main(["collect", str(tmp_path)]) == 2
+    assert "no metrics.json below it" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+
+from pretrain.encoder import STAGES
+from tests.golden_fill import image
+from tests.transfer.convert.layouts import GOLDEN, filled, random_trunk, released
+from transfer.convert import CheckpointError, proof
+from transfer.convert.__main__ import main
+from transfer.convert.backbones import find_backbone
+from transfer.convert.layouts import RGB
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def detectron2_models(depth=50):
+    """Whole detectors, as a fine-tuning builds them."""
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    for kind in ("C4", "FPN"):
+        cfg = get_cfg()
+        cfg.MODEL.DEVICE = "cpu"
+        cfg.MODEL.RESNETS.DEPTH = depth
+        cfg.MODEL.RESNETS.NORM = "BN"
+        cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
+        cfg.MODEL.BACKBONE.FREEZE_AT = 0
+        if kind == "FPN":
+            cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+            cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+            cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+            cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+            cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
+            cfg.MODEL.ROI_BOX_HEAD.NUM_FC = 1
+            cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+            cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+            cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
+        yield kind, build_model(cfg).eval()
+
+
+def test_golden_c5_comes_out_of_whole_detectors_loaded_from_the_written_file(
+    tmp_path,
+):
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    golden = np.load(GOLDEN / "model_backbone_eval.npz")
+    source, out = tmp_path / "ckpt_epoch_200.pth", tmp_path / "backbone.pth"
+    torch.save(released(filled(trained_statistics=True)), source)
+    assert main([str(source), str(out)]) == 0
+    size = int(golden["size"])
+    images = torch.from_numpy(image("backbone_eval", (int(golden["n"]), 3, size, size)))
+    for kind, model in detectron2_models():
+        DetectionCheckpointer(model).load(str(out))
+        with torch.no_grad():
+            if kind == "C4":
+                c5 = model.roi_heads.res5(model.backbone(images)["res4"])
+            else:
+                c5 = model.backbone.bottom_up(images)["res5"]
+        difference = np.abs(c5.numpy() - golden["c5"]).max()
+        assert difference <= 1e-4 * np.abs(golden["c5"]).max(), kind
+
+
+@pytest.mark.parametrize("arch", ["resnet50", "resnet101"])
+def test_features_are_preserved_on_c4_and_fpn_by_an_independent_comparison(arch):
+    encoder = random_trunk(arch)
+    backbone = find_backbone(encoder.state_dict())
+    stages = proof.prove(backbone.torchvision, backbone.detectron2, RGB, depth=backbone.depth)
+    assert [row.stage for row in stages] == list(STAGES)
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = encoder(images)
+        for build in (proof._detectron2_c4, proof._detectron2_fpn):
+            model, forward = build(backbone.depth, RGB)
+            proof._load_all(model, backbone.detectron2, "model")
+            torch.testing.assert_close(forward(images)["res5"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_proof_catches_strides_in_the_wrong_convolution(trunk):
+    backbone = find_backbone(trunk)
+    wrong = RGB | {"MODEL.RESNETS.STRIDE_IN_1X1": True}
+    with pytest.raises(CheckpointError, match=r"res3: C4 \S+, FPN .*STRIDE_IN_1X1 True") as caught:
+        proof.prove(backbone.torchvision, backbone.detectron2, wrong, 50)
+    assert "stem" not in str(caught.value)
+    assert "res2" not in str(caught.value)
+
+
+def test_the_proof_catches_swapped_and_unloaded_entries(trunk):
+    backbone = find_backbone(trunk)
+    swapped = dict(backbone.detectron2)
+    names = ("res4.3.conv2.norm.weight", "res4.3.conv1.norm.weight")
+    swapped[names[0]], swapped[names[1]] = (swapped[name] for name in reversed(names))
+    with pytest.raises(CheckpointError, match=r"differ from the source's.*res4"):
+        proof.prove(backbone.torchvision, swapped, RGB, 50)
+    lacking = dict(backbone.detectron2)
+    del lacking["res5.0.shortcut.weight"]
+    with pytest.raises(
+        CheckpointError, match=r"1 entries were not loaded .*R50-C4 \(roi_heads\.res5\.0\.shortcut"
+    ):
+        proof.prove(backbone.torchvision, lacking, RGB, 50)
+    with pytest.raises(CheckpointError, match=r"not loaded into Detectron2's R50-C4 \(res6"):
+        proof.prove(backbone.torchvision, backbone.detectron2 | {"res6.x": torch.zeros(1)}, RGB, 50)
+
+
+def test_features_that_are_not_numbers_prove_nothing():
+    assert not proof.StageProof("res5", float("nan"), 0.0).holds
+    assert not proof.StageProof("res5", 0.0, float("nan")).holds
+    assert proof.StageProof("res5", 1e-5, 1e-5).holds
+
+
+def test_a_source_whose_own_features_are_not_finite_is_refused(trunk):
+    backbone = find_backbone(trunk | {"layer4.2.bn3.running_var": torch.full((2048,), -1.0)})
+    with pytest.raises(CheckpointError, match="source's own features are not finite"):
+        proof.prove(backbone.torchvision, backbone.detectron2, RGB, 50)

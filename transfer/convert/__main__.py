@@ -1,0 +1,125 @@
+"""python -m transfer.convert CHECKPOINT OUT.pth: a pretrained backbone for Detectron2."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from pretrain.runtime import files, provenance
+from pretrain.runtime.reading import CheckpointError, read, read_newest, shown
+from transfer.convert.backbones import Backbone, counts, find_backbone, inside
+from transfer.convert.converted import write_converted
+from transfer.convert.layouts import LAYOUTS, METHODS, allowed
+from transfer.convert.proof import TOLERANCE, prove
+
+
+def run(checkpoint: Path, out: Path, method: str, prefix: str | None) -> None:
+    """Read, find, prove, write; says on standard output what it does."""
+    if out.suffix != ".pth" or out.is_dir():
+        raise CheckpointError(f"{out}: converted weights must be a file named *.pth")
+    if checkpoint.is_dir():
+        source, loaded = read_newest(checkpoint)
+    else:
+        source, loaded = checkpoint, read(checkpoint, allowed(method))
+    if out.exists() and out.samefile(source):
+        raise CheckpointError(f"{out}: would overwrite its own source; name another file")
+    try:
+        backbone = find_backbone(loaded, method, prefix)
+        _report_and_prove(source, backbone)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}. Nothing was written") from error
+    meta = meta_of(backbone, source, loaded)
+    write_converted(out, backbone.detectron2, meta)
+    print(f"wrote    {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    print("match    fine-tuning must set what follows, and python -m transfer checks it")
+    for key, value in meta["config"].items():
+        print(f"         {key} {value}")
+
+
+def _report_and_prove(source: Path, backbone: Backbone) -> None:
+    if backbone.method is None:
+        such = f" (such files: {', '.join(backbone.candidates)})" if backbone.candidates else ""
+        raise CheckpointError(
+            f"it bears the marks of no method{such}. Fine-tuning must match how its method read "
+            f"images: say whose it is by --method, one of {', '.join(METHODS)}"
+        )
+    print(f"source   {source}")
+    print(f"method   {backbone.method.name} ({backbone.reason})")
+    print(f"network  {backbone.network} ({backbone.place or 'no'} prefix), R{backbone.depth}")
+    print(f"kept     {len(backbone.torchvision)} entries")
+    print(f"dropped  {counts(backbone.dropped)}")
+    stages = prove(
+        backbone.torchvision,
+        backbone.detectron2,
+        backbone.method.config,
+        backbone.depth,
+        backbone.method.stride_in_1x1,
+    )
+    print(f"proof    max |Detectron2 - torchvision| / max |torchvision|, at most {TOLERANCE:.0e}")
+    for row in stages:
+        print(f"         {row.stage:5} C4 {row.c4:.1e}  FPN {row.fpn:.1e}")
+
+
+def meta_of(backbone: Backbone, source: Path, loaded: dict[str, Any]) -> dict[str, Any]:
+    """What a converted file says of its weights; ``config`` is what fine-tuning must match."""
+    method, epoch = backbone.method, loaded.get("epoch")
+    meta = {
+        "method": method.name,
+        "source_name": source.name,
+        "source_sha256": files.sha256_of(source),
+        "source_page": method.source,
+        "license": method.license,
+        "network": backbone.network,
+        "depth": backbone.depth,
+        "entries": len(backbone.detectron2),
+        "config": {**method.config, "MODEL.RESNETS.DEPTH": backbone.depth},
+        "packages": provenance.packages(),
+    }
+    if isinstance(epoch, (int, float)) and 0 <= epoch <= 10**6:
+        meta["pretrain_epochs"] = float(epoch)
+    root = inside(loaded, "config", "DATA", "ROOT")
+    if isinstance(root, str):  # of our own: its end only, no path of a machine
+        names = [part for part in Path(root).parts if part not in ("/", "..")]
+        if data := shown("/".join(names[-2:])):
+            meta["pretrain_data"] = data
+    return meta
+
+
+def list_methods() -> str:
+    """The table of methods' files, and where they are."""
+    pages = [(x.name, x.source, x.license, ", ".join(x.allowed)) for x in METHODS.values()]
+    headers = ("method", "page", "licence", "may hold beside tensors and plain values")
+    return (
+        f"{tabulate(LAYOUTS, headers='keys', tablefmt='plain')}\n\n{tabulate(pages, headers)}\n\n"
+        "`module.` before every key is ignored. Files without marks, and those that other "
+        "converters\nwrote in Detectron2's names, convert with --method."
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 2 after an error that the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m transfer.convert", description=__doc__)
+    add = parser.add_argument
+    add("checkpoint", type=Path, nargs="?", help="a file, or the folder of a pretraining run")
+    add("out", type=Path, nargs="?", help="the converted file, *.pth")
+    add("--method", choices=("auto", *METHODS), default="auto", help="whose checkpoint it is")
+    add("--prefix", help="before the backbone's entries, in place of the method's own")
+    add("--list", action="store_true", help="print the table of methods")
+    options = parser.parse_args(arguments)
+    if options.list:
+        print(list_methods())
+        return 0
+    if options.out is None:
+        parser.error("CHECKPOINT and OUT.pth are needed")
+    try:
+        run(options.checkpoint, options.out, options.method, options.prefix)
+    except (CheckpointError, OSError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

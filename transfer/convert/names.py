@@ -1,0 +1,76 @@
+"""A ResNet's entries under the three names they go by: torchvision's, Detectron2's, Caffe2's.
+
+A name that is no part of the trunk has no translation (None).
+"""
+
+import re
+from collections.abc import Callable
+
+TRUNK = re.compile(r"(conv1|bn1|layer\d+)\.")
+
+# Where a Detectron2 model keeps its backbone: FPN, C4, and res5 in the C4 head.
+_MODEL = r"(?:backbone\.bottom_up\.|backbone\.|roi_heads\.)?"
+_DETECTRON2 = re.compile(_MODEL + r"(stem\.conv1\.(?:weight|norm\.\w+)|res[2-5]\.\d+\..+)")
+
+_CAFFE2 = re.compile(r"(?:(?:res_)?(conv1)|res([2-5])_(\d+)_branch(1|2[abc]))_(?:bn_)?(\w+)")
+_CAFFE2_BRANCH = {"2a": "conv1", "2b": "conv2", "2c": "conv3"}
+_CAFFE2_NORM = {
+    "s": "weight",
+    "gamma": "weight",
+    "b": "bias",
+    "beta": "bias",
+    "rm": "running_mean",
+    "running_mean": "running_mean",
+    "riv": "running_var",  # named an inverse, but it holds the variance
+    "running_var": "running_var",
+}
+
+
+def to_detectron2(name: str) -> str:
+    """``layer3.0.bn2.running_var`` -> ``res4.0.conv2.norm.running_var``."""
+    if not name.startswith("layer"):
+        name = f"stem.{name}"
+    name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
+    name = re.sub(r"\bbn(\d)\.", r"conv\1.norm.", name)
+    return name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
+
+
+def from_detectron2(name: str) -> str | None:
+    """``backbone.bottom_up.res4.0.conv2.norm.running_var`` -> ``layer3.0.bn2.running_var``."""
+    match = _DETECTRON2.fullmatch(name)
+    if match is None:
+        return None
+    name = match[1].removeprefix("stem.")
+    name = re.sub(r"^res(\d)", lambda match: f"layer{int(match[1]) - 1}", name)
+    name = re.sub(r"\bconv(\d)\.norm\.", r"bn\1.", name)
+    name = name.replace("shortcut.norm.", "downsample.1.")
+    return name.replace("shortcut.", "downsample.0.")
+
+
+def from_caffe2(name: str) -> str | None:
+    """``res4_0_branch2b_bn_riv`` -> ``layer3.0.bn2.running_var``."""
+    match = _CAFFE2.fullmatch(name)
+    if match is None:
+        return None
+    stem, stage, block, branch, kind = match.groups()
+    is_norm = "_bn_" in name
+    if kind not in (_CAFFE2_NORM if is_norm else ("w",)):
+        return None
+    end = _CAFFE2_NORM[kind] if is_norm else "weight"
+    place = "" if stem else f"layer{int(stage) - 1}.{block}."
+    if branch == "1":
+        return f"{place}downsample.{int(is_norm)}.{end}"
+    conv = stem or _CAFFE2_BRANCH[branch]
+    return f"{place}{conv.replace('conv', 'bn') if is_norm else conv}.{end}"
+
+
+def from_torchvision(name: str) -> str | None:
+    """The name itself. Below a method's own prefix everything counts, fitting or not."""
+    return name
+
+
+TO_TORCHVISION: dict[str, Callable[[str], str | None]] = {
+    "torchvision": from_torchvision,
+    "detectron2": from_detectron2,
+    "caffe2": from_caffe2,
+}
