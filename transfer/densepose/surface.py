@@ -170,6 +170,6 @@ def load_distances(file: Path) -> np.ndarray:
     if not file.is_file():
         raise DataError(f"{file} does not exist. {_way_out(file)}")
     packed = read(file).get("Pdist_matrix")
-    if not isinstance(packed, np.ndarray):
-        raise DataError(f"{file}: expected a dict with an array Pdist_matrix")
-    return packed
+    if not isinstance(packed, np.ndarray) or packed.dtype.kind != "f":
+        raise DataError(f"{file}: expected a dict with an array Pdist_matrix of floats")
+    return packed.astype(np.float32, copy=False)
