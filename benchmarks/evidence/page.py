@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.evidence.paired import By, Comparison, compare, mean_and_std
+from benchmarks.evidence.paired import By, Comparison, compare
 from benchmarks.evidence.picture import draw
 from benchmarks.evidence.rows import (
     CLOVE,
@@ -141,7 +141,10 @@ def _compared(
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:
-    return mean_and_std(values, sign) if values else NOTHING
+    """Mean ± sample standard deviation; the value alone for one. sign: ``+`` shows the mean's."""
+    if len(values) < 2:
+        return f"{values[0]:{sign}.2f}" if values else NOTHING
+    return f"{statistics.fmean(values):{sign}.2f} ± {statistics.stdev(values):.2f}"
 
 
 def _p(value: float | None) -> str:
@@ -200,7 +203,7 @@ def _again(
         distances.append((value - statistics.fmean(spread)) / statistics.stdev(spread))
         regime, init, task = key
         row = [str(second.seed), f"`{regime}`", init, f"`{task}`"]
-        row += [_number(known.get(second.seed)), _number(value), mean_and_std(spread)]
+        row += [_number(known.get(second.seed)), _number(value), _mean(spread)]
         rows.append([*row, f"{distances[-1]:+.1f}"])
     return rows, distances
 

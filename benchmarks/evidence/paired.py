@@ -1,7 +1,6 @@
 """Whether two sets of replicates differ: the paired t-test over seeds, corrected by Holm."""
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,12 +36,3 @@ def compare(pairs: Mapping[str, tuple[By, By]]) -> list[Comparison]:
         compared.append(Comparison(name, first, second, differences, paired_p(a, b)))
     corrected = iter(holm([row.p for row in compared if row.p is not None]))
     return [row if row.p is None else replace(row, p_holm=next(corrected)) for row in compared]
-
-
-def mean_and_std(values: Sequence[float], sign: str = "") -> str:
-    """``12.34 ± 0.56`` with the sample standard deviation; the value alone for one.
-
-    sign: ``+`` has the mean show its sign.
-    """
-    mean = f"{statistics.fmean(values):{sign}.2f}"
-    return mean + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")

@@ -8,7 +8,6 @@ command goes on where it was interrupted, and does nothing that is done.
 import argparse
 import json
 import os
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -39,7 +38,7 @@ REQUEST = scenes.Request(unlabelled=3000, train=400, val=200, longest_side=256, 
 # Regimes with labelled scenes of their own: the first ones of all
 FEWER = {"quarter": replace(REQUEST, unlabelled=0, train=REQUEST.train // 4)}
 FIRST_REPORTED = 100  # seeds below it are for tuning, and their numbers are not kept
-SEED = r"\bSEED\b"  # in a checkpoint's path: the replicate's seed stands there
+SEED = "/SEED/"  # in a checkpoint's path: the replicate's seed stands there
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -124,13 +123,13 @@ def write_config(folder: Path, seed: int, regime: str) -> str:
             inits[init.name] = {"pretrain": {"overrides": overrides}}
         elif init.checkpoint is not None:
             checkpoint = tree["inits"][init.name]["checkpoint"]
-            if not re.search(SEED, checkpoint):
+            if SEED not in checkpoint:
                 raise ConfigError(
                     f"{where}: inits: {init.name}: checkpoint {checkpoint} has no SEED in it, so "
                     "all replicates would share one pretraining; write "
                     f"{short(RUNS)}/SEED/{FULL}/{CLOVE}/pretrain"
                 )
-            inits[init.name] = {"checkpoint": re.sub(SEED, str(seed), checkpoint)}
+            inits[init.name] = {"checkpoint": checkpoint.replace(SEED, f"/{seed}/")}
     labelled = f"{data}-{regime}" if regime in FEWER else data
     own = {"_BASE_": where, "datasets": labelled, "inits": inits, "seeds": [seed]}
     path = folder / f"{regime}.yaml"

@@ -1,4 +1,4 @@
-"""A small body surface in DensePose's terms, and its files (spec/densepose.md, 4, 10.1 and 13).
+"""A small body surface in the terms of DensePose (arXiv 1802.00434), and its files.
 
 Every body part is a tube that hangs straight down. Where a point lies on it is told by ``along``,
 0 at its upper and 1 at its lower end, and ``ring``, its turn around the tube, which the person's

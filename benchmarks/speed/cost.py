@@ -40,17 +40,6 @@ def gpu_hours(images: int, per_second: float) -> float:
     return images / per_second / 3600
 
 
-def loader_cores(per_second: float, per_second_per_core: float) -> int:
-    """Cores that keep up with one GPU."""
-    return math.ceil(per_second / per_second_per_core)
-
-
-def memory_bytes(pretraining: Mapping[str, Any], batch_size: int) -> int:
-    """A lower bound for one GPU with ``batch_size`` images per micro-step."""
-    memory = pretraining["memory_bytes"]
-    return sum(memory["fixed"].values()) + batch_size * sum(memory["per_image"].values())
-
-
 def epochs(recipe: str) -> int:
     """SOLVER.EPOCHS of a pretraining config."""
     cfg = get_cfg()
@@ -77,7 +66,7 @@ def page(cost: Mapping[str, Any]) -> str:
     for name, limit in limits.items():
         rates = [f"{share * limit:,.0f}" for share in (1, *shares)]
         limits_table.append([name, str(gpus[name]["bf16_tflops"]), *rates])
-        cores_table.append([name, *(str(loader_cores(s * limit, per_core)) for s in shares)])
+        cores_table.append([name, *(str(math.ceil(s * limit / per_core)) for s in shares)])
 
     kinds = {f"hours on {cost['num_gpus']}": cost["num_gpus"], "GPU-hours": 1}
     hours_table = [["recipe", "GPU", *(f"{kind}, {p}" for kind in kinds for p in percents)]]
@@ -92,8 +81,10 @@ def page(cost: Mapping[str, Any]) -> str:
         for name, count in counts.items():
             parts_table.append([_words(name), f"{count / 1e6:.1f}", _words(kind)])
     sizes_table = [["images per GPU", "GB"]]
+    memory = {name: sum(part.values()) for name, part in pretraining["memory_bytes"].items()}
     for size in pretraining["batch_sizes"]:
-        sizes_table.append([str(size), f"{memory_bytes(pretraining, size) / 1e9:.1f}"])
+        held = memory["fixed"] + size * memory["per_image"]
+        sizes_table.append([str(size), f"{held / 1e9:.1f}"])
 
     rate = log["images"] / log["seconds"]
     reached = [f"{_percent(rate / limits[name], 1)} of an {name}'s rate" for name in gpus]

@@ -29,28 +29,25 @@ Instances = tuple[dict[str, Any], list[dict[str, Any]]]
 def rows(images: int) -> Iterator[Row]:
     """COCO boxes, masks and keypoints, LVIS boxes and masks."""
     for name, kind in KINDS.items():
-        inputs = partial(copies, *draw(images, 1 if kind == "keypoints" else 80, kind))
-        ours = partial(by_ours, kind=kind)
-        theirs = partial(by_pycocotools, kind=kind)
-        yield Row(f"COCO {name}", "pycocotools", inputs, ours, theirs)
+        yield Row(
+            name=f"COCO {name}",
+            baseline="pycocotools",
+            inputs=partial(copies, *draw(images, 1 if kind == "keypoints" else 80, kind)),
+            ours=lambda *both, kind=kind: evaluate_coco(*both, kind).stats[:12],
+            theirs=partial(by_pycocotools, kind=kind),
+        )
     for name, kind in list(KINDS.items())[:2]:
-        inputs = partial(copies, *draw(images, 1203, kind))
-        ours = partial(by_ours_lvis, kind=kind)
-        yield Row(f"LVIS {name}", "lvis", inputs, ours, partial(by_lvis, kind=kind))
-
-
-def by_ours(dataset: dict, results: list[dict], kind: str) -> Sequence[float]:
-    """The 12 numbers of COCO, or 10 of keypoints."""
-    return evaluate_coco(dataset, results, kind).stats[:12]
-
-
-def by_ours_lvis(dataset: dict, results: list[dict], kind: str) -> Sequence[float]:
-    """Those of LVIS_NAMES."""
-    return list(evaluate_lvis(dataset, results, kind).values())
+        yield Row(
+            name=f"LVIS {name}",
+            baseline="lvis",
+            inputs=partial(copies, *draw(images, 1203, kind)),
+            ours=lambda *both, kind=kind: list(evaluate_lvis(*both, kind).values()),
+            theirs=partial(by_lvis, kind=kind),
+        )
 
 
 def by_pycocotools(dataset: dict, results: list[dict], kind: str) -> Sequence[float]:
-    """As ``by_ours``."""
+    """The 12 numbers of COCO, or 10 of keypoints."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = dataset
@@ -63,7 +60,7 @@ def by_pycocotools(dataset: dict, results: list[dict], kind: str) -> Sequence[fl
 
 
 def by_lvis(dataset: dict, results: list[dict], kind: str) -> Sequence[float]:
-    """As ``by_ours_lvis``, on a numpy that no longer has ``np.float``."""
+    """The numbers of LVIS in percent, on a numpy that no longer has ``np.float``."""
     truth = LVIS.__new__(LVIS)  # it reads files only
     truth.logger, truth.dataset = logging.getLogger("lvis"), dataset
     truth._create_index()

@@ -15,10 +15,6 @@ from pretrain.optim import LARS
 
 STEPS = 3  # profiled, after one that is not
 STUDENT = ("student, globals", "student, locals")  # in the order of its calls in a step
-PARTS = (
-    *STUDENT,
-    *("attention, normalize", "teacher, update", "teacher, forward", "loss", "backward", "LARS"),
-)
 ROWS = 30  # of the table: parts and operators, those that took most time first
 
 

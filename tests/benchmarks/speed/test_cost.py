@@ -12,8 +12,6 @@ from benchmarks.speed.cost import (
     gpu_hours,
     images_per_second,
     load_cost,
-    loader_cores,
-    memory_bytes,
     page,
 )
 from pretrain.encoder import build_encoder
@@ -126,14 +124,11 @@ def test_the_checkpoints_of_all_tasks_are_their_models():
         assert FINE_TUNING["tasks"][name]["checkpoint_bytes"] == size, name
 
 
-def test_hours_cores_and_memory_follow():
+def test_rates_and_hours_follow():
     gpu = {"bf16_tflops": 100}
     assert images_per_second(gpu, flops=1e11) == pytest.approx(1000)
     assert images_per_second(gpu, flops=1e11, share=0.25) == pytest.approx(250)
     assert gpu_hours(7_200_000, per_second=1000) == pytest.approx(2)
-    assert loader_cores(per_second=1000, per_second_per_core=300) == 4
-    memory = {"fixed": {"student": 5, "teacher": 6}, "per_image": {"saved": 2, "views": 1}}
-    assert memory_bytes({"memory_bytes": memory}, batch_size=10) == 41
 
 
 def test_recipes_say_their_epochs():
