@@ -317,9 +317,9 @@ def test_the_shipped_regimes_differ_from_full_in_what_their_names_say(lab, monke
         assert (tasks, matrices[name].overrides) == (frozen.tasks, full.overrides)
         changes[name] = dict(clove.pretrain.settings.items() - settings.items())
     assert changes == {
-        "no_attention": {"MODEL.HEADS": "0"},
+        "no_attention": {"METHOD.HEADS": "0"},
         "no_locals": {"CROPS.NUM_LOCALS": "0"},
-        "hardest_kept": {"LOSS.NUM_SKIPPED": "0"},
+        "hardest_kept": {"METHOD.NUM_SKIPPED": "0"},
     }
 
 
