@@ -60,10 +60,10 @@ def test_views_of_an_image_do_not_depend_on_the_others():
     assert len(both) * 2 == measures.STATISTICS_VIEWS
     alone = visualize.views_of({visualize.Path("other/b.png"): image}, cfg, seed=3)
     assert all(torch.equal(x, y) for x, y in zip(both[1], alone[0], strict=True))
-    assert not torch.equal(alone[0].boxes, alone[1].boxes)  # the same image, drawn again
-    assert not torch.equal(both[0].boxes, both[1].boxes)
+    assert not torch.equal(alone[0].crops, alone[1].crops)  # the same image, drawn again
+    assert not torch.equal(both[0].crops, both[1].crops)
     other = visualize.views_of(named, cfg, seed=4)
-    assert not torch.equal(both[0].boxes, other[0].boxes)
+    assert not torch.equal(both[0].crops, other[0].crops)
 
 
 def test_a_run_is_drawn_for_every_image_of_a_folder_again_the_same(
