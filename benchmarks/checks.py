@@ -19,22 +19,18 @@ def check_double_keys(path: str | Path) -> None:
         root = yaml.compose(file.read_text(), yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return
-    nodes, base = [root], None
-    while nodes:
-        node = nodes.pop()
-        if not isinstance(node, yaml.MappingNode):
-            continue
-        names = [key.value for key, _ in node.value]
-        for number, name in enumerate(names):
-            if name in names[:number]:
-                line = node.value[number][0].start_mark.line + 1
-                raise ConfigError(f"{path}: line {line}: {name} is there twice; rename one")
-        nodes += [value for _, value in node.value]
-        if node is root and "_BASE_" in names:
-            base = node.value[names.index("_BASE_")][1].value
-    if isinstance(base, str):
-        beside = file.parent / Path(base).expanduser()  # as load_yaml looks for it
-        check_double_keys(beside if beside.is_file() else base)
+    nodes = [root]
+    for node in nodes:  # which grows meanwhile
+        names = set()
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.value in names:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"{path}: line {line}: {key.value} is there twice; rename one")
+            names.add(key.value)
+            nodes.append(value)
+            if node is root and key.value == "_BASE_":
+                beside = file.parent / Path(value.value).expanduser()  # as load_yaml looks for it
+                check_double_keys(beside if beside.is_file() else value.value)
 
 
 def check_keys(
