@@ -53,13 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         if args.command == "run":
-            from benchmarks.run import run
+            from benchmarks.runner.run import run
 
             return run(
                 args.config_file, args.output, args.executor, args.slots, dry_run=args.dry_run
             )
         if args.command == "status":
-            from benchmarks.status import status
+            from benchmarks.runner.status import status
 
             print(status(args.folder))
             return 0

@@ -1,15 +1,12 @@
 """What a person can get wrong in a YAML file, said with the file, the key and the way out."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pretrain.runtime.config import ConfigError, find_config, nearest
-
-# Settings that are counted with before Detectron2 sees them, and the least of each
-COUNTS = {"SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_ITER": 0}
 
 
 def check_double_keys(path: str | Path) -> None:
@@ -38,14 +35,6 @@ def check_double_keys(path: str | Path) -> None:
     if isinstance(base, str):
         beside = file.parent / Path(base).expanduser()  # as load_yaml looks for it
         check_double_keys(beside if beside.is_file() else base)
-
-
-def check_counts(settings: Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError where one of COUNTS is there and no whole number, or too small a one."""
-    for key, least in COUNTS.items():
-        value = str(settings.get(key, least))
-        if not (value.isascii() and value.isdecimal() and int(value) >= least):
-            raise ConfigError(f"{where}: {key} {value!r} is not a whole number from {least} on")
 
 
 def check_keys(

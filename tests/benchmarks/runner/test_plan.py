@@ -6,36 +6,34 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.cost import load_cost
-from benchmarks.matrix import load_matrix
-from benchmarks.plan import fine_tuning_hours, pretraining_hours
-from benchmarks.stages import all_stages, take_lock
-from tests.benchmarks.bench import RANDOM, with_checkpoint
+from benchmarks.runner.plan import fine_tuning_hours, pretraining_hours
+from benchmarks.runner.state import take_lock
+from tests.benchmarks.runner.bench import RANDOM, with_checkpoint
+
+pytestmark = pytest.mark.usefixtures("resolved")
 
 ONE = {"inits": {"a": RANDOM}, "tasks": ["coco_c4"]}
 
 
-def stages(bench, **tree):
+PRETRAIN = "configs/pretrain/clove_R_50_in1k_{}ep.yaml"
+
+
+def first_stage(bench, **tree):
     bench.write(**tree)
-    return all_stages(load_matrix(bench.config), bench.output)
-
-
-def pretraining(bench, config, **overrides):
-    pretrain = {"config": f"configs/pretrain/{config}.yaml", "overrides": overrides}
-    inits = {"ours": {"method": "clove", "pretrain": pretrain}}
-    return load_cost(), stages(bench, inits=inits)[0].init
+    return next(iter(bench.stages().values()))
 
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(bench, capsys):
-    pretrain = {"config": "configs/pretrain/clove_R_50_in1k_200ep.yaml"}
+    pretrain = {"config": PRETRAIN.format(200)}
     inits = {"ours": {"method": "clove", "pretrain": pretrain}, "a": RANDOM}
     own = bench.folder / "cells.yaml"
     own.write_text("_BASE_: configs/transfer/coco/mask_rcnn_R_50_FPN_1x.yaml\n")
     bench.write(inits=inits, tasks=["coco_c4", str(own)], seeds=[0], task_seeds={"cells": [0, 1]})
     said = dry_run(bench, capsys)
     assert "2 inits, 2 tasks, 6 cells, 0 of them done" in said
-    assert "| ours/pretrain | to do | 31 to 93  | 1.6 |" in said
-    assert "| coco_c4 | 2     | 2      | 234       | 0.6     |" in said
-    assert "| cells   | 4     | 4      | unknown   | unknown |" in said
+    assert "| ours/pretrain | 1      | 1      | 31 to 93  | 1.6     |" in said
+    assert "| coco_c4       | 2      | 2      | 234       | 0.6     |" in said
+    assert "| cells         | 4      | 4      | unknown   | unknown |" in said
     assert "and those of 4 cells that are not known" in said
     assert not bench.output.exists()
 
@@ -63,15 +61,18 @@ def test_what_is_done_is_not_planned_and_what_is_stale_is(bench, capsys):
     bench.write(inits={"random": RANDOM}, task_overrides={"coco_fpn": {"SOLVER.MAX_ITER": 5}})
     said = dry_run(bench, capsys)
     assert "2 cells, 1 of them done" in said
-    assert "| coco_c4  | 1     | 0      | 0         | 0.0 |" in said
-    assert "| coco_fpn | 1     | 1      |" in said
+    assert "| coco_c4       | 1      | 0      | 0         | 0.0 |" in said
+    assert "| coco_fpn      | 1      | 1      |" in said
     assert "Disk: 0.7 GB are needed" in said
     assert "coco_fpn/seed0: SOLVER.MAX_ITER 5 (before: 90000): it would be moved aside" in said
     assert bench.calls("random/coco_fpn/seed0") == 1
+    assert "coco_c4: the data that its cells have run on would be read first" in said
+    assert bench.run() == 0
+    assert "would be read first" not in dry_run(bench, capsys)
 
 
 def test_what_stands_before_stale_cells_is_planned_where_it_is_stale(bench, capsys):
-    pretrain = {"config": "configs/pretrain/clove_R_50_in1k_200ep.yaml"}
+    pretrain = {"config": PRETRAIN.format(200)}
     ours = {"method": "clove", "pretrain": pretrain}
     bench.write(inits={"ours": ours}, tasks=["coco_c4"])
     assert bench.run() == 0
@@ -79,43 +80,32 @@ def test_what_stands_before_stale_cells_is_planned_where_it_is_stale(bench, caps
     bench.write(inits={"ours": ours}, tasks=["coco_c4"])
     said = dry_run(bench, capsys)
     assert "1 cells, 0 of them done" in said
-    assert "| ours/pretrain | to do | 62 to " in said
-    assert "| ours/convert  | to do |" in said
+    assert "| ours/pretrain | 1      | 1      | 62 to " in said
+    assert "| ours/convert  | 1      | 1      |" in said
     assert "ours/pretrain: SOLVER.EPOCHS 400 (before: 200): it would be moved aside" in said
     pretrain["overrides"] = {}
     bench.write(inits={"ours": ours}, tasks=["coco_c4"], overrides={"SOLVER.MAX_ITER": 5})
     said = dry_run(bench, capsys)
     assert "1 cells, 0 of them done" in said
-    assert "| ours/convert | done |" in said
+    assert "| ours/convert  | 1      | 0      |" in said
     assert "ours/pretrain" not in said
 
 
 def test_a_dry_run_says_that_a_stale_cell_runs_and_goes_on(bench, capsys):
     assert bench.run() == 0
-    changed = {"inits": {"random": RANDOM}, "overrides": {"SOLVER.MAX_ITER": 5}}
-    stage = stages(bench, **changed)[0]
-    with take_lock(stage):
-        capsys.readouterr()
-        assert bench.run("--dry-run") == 0
-        said = capsys.readouterr().out
-        assert f"{stage.name}: SOLVER.MAX_ITER 5 (before: 90000), and it runs: nothing wo" in said
+    bench.write(inits={"random": RANDOM}, overrides={"SOLVER.MAX_ITER": 5})
+    with take_lock(bench.output, "random/coco_c4/seed0"):
+        said = dry_run(bench, capsys)
+        assert "coco_c4/seed0: SOLVER.MAX_ITER 5 (before: 90000), and it runs: nothing wo" in said
         assert "coco_fpn/seed0: SOLVER.MAX_ITER 5 (before: 90000): it would be moved aside" in said
         assert bench.run() == 2
         assert "and it runs; stop it first" in capsys.readouterr().err
     assert (bench.output / "random/coco_fpn/seed0/metrics.json").exists()
 
 
-def test_a_dry_run_says_which_data_it_has_not_compared(bench, capsys):
-    assert bench.run() == 0
-    said = dry_run(bench, capsys)
-    assert "coco_c4: the data that its cells have run on would be read first" in said
-    assert bench.run() == 0
-    assert "would be read first" not in dry_run(bench, capsys)
-
-
 def test_hours_are_the_zoos_where_it_ran_such_images_and_batches(bench):
     def hours(**tree):
-        return fine_tuning_hours(stages(bench, **ONE | tree)[0], load_cost())
+        return fine_tuning_hours(first_stage(bench, **ONE | tree), load_cost())
 
     assert hours() == pytest.approx(0.584 * 90_000 * 8 / 3600)
     assert hours(overrides={"SOLVER.MAX_ITER": 9000}) == pytest.approx(hours() / 10)
@@ -124,12 +114,15 @@ def test_hours_are_the_zoos_where_it_ran_such_images_and_batches(bench):
 
 
 def test_hours_of_a_pretraining_are_counted_for_its_views_only(bench):
-    fast, slow = pretraining_hours(*reversed(pretraining(bench, "clove_R_50_in1k_200ep")))
+    def hours(epochs, **overrides):
+        pretrain = {"config": PRETRAIN.format(epochs), "overrides": overrides}
+        inits = {"ours": {"method": "clove", "pretrain": pretrain}}
+        return pretraining_hours(first_stage(bench, inits=inits), load_cost())
+
+    fast, slow = hours(200)
     assert slow == pytest.approx(3 * fast)
-    of_400, _ = pretraining_hours(*reversed(pretraining(bench, "clove_R_50_in1k_400ep")))
-    assert of_400 == pytest.approx(2 * fast)
-    smaller = pretraining(bench, "clove_R_50_in1k_200ep", **{"CROPS.GLOBAL_SIZE": 192})
-    assert pretraining_hours(*reversed(smaller)) is None
+    assert hours(400)[0] == pytest.approx(2 * fast)
+    assert hours(200, **{"CROPS.GLOBAL_SIZE": 192}) is None
 
 
 def test_a_disk_that_is_too_small_stops_before_anything_runs(bench, capsys, monkeypatch):
@@ -151,12 +144,10 @@ def test_status_shows_every_cell(bench, capsys):
     bench.write(**tree, task_seeds={"voc_c4": [0, 1]})
     bench.order(b="fail")
     assert bench.run() == 1
-    for file in (bench.output / "a/voc_c4/seed1").iterdir():
-        file.unlink()
-    capsys.readouterr()
-    running = [stage for stage in stages(bench, **tree) if stage.name == "a/coco_c4/seed0"]
+    shutil.rmtree(bench.output / "a/voc_c4/seed1")
     (bench.output / "a/coco_c4/seed0/metrics.json").unlink()
-    with take_lock(running[0]):
+    capsys.readouterr()
+    with take_lock(bench.output, "a/coco_c4/seed0"):
         assert main(["status", str(bench.output)]) == 0
     said = capsys.readouterr().out
     assert "| init | pretrain | convert | coco_c4 | voc_c4 |" in said

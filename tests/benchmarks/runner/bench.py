@@ -3,13 +3,13 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
 
-from benchmarks import fingerprint, settings, stages
 from benchmarks.__main__ import main
-from benchmarks.matrix import backbone
+from benchmarks.runner import data, local, matrix, stages
 from pretrain.runtime.config import REPOSITORY
 from tests.benchmarks.tables.cells import metrics_json
 
@@ -55,13 +55,13 @@ DRIVER = """
 import sys
 from pathlib import Path
 from benchmarks.__main__ import main
-from tests.benchmarks.bench import use_stand_ins
+from tests.benchmarks.runner.bench import use_stand_ins
 folder, *arguments = sys.argv[1:]
 use_stand_ins(Path(folder), setattr)
 sys.exit(main(arguments))
 """
 
-# Trains, converts or reads data in an instant; the last writes a task's hash as a file has it.
+# Trains or converts in an instant
 PRETRAIN = """
 import pathlib, sys
 checkpoints = pathlib.Path(sys.argv[1], "checkpoints")
@@ -77,46 +77,45 @@ source = max(source.glob("checkpoints/step_*.pth")) if source.is_dir() else sour
 sys.exit("truncated") if source.read_text() == "bad" else None
 target.write_text("converted " + source.read_text())
 """
-DATA = """
-import json, pathlib, sys
-target, asked, folder = sys.argv[1:]
-found = {}
-for task, key in json.loads(asked).items():
-    file = pathlib.Path(folder, task + ".annotations")
-    stat = file.stat() if file.exists() else None
-    stamp = stat and [stat.st_size, stat.st_mtime_ns]
-    sha256 = file.read_text() if stat else "5ce7e5" * 10
-    found[task] = {"key": key, "sha256": sha256, "files": {str(file): stamp}}
-pathlib.Path(target).write_text(json.dumps(found))
-"""
-
-
-def fake_fine_tune(cell, folder) -> list[str]:
-    content = metrics_json(cell.init.name, cell.task, cell.seed, method=cell.init.method)
-    arguments = [cell.weights, str(cell.folder), json.dumps(content), str(folder / "orders.json")]
-    return [sys.executable, str(folder / "stand_in.py"), *arguments]
 
 
 def use_stand_ins(folder: Path, replace) -> None:
-    """In the place of what the stages run; ``replace`` is setattr, or that of monkeypatch."""
+    """In the place of what the stages run and of ``transfer``, whose import takes seconds.
+
+    replace: setattr, or that of monkeypatch. A data set's hash is what TASK.annotations says.
+    """
 
     def pretrain(init, output):
         words = [str(init.source(output)), init.pretrain.settings["SOLVER.EPOCHS"]]
         return [sys.executable, "-c", PRETRAIN, *words]
 
     def convert(init, output):
-        words = [str(init.source(output)), str(backbone(output, init))]
+        words = [str(init.source(output)), str(stages.backbone(output, init))]
         return [sys.executable, "-c", CONVERT, *words]
 
-    def data(output, asked):
-        words = [str(fingerprint.data_json(output)), json.dumps(asked), str(folder)]
-        return [sys.executable, "-c", DATA, *words]
+    def fine_tune(cell, asked, output):
+        weights = str(stages.backbone(output, cell.init)) if cell.init.stages else "random"
+        content = metrics_json(cell.init.name, cell.task, cell.seed, method=cell.init.method)
+        words = [weights, str(cell.folder), json.dumps(content), str(folder / "orders.json")]
+        return [sys.executable, str(folder / "stand_in.py"), *words]
 
+    def resolve(task, config, overlay, overrides):
+        settings = dict(zip(overrides[::2], overrides[1::2], strict=True))
+        images = int(settings.get("SOLVER.IMS_PER_BATCH", 16))
+        return matrix.FineTuning(config or task, overlay, overrides, settings, 9, images, images)
+
+    def read(request):
+        file = folder / f"{request['config']}.annotations"
+        found = file.exists()
+        sha256 = file.read_text() if found else "5ce7e5" * 10
+        return {"read_with": request, "sha256": sha256, "files": {str(file): data._stamp(file)}}
+
+    replace(local, "PERIOD", 0.02)
     replace(stages, "pretrain_command", pretrain)
     replace(stages, "convert_command", convert)
-    replace(stages, "fine_tune_command", lambda cell: fake_fine_tune(cell, folder))
-    replace(fingerprint, "command", data)
-    replace(settings, "command", lambda requests: [sys.executable, "-c", ""])
+    replace(stages, "fine_tune_command", fine_tune)
+    replace(matrix, "resolve", resolve)
+    replace(data, "read", read)
 
 
 class Bench:
@@ -145,6 +144,15 @@ class Bench:
     def run(self, *more: str) -> int:
         return main(self.words(*more))
 
+    def state(self, stage: str) -> dict:
+        """What the state file in that folder says."""
+        return json.loads((self.output / stage / "state.json").read_text())
+
+    def stages(self) -> dict[str, stages.Stage]:
+        """Those of the YAML as it is now, by name."""
+        found = stages.all_stages(matrix.load_matrix(self.config), self.output)
+        return {stage.name: stage for stage in found}
+
     def start(self, *more: str) -> subprocess.Popen:
         """The same in a process of its own, that leads a group as under a shell."""
         command = [sys.executable, "-c", DRIVER, str(self.folder), *self.words(*more)]
@@ -159,6 +167,14 @@ class Bench:
         """How often a cell was started."""
         path = self.output / cell / "calls"
         return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_until(condition, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def with_checkpoint(bench: Bench, content: str = "weights") -> Path:

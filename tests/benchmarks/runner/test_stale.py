@@ -7,10 +7,8 @@ import sys
 
 import pytest
 
-from benchmarks import fingerprint
-from benchmarks.matrix import SAME_RESULT, load_matrix, task_config
-from benchmarks.stages import all_stages
-from tests.benchmarks.bench import RANDOM, with_checkpoint
+from benchmarks.runner import data
+from tests.benchmarks.runner.bench import RANDOM, with_checkpoint
 
 
 def test_conversion_is_done_once_for_a_checkpoint(bench):
@@ -22,8 +20,6 @@ def test_conversion_is_done_once_for_a_checkpoint(bench):
     os.utime(checkpoint, ns=(0, 0))  # the same bytes at another time
     assert bench.run() == 0
     assert converted.read_text() == "kept"
-    record = json.loads((bench.output / "clove" / "source.json").read_text())
-    assert record["modified_ns"] == 0
 
 
 def stale(bench, cell):
@@ -55,13 +51,12 @@ def test_a_changed_checkpoint_invalidates_its_own_cells_and_no_file_is_lost(benc
 def test_a_cell_says_which_weights_it_has_and_not_which_lie_there_now(bench):
     checkpoint = with_checkpoint(bench)
     assert bench.run() == 0
-    used = json.loads((bench.output / "clove" / "source.json").read_text())["sha256"]
-    cell = bench.output / "clove" / "coco_c4" / "seed0"
-    (cell / "metrics.json").unlink()
-    stages = {stage.name: stage for stage in all_stages(load_matrix(bench.config), bench.output)}
+    used = bench.state("clove")["made_from"]["checkpoint"]
+    cell = bench.stages()["clove/coco_c4/seed0"]
+    (cell.folder / "metrics.json").unlink()
     checkpoint.write_text("other weights")  # while the cell waits for its turn
-    stages["clove/coco_c4/seed0"].prepare()
-    assert json.loads((cell / "cell.json").read_text())["checkpoint"] == used
+    cell.begin()
+    assert cell.state["made_from"]["checkpoint"] == used
     assert bench.run() == 0
     assert "clove/coco_c4/seed0: another checkpoint; moved to " in bench.log()
 
@@ -74,17 +69,7 @@ def test_checkpoint_may_change_while_no_cell_has_begun(bench):
     assert "stale" not in bench.log()
 
 
-def test_changed_settings_invalidate_their_own_cells(bench):
-    assert bench.run() == 0
-    init = {"random": {"method": "random"}}
-    bench.write(inits=init, task_overrides={"coco_fpn": {"SOLVER.MAX_ITER": 5}})
-    assert bench.run() == 0
-    assert "coco_fpn/seed0: SOLVER.MAX_ITER 5 (before: 90000); moved to " in bench.log()
-    assert stale(bench, "random/coco_fpn/seed0") == ["seed0.stale-1"]
-    assert stale(bench, "random/coco_c4/seed0") == []
-    assert bench.calls("random/coco_c4/seed0") == 1
-
-
+@pytest.mark.usefixtures("resolved")
 def test_an_edited_yaml_invalidates_and_what_changes_no_result_does_not(bench):
     own = bench.folder / "cells.yaml"
     own.write_text("_BASE_: configs/transfer/coco/mask_rcnn_R_50_FPN_1x.yaml\n")
@@ -96,7 +81,11 @@ def test_an_edited_yaml_invalidates_and_what_changes_no_result_does_not(bench):
     assert "stale" not in bench.log()
     own.write_text(own.read_text() + "MODEL: {MASK_ON: False}\n")
     assert bench.run() == 0
-    assert "random/cells/seed0: MODEL.MASK_ON False (before: True); moved to " in bench.log()
+    assert "random/cells/seed0: MODEL.MASK_ON the default (before: True); moved to " in bench.log()
+    bench.write(**tree, task_overrides={"cells": {"SOLVER.MAX_ITER": 80001}})
+    assert bench.run() == 0
+    assert "cells/seed0: SOLVER.MAX_ITER 80001 (before: 90000); moved to " in bench.log()
+    assert stale(bench, "random/cells/seed0") == ["seed0.stale-1", "seed0.stale-2"]
     assert stale(bench, "random/coco_c4/seed0") == []
 
 
@@ -134,30 +123,22 @@ def test_a_changed_pretraining_is_run_anew_with_all_that_came_of_it(bench):
     assert bench.calls("random/coco_c4/seed0") == 1
 
 
-def test_what_changes_no_result_is_what_transfer_says():
-    from transfer.config import NOT_HASHED
-
-    assert set(SAME_RESULT) == set(NOT_HASHED)
-
-
 @pytest.mark.slow
 def test_the_hash_of_the_data_is_that_of_a_fine_tuning(tmp_path, monkeypatch):
-    scenes = tmp_path / "scenes"
+    from transfer.tasks import TASKS
+
+    scenes, config = tmp_path / "scenes", TASKS["voc_c4"].config
     words = [str(scenes), "--images", "1", "--train", "4", "--val", "2", "--size", "96"]
     subprocess.run([sys.executable, "-m", "benchmarks.scenes", *words], check=True)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
-    asked = {
-        task: {"root": str(scenes), "config": task_config(task), "overlay": None, "overrides": []}
-        for task in ("coco_c4", "voc_c4")
-    }
-    subprocess.run(fingerprint.command(tmp_path, asked), check=True)
-    found = fingerprint.known(tmp_path, asked)
-    for task in asked:
-        arguments = ["--task", task, "--weights", "random", "--output", str(tmp_path / task)]
-        arguments += ["--overlay", "configs/transfer/Base-scenes.yaml", "SOLVER.MAX_ITER", "2"]
-        arguments += ["SOLVER.STEPS", "(1,)", "TEST.PRECISE_BN.NUM_ITER", "1"]
-        subprocess.run([sys.executable, "-m", "transfer", *arguments], check=True)
-        metrics = json.loads((tmp_path / task / "metrics.json").read_text())
-        assert metrics["data"]["sha256"] == found[task]
+    asked = {"root": str(scenes), "config": config, "overlay": None, "overrides": []}
+    found = {"voc_c4": data.read(asked)}
+    words = ["--task", "voc_c4", "--weights", "random", "--output", str(tmp_path / "run")]
+    words += ["--overlay", "configs/transfer/Base-scenes.yaml", "SOLVER.MAX_ITER", "2"]
+    words += ["SOLVER.STEPS", "(1,)", "TEST.PRECISE_BN.NUM_ITER", "1"]
+    subprocess.run([sys.executable, "-m", "transfer", *words], check=True)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["data"]["sha256"] == found["voc_c4"]["sha256"]
+    assert data.unchanged(found, {"voc_c4": asked}) == found
     next((scenes / "VOC2007" / "Annotations").iterdir()).touch()
-    assert fingerprint.known(tmp_path, asked).keys() == {"coco_c4"}
+    assert data.unchanged(found, {"voc_c4": asked}) == {}

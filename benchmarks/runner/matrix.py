@@ -1,22 +1,12 @@
 """The matrix init x task x seed, as a benchmark's YAML describes it."""
 
-import functools
 import re
-import runpy
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.checks import (
-    check_choice,
-    check_counts,
-    check_double_keys,
-    check_epochs,
-    check_keys,
-)
+from benchmarks.checks import check_choice, check_double_keys, check_epochs, check_keys
 from benchmarks.tables.published import METHODS, load_published
-from pretrain.config import NOT_HASHED, get_cfg
 from pretrain.runtime import slurm
 from pretrain.runtime.config import (
     REPOSITORY,
@@ -26,6 +16,7 @@ from pretrain.runtime.config import (
     is_within,
     load_yaml,
     merge,
+    plain,
 )
 from pretrain.runtime.files import list_checkpoints
 
@@ -38,27 +29,28 @@ SLURM_KEYS = ("partition", "hours", "gpus", "cpus", "options")
 PRETRAIN, CONVERT = "pretrain", "convert"  # stages, and their names in `slurm`
 EVERYTHING = "all"  # in `slurm`: what the others differ from
 
-# Keys of a fine-tuning that do not change its result, as transfer.config.NOT_HASHED
-SAME_RESULT = (
-    *("OUTPUT_DIR", "MODEL.WEIGHTS", "SEED", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"),
-    *("SOLVER.CHECKPOINT_PERIOD", "VIS_PERIOD", "VERSION"),
-    *("TRANSFER.DATASETS", "TRANSFER.METRICS", "TRANSFER.SURFACE"),
-)
-
 
 @dataclass(frozen=True)
 class Pretraining:
     """A run of ``python -m pretrain`` that gives an init its checkpoint."""
 
     config: str
-    overrides: dict[str, str]
+    overrides: tuple[str, ...]  # KEY, VALUE, ...
     settings: dict[str, str]  # the resolved config, less what does not change its result
     processes: int  # the most that it can be spread over
 
-    @property
-    def words(self) -> list[str]:
-        """``KEY VALUE ...`` for the command line."""
-        return [word for pair in self.overrides.items() for word in pair]
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What a run of ``python -m transfer`` is asked for, whatever its weights and seed."""
+
+    config: str
+    overlay: str | None
+    overrides: tuple[str, ...]  # KEY, VALUE, ...
+    settings: dict[str, str]  # all that decides its result and is not Detectron2's default
+    iterations: int
+    images_per_batch: int  # over all processes
+    processes: int  # the most that it can be spread over
 
 
 @dataclass(frozen=True)
@@ -90,28 +82,14 @@ class Cell:
 
     init: Init
     task: str
-    config_file: Path | None  # the task's YAML, where it is not one of TASKS
+    config_file: Path | None  # the task's YAML, where it is not one of transfer's TASKS
     seed: int
     folder: Path
-    weights: str  # a converted file, or "random"
-    overlay: Path | None
-    overrides: dict[str, str]
-    settings: dict[str, str]  # config, overlay and overrides in one; Detectron2's defaults are not
 
     @property
     def name(self) -> str:
         """``clove/coco_fpn/seed0``, as the folder is called below the output."""
         return f"{self.init.name}/{self.task}/seed{self.seed}"
-
-    @property
-    def images_per_batch(self) -> int:
-        """Over all processes."""
-        return int(self.settings.get("SOLVER.IMS_PER_BATCH", 16))  # Detectron2's
-
-    @property
-    def done(self) -> bool:
-        """``metrics.json`` is written last, so that its presence says it all."""
-        return (self.folder / "metrics.json").is_file()
 
 
 @dataclass(frozen=True)
@@ -130,56 +108,42 @@ class Matrix:
     slurm: dict[str, dict[str, Any]]
 
     def cells(self, output: Path) -> list[Cell]:
-        """All cells, a whole seed before the next, so that the first table comes early.
-
-        Raises ConfigError for a task's YAML or an overlay that cannot be used.
-        """
+        """All cells, a whole seed before the next, so that the first table comes early."""
         seeds = dict.fromkeys(seed for task in self.tasks for seed in self.seeds[task])
-        of_task = {task: self._settings(task) for task in self.tasks}
         return [
-            self._cell(init, task, seed, output, of_task[task])
+            Cell(init, task, self.tasks[task], seed, output / init.name / task / f"seed{seed}")
             for seed in seeds
             for task in self.tasks
             if seed in self.seeds[task]
             for init in self.inits
         ]
 
-    def _settings(self, task: str) -> dict[str, Any]:
-        settings = {}
-        for file in filter(None, (self.tasks[task] or task_config(task), self.overlay)):
-            loaded = flatten(load_yaml(file))
-            check_counts(loaded, str(file))
-            settings |= loaded
-        return settings
+    def fine_tuning(self, init: Init, task: str) -> FineTuning:
+        """What the cells of ``init`` and ``task`` are asked for.
 
-    def _cell(
-        self, init: Init, task: str, seed: int, output: Path, settings: dict[str, Any]
-    ) -> Cell:
+        Raises ConfigError for settings that every one of them would end at.
+        """
         # The more special wins: what an init needs (say, BGR) holds in every task.
         overrides = self.overrides | self.task_overrides.get(task, {}) | init.overrides
-        return Cell(
-            init=init,
-            task=task,
-            config_file=self.tasks[task],
-            seed=seed,
-            folder=output / init.name / task / f"seed{seed}",
-            weights=str(backbone(output, init)) if init.stages else "random",
-            overlay=self.overlay,
-            overrides=overrides,
-            settings=_kept(settings | overrides, SAME_RESULT),
-        )
+        config, overlay = (None if f is None else str(f) for f in (self.tasks[task], self.overlay))
+        try:
+            return resolve(task, config, overlay, _words(overrides))
+        except ConfigError as error:
+            reason = " ".join(str(error).removeprefix("command line: ").split())
+            raise ConfigError(f"{self.config}: {init.name}/{task}: {reason}") from error
 
     def missing(self) -> list[str]:
         """The files that are named and not there."""
         missing = []
         if self.datasets is not None and not self.datasets.is_dir():
-            missing.append(
-                f"datasets: {short(self.datasets)} is no folder; "
-                "python -m benchmarks.scenes writes the embedded data set"
-            )
+            way_out = "python -m benchmarks.scenes writes the embedded data set"
+            missing.append(f"datasets: {short(self.datasets)} is no folder; {way_out}")
         for init in self.inits:
-            if init.checkpoint is not None and (fault := _fault(init.checkpoint)):
-                missing.append(f"inits: {init.name}: checkpoint {short(init.checkpoint)} {fault}")
+            file = init.checkpoint
+            if file is not None and not file.is_file():
+                folder = "is a folder without checkpoints/step_*.pth"
+                fault = folder if file.exists() else "does not exist"
+                missing.append(f"inits: {init.name}: checkpoint {short(file)} {fault}")
         return missing
 
     def resources(self, kind: str) -> slurm.Resources:
@@ -188,8 +152,7 @@ class Matrix:
         asked = self.slurm.get(EVERYTHING, {}) | self.slurm.get(kind, {})
         options = slurm.parse_options(str(asked.pop("options", None) or ""), where)
         for key, least in (("gpus", 0), ("cpus", 1)):
-            if key in asked and (type(asked[key]) is not int or asked[key] < least):
-                raise ConfigError(f"{where}: {key} {asked[key]!r} is not a number from {least} on")
+            _check_whole(asked.get(key, least), f"{where}: {key}", least)
         hours = asked.get("hours", slurm.Resources.hours)
         if type(hours) not in (int, float) or 3600 * hours < 2 * slurm.SIGNAL_DELAY:
             raise ConfigError(
@@ -212,20 +175,28 @@ class Matrix:
         }
 
 
-def backbone(output: Path, init: Init) -> Path:
-    """Where the converted weights of ``init`` lie, shared by its cells."""
-    return output / init.name / "backbone.pth"
+def resolve(
+    task: str, config: str | None, overlay: str | None, overrides: tuple[str, ...]
+) -> FineTuning:
+    """The config of a fine-tuning, as ``python -m transfer`` will resolve it.
 
+    config: the task's YAML, where it is not one of TASKS. Raises ConfigError as ``transfer`` does.
+    """
+    from transfer.config import NOT_HASHED, default_config
+    from transfer.config import resolve as resolve_fully
+    from transfer.tasks import TASKS
 
-@functools.cache
-def _tasks_of_transfer() -> dict[str, Any]:
-    """TASKS; to import the package would need Detectron2."""
-    return runpy.run_path(str(REPOSITORY / "transfer" / "tasks.py"))["TASKS"]
-
-
-def task_config(task: str) -> str:
-    """The YAML of one of our tasks."""
-    return _tasks_of_transfer()[task].config
+    config = TASKS[task].config if config is None else config
+    cfg = resolve_fully(config, overlay, overrides)
+    defaults = plain(flatten(default_config()))
+    settings = {
+        key: str(value)
+        for key, value in plain(flatten(cfg)).items()
+        if not is_within(key, NOT_HASHED) and (key not in defaults or value != defaults[key])
+    }
+    images = cfg.SOLVER.IMS_PER_BATCH
+    processes = 1 if cfg.MODEL.DEVICE == "cpu" else images
+    return FineTuning(config, overlay, overrides, settings, cfg.SOLVER.MAX_ITER, images, processes)
 
 
 def load_matrix(path: str | Path) -> Matrix:
@@ -237,23 +208,23 @@ def load_matrix(path: str | Path) -> Matrix:
     seeds = _seeds(tree.get("seeds", [0]), f"{where}: seeds")
     task_seeds = check_keys(tree.get("task_seeds") or {}, f"{where}: task_seeds", tasks)
     task_overrides = check_keys(tree.get("task_overrides") or {}, f"{where}: task_overrides", tasks)
+    asked = check_keys(
+        tree.get("slurm") or {}, f"{where}: slurm", (EVERYTHING, PRETRAIN, CONVERT, *tasks)
+    )
     inits = tree["inits"]
     if not isinstance(inits, dict) or not inits:
         raise ConfigError(f"{where}: inits: expected a mapping name: settings, found {inits!r}")
     retries = tree.get("retries", 1)
-    if type(retries) is not int or retries < 0:
-        raise ConfigError(f"{where}: retries: {retries!r} is not a whole number from 0 on")
+    _check_whole(retries, f"{where}: retries")
     datasets = tree.get("datasets")
+    own = {
+        task: _seeds(given, f"{where}: task_seeds: {task}") for task, given in task_seeds.items()
+    }
     return Matrix(
         config=where,
         inits=tuple(_init(name, entry, f"{where}: inits") for name, entry in inits.items()),
         tasks=tasks,
-        seeds={
-            task: _seeds(task_seeds[task], f"{where}: task_seeds: {task}")
-            if task in task_seeds
-            else seeds
-            for task in tasks
-        },
+        seeds=dict.fromkeys(tasks, seeds) | own,
         datasets=None if datasets is None else REPOSITORY / str(datasets),
         overlay=find_config(str(tree["overlay"])) if tree.get("overlay") else None,
         overrides=_overrides(tree.get("overrides"), f"{where}: overrides"),
@@ -262,14 +233,15 @@ def load_matrix(path: str | Path) -> Matrix:
             for task, entry in task_overrides.items()
         },
         retries=retries,
-        slurm=_slurm(tree.get("slurm"), f"{where}: slurm", tasks),
+        slurm={
+            kind: check_keys(asked[kind], f"{where}: slurm: {kind}", SLURM_KEYS) for kind in asked
+        },
     )
 
 
-def checkpoint_file(source: Path) -> Path:
+def newest(checkpoint: Path) -> Path:
     """The file itself; of a pretraining run's folder, its newest checkpoint, if any."""
-    found = list_checkpoints(source)
-    return found[-1] if found else source
+    return (list_checkpoints(checkpoint) or [checkpoint])[-1]
 
 
 def short(path: Path) -> str:
@@ -277,34 +249,21 @@ def short(path: Path) -> str:
     return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
 
 
-def _fault(checkpoint: Path) -> str | None:
-    """Why there is no checkpoint at that path."""
-    if checkpoint.is_file():
-        return None
-    return "is a folder without checkpoints/step_*.pth" if checkpoint.exists() else "does not exist"
-
-
-def _kept(settings: Mapping[str, Any], ignored: Collection[str]) -> dict[str, str]:
-    """What decides a result, ready for JSON and for a comparison."""
-    return {key: str(value) for key, value in settings.items() if not is_within(key, ignored)}
-
-
 def _tasks(values: Any, where: str) -> dict[str, Path | None]:
     """Names of ours, and YAML files of a user's own, which are called as the file is."""
     known, tasks = load_published(), {}
     for value in _unique_list(values, where):
-        own = str(value).endswith((".yaml", ".yml"))
-        name = Path(value).stem if own else value
-        if own and (name in known or name in tasks):
+        if not str(value).endswith((".yaml", ".yml")):
+            tasks[check_choice(value, where, "task", known)] = None
+            continue
+        name = Path(value).stem
+        if name in known or name in tasks:
             raise ConfigError(f"{where}: {value}: another task is called {name}; rename the file")
-        if own and name in (PRETRAIN, CONVERT, EVERYTHING):
+        if name in (PRETRAIN, CONVERT, EVERYTHING):
             raise ConfigError(f"{where}: {value}: a task cannot be called {name}; rename the file")
-        file = find_config(value) if own else None
-        if not own:
-            check_choice(value, where, "task", known)
-        elif file.is_relative_to(REPOSITORY / "configs" / "transfer"):
+        tasks[name] = find_config(value)
+        if tasks[name].is_relative_to(REPOSITORY / "configs" / "transfer"):
             raise ConfigError(f"{where}: {value} is one of ours; give the task's name")
-        tasks[name] = file
     return tasks
 
 
@@ -331,7 +290,7 @@ def _init(name: Any, entry: Any, where: str) -> Init:
     return Init(
         name=name,
         method=method,
-        checkpoint=None if checkpoint is None else checkpoint_file(REPOSITORY / checkpoint),
+        checkpoint=None if checkpoint is None else newest(REPOSITORY / checkpoint),
         pretrain=pretrain,
         epochs=check_epochs(entry.get("epochs", epochs), where),
         overrides=_overrides(entry.get("overrides"), f"{where}: overrides"),
@@ -340,26 +299,18 @@ def _init(name: Any, entry: Any, where: str) -> Init:
 
 def _pretrain(entry: Any, where: str) -> tuple[Pretraining, int]:
     """The run, and its epochs."""
+    from pretrain.config import NOT_HASHED, get_cfg
+
     check_keys(entry, where, ("config", "overrides"), required=("config",))
     overrides = _overrides(entry.get("overrides"), f"{where}: overrides")
     if "OUTPUT_DIR" in overrides:
         raise ConfigError(f"{where}: overrides: OUTPUT_DIR is in the folder of the results")
     cfg = get_cfg()
-    merge(cfg, entry["config"], [word for pair in overrides.items() for word in pair])
-    solver = cfg.SOLVER
-    processes = max(solver.TOTAL_BATCH_SIZE // solver.BATCH_SIZE_PER_GPU, 1)
-    return Pretraining(
-        config=entry["config"],
-        overrides=overrides,
-        settings=_kept(flatten(cfg), NOT_HASHED),
-        processes=1 if cfg.DEVICE == "cpu" else processes,
-    ), solver.EPOCHS
-
-
-def _slurm(tree: Any, where: str, tasks: Collection[str]) -> dict[str, dict[str, Any]]:
-    kinds = (EVERYTHING, PRETRAIN, CONVERT, *tasks)
-    asked = check_keys(tree or {}, where, kinds)
-    return {kind: check_keys(asked[kind], f"{where}: {kind}", SLURM_KEYS) for kind in asked}
+    merge(cfg, entry["config"], _words(overrides))
+    kept = {k: str(value) for k, value in flatten(cfg).items() if not is_within(k, NOT_HASHED)}
+    processes = max(cfg.SOLVER.TOTAL_BATCH_SIZE // cfg.SOLVER.BATCH_SIZE_PER_GPU, 1)
+    processes = 1 if cfg.DEVICE == "cpu" else processes
+    return Pretraining(entry["config"], _words(overrides), kept, processes), cfg.SOLVER.EPOCHS
 
 
 def _overrides(tree: Any, where: str) -> dict[str, str]:
@@ -368,16 +319,23 @@ def _overrides(tree: Any, where: str) -> dict[str, str]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: expected a mapping KEY: VALUE, found {tree!r}")
-    overrides = {key: str(value) for key, value in flatten(tree).items()}
-    check_counts(overrides, where)
-    return overrides
+    return {key: str(value) for key, value in flatten(tree).items()}
+
+
+def _words(overrides: dict[str, str]) -> tuple[str, ...]:
+    """``KEY VALUE ...`` for a command line."""
+    return tuple(word for pair in overrides.items() for word in pair)
 
 
 def _seeds(values: Any, where: str) -> tuple[int, ...]:
     for seed in _unique_list(values, where):
-        if type(seed) is not int or seed < 0:
-            raise ConfigError(f"{where}: {seed!r} is not a whole number from 0 on")
+        _check_whole(seed, where)
     return tuple(values)
+
+
+def _check_whole(value: Any, where: str, least: int = 0) -> None:
+    if type(value) is not int or value < least:
+        raise ConfigError(f"{where}: {value!r} is not a whole number from {least} on")
 
 
 def _unique_list(values: Any, where: str) -> list:

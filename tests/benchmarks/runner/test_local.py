@@ -3,34 +3,25 @@
 import itertools
 import os
 import signal
-import time
 
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.executors import Local, make_slots
-from benchmarks.matrix import load_matrix
-from benchmarks.stages import all_stages
+from benchmarks.runner.local import Local, make_slots
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.interrupt import InterruptFlag
-from tests.benchmarks.bench import RANDOM
-
-
-def wait_until(condition, process, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+from tests.benchmarks.runner.bench import RANDOM, wait_until
 
 
 def test_slots_share_cores_or_whole_gpus(monkeypatch):
-    monkeypatch.setattr("benchmarks.executors._gpus", lambda environment: [])
+    monkeypatch.setattr("benchmarks.runner.local._gpus", lambda environment: [])
     monkeypatch.setattr("os.cpu_count", lambda: 6)
     assert make_slots(1, {})[0].environment == {}
     assert [slot.environment for slot in make_slots(2, {})] == [{"OMP_NUM_THREADS": "3"}] * 2
     assert make_slots(2, {"OMP_NUM_THREADS": "1"})[1].environment == {"OMP_NUM_THREADS": "1"}
-    monkeypatch.setattr("benchmarks.executors._gpus", lambda environment: ["0", "1", "2", "3", "6"])
+    monkeypatch.setattr(
+        "benchmarks.runner.local._gpus", lambda environment: ["0", "1", "2", "3", "6"]
+    )
     slots = make_slots(2, {})
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0,1", "2,3"]
     assert [slot.gpus for slot in slots] == [2, 2]
@@ -43,10 +34,7 @@ def test_slots_share_cores_or_whole_gpus(monkeypatch):
 def test_gpus_are_those_that_are_visible_or_all(monkeypatch, tmp_path):
     assert make_slots(1, {"CUDA_VISIBLE_DEVICES": "3,GPU-a"})[0].gpus == 2
     assert make_slots(1, {"CUDA_VISIBLE_DEVICES": ""})[0].gpus == 0
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'GPU 0: H100 (UUID: x)'\necho 'GPU 1: H100 (UUID: y)'\n")
-    smi.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     slot = make_slots(1, {})[0]
     assert (slot.gpus, slot.environment["CUDA_VISIBLE_DEVICES"]) == (2, "0,1")
 
@@ -111,17 +99,15 @@ def test_a_cell_that_another_run_made_of_other_settings_is_not_taken_for_ours(be
     process = bench.start()
     wait_until((bench.output / "a" / "coco_c4" / "seed0" / "calls").exists, process)
     bench.order()
-    (stage,) = all_stages(load_matrix(bench.config), bench.output)
+    (stage,) = bench.stages().values()
     bench.write(inits={"a": RANDOM}, tasks=["coco_c4"], overrides={"SOLVER.MAX_ITER": 2})
-    (other,) = all_stages(load_matrix(bench.config), bench.output)
+    (other,) = bench.stages().values()
     process.communicate()
     assert stage.done
-    assert stage.stale is None
+    assert not stage.stale
     assert "SOLVER.MAX_ITER 2 (before: 1)" in other.stale
-    with InterruptFlag() as interrupted:
-        local = Local([other], make_slots(1), 0, interrupted)
-        local.done, local.waiting = set(), [other]  # as if it had not been done at the start
-        local.run()
+    with InterruptFlag() as interrupted:  # as if it had not been done at the start
+        Local([other], 1, make_slots(1), 0, interrupted).run()
     assert (bench.output / "a/coco_c4/seed0.stale-1").exists()
     assert bench.calls("a/coco_c4/seed0") == 1
 

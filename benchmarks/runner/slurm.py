@@ -4,24 +4,22 @@ Each init's pretraining and conversion are jobs; its cells are arrays, one for e
 once the conversion has succeeded. Nothing needs to stay on the login node.
 """
 
-import contextlib
 import os
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.matrix import Matrix
-from benchmarks.sources import read_json
-from benchmarks.stages import CANNOT, Attempt, Stage, lock_of, logger, take_lock
+from benchmarks.runner.local import Local, Slot
+from benchmarks.runner.matrix import Matrix
+from benchmarks.runner.stages import Stage, logger
+from benchmarks.runner.state import lock_of, read_json
 from pretrain.runtime import slurm
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_json
-from pretrain.runtime.interrupt import Interrupted, InterruptFlag
+from pretrain.runtime.interrupt import InterruptFlag
 from pretrain.runtime.logging import setup_logger
 
 FLAG = "--executor slurm"
-PERIOD = 0.5  # seconds between two looks
 
 
 class StageFailed(Exception):
@@ -36,12 +34,11 @@ def check(matrix: Matrix, stages: Sequence[Stage]) -> dict[str, slurm.Resources]
     return {stage.kind: matrix.resources(stage.kind) for stage in stages}
 
 
-def submit(matrix: Matrix, stages: Sequence[Stage], output: Path) -> None:
-    """Queue what is neither done nor queued. Raises ConfigError where Slurm refuses it, or
-    does not say what is queued."""
-    resources = check(matrix, stages)
+def submit(matrix: Matrix, todo: Sequence[Stage], output: Path) -> None:
+    """Queue what is not queued yet. Raises ConfigError where Slurm refuses it, or does not say
+    what is queued."""
+    resources = check(matrix, todo)
     queued = slurm.queued_ids(FLAG)
-    todo = [stage for stage in stages if not stage.done]
     jobs = {}
     for stage in todo:
         job = read_json(job_of(output, stage.name))
@@ -81,52 +78,13 @@ def submit(matrix: Matrix, stages: Sequence[Stage], output: Path) -> None:
 
 
 def perform(stage: Stage, gpus: int, retries: int) -> None:
-    """A stage as a job. Raises Interrupted once it is saved, and StageFailed.
-
-    Whatever else is raised leaves the stage marked as failed, too.
-    """
+    """A stage as a job. Raises Interrupted once it is saved, and StageFailed."""
     setup_logger("benchmarks")
-    try:
-        with InterruptFlag() as interrupted:
-            for attempt in range(retries + 1):
-                code, reason = _attempt(stage, gpus, interrupted)
-                if reason is None:
-                    return
-                logger.error("%s: %s, log in %s", stage.name, reason, stage.log)
-                if code == CANNOT or attempt == retries:
-                    raise StageFailed(f"{stage.name}: {reason}, log in {stage.log}")
-    except (Interrupted, StageFailed):  # to be gone on with; marked already
-        raise
-    except Exception as error:
-        with contextlib.suppress(OSError):  # of a full disk, say, as the error itself may be
-            reason = f"{type(error).__name__}: {error}"
-            write_json(stage.failed, {"reason": reason, "exit_code": None})
-        raise
-
-
-def _attempt(stage: Stage, gpus: int, interrupted: InterruptFlag) -> tuple[int, str | None]:
-    """The exit code, and what went wrong."""
-    while (lock := take_lock(stage)) is None:  # a job before this one may be about to end
-        time.sleep(PERIOD)
-        if interrupted:
-            raise Interrupted("while another process worked on it", interrupted.received)
-    if stage.done and stage.stale is None:
-        lock.close()
-        return 0, None
-    running = Attempt(stage, gpus, os.environ, lock)
-    told = False
-    try:
-        while (code := running.poll()) is None:
-            if interrupted and not told:
-                running.process.terminate()
-                told = True
-            time.sleep(PERIOD)
-    finally:
-        running.kill()
-    if code and interrupted:
-        lock.close()
-        raise Interrupted("saved", interrupted.received)
-    return code, running.end(code)
+    with InterruptFlag() as interrupted:
+        local = Local([stage], int(stage.is_cell), [Slot(os.environ, gpus)], retries, interrupted)
+        local.run()
+    if local.report():
+        raise StageFailed(f"{stage.name}: failed, log in {stage.log}")
 
 
 def job_of(output: Path, name: str) -> Path:
