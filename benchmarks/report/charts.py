@@ -1,10 +1,11 @@
 """Bars and curves as SVG, which take their colours from the page."""
 
+import contextlib
 import io
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -69,23 +70,26 @@ def draw_curves(
     inits: all of the page, in the order of their colours.
     of_all: how many cells the page has, which decides how many points are drawn.
     """
-    loss_points, other_points = (
-        min(MAX_POINTS, max(MIN_POINTS, budget // of_all)) for budget in (LOSS_POINTS, OTHER_POINTS)
-    )
-    records = {cell: _read(cell, main_metric, loss_points) for cell in cells}
+    share = {"total_loss": LOSS_POINTS // of_all}
+    records = {
+        cell: _read(cell, main_metric, min(MAX_POINTS, share["total_loss"])) for cell in cells
+    }
+    names = {name for own in records.values() for record in own for name in record}
+    kinds = ("total_loss", re.escape(main_metric), "loss_.*", "(?!.*/fg_).*accuracy", "lr")
     charts = []
-    for name in _ordered({n for own in records.values() for r in own for n in r}, main_metric):
-        figure = Figure((WIDTH, HEIGHT), layout="constrained")
-        axes, drawn = _axes(figure, "y"), []
+    for name in [n for kind in kinds for n in sorted(names) if re.fullmatch(kind, n)]:
+        most = min(MAX_POINTS, max(MIN_POINTS, share.get(name, OTHER_POINTS // of_all)))
+        figure, drawn = Figure((WIDTH, HEIGHT), layout="constrained"), []
+        axes = _axes(figure, "y")
         for cell, own in records.items():
             points = [
                 (r["iteration"], r[name]) for r in own if math.isfinite(r.get(name, math.nan))
             ]
-            step = math.ceil(len(points) / (loss_points if name == "total_loss" else other_points))
             if points:
                 drawn.append(cell.init)
+                chosen = points[:: -math.ceil(len(points) / most)]  # with the last one
                 gid = f"line s{inits.index(cell.init)}"
-                axes.plot(*zip(*points[::-step][::-1], strict=True), "black", gid=gid)
+                axes.plot(*zip(*chosen[::-1], strict=True), "black", gid=gid)
         axes.update_datalim([(0, 0)])
         axes.autoscale_view()
         said = f"{name} over the iterations, a line per cell; data: {data}"
@@ -96,31 +100,15 @@ def draw_curves(
 def _read(cell: Cell, main_metric: str, points: int) -> list[dict[str, float]]:
     """About ``points`` evenly spaced lines of the log, and those with an evaluation."""
     path = cell.folder / "training.jsonl"
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().splitlines()
-    step = math.ceil(len(lines) / points) or 1
-    evaluation = f'"{main_metric}"'.encode()
-    records = []
-    for number, line in enumerate(lines, start=1 - len(lines)):  # the last one is 0
-        if number % step == 0 or evaluation in line:
-            try:
-                records.append({"iteration": 0, **json.loads(line)})
-            except (ValueError, TypeError):
-                continue  # cut off where a run was killed
-    # What was done twice, before and after an interruption, is the same twice.
-    return sorted(records, key=lambda record: record["iteration"])
-
-
-def _ordered(names: Iterable[str], main_metric: str) -> list[str]:
-    kinds = (
-        lambda name: name == "total_loss",
-        lambda name: name == main_metric,
-        lambda name: name.startswith("loss_"),
-        lambda name: name.endswith("accuracy") and "/fg_" not in name,
-        lambda name: name == "lr",
-    )
-    return [name for kind in kinds for name in sorted(names) if kind(name)]
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    evaluations = [line for line in lines if f'"{main_metric}"'.encode() in line]
+    records: dict[int, dict[str, float]] = {}
+    for line in [*lines[:: -(math.ceil(len(lines) / max(points, MIN_POINTS)) or 1)], *evaluations]:
+        with contextlib.suppress(ValueError):  # cut off where a run was killed
+            record = json.loads(line)
+            # What was done twice, before and after an interruption, is the same twice.
+            records.setdefault(record.get("iteration", 0), {"iteration": 0}).update(record)
+    return [records[iteration] for iteration in sorted(records)]
 
 
 def _axes(figure: Figure, grid: str) -> "matplotlib.axes.Axes":

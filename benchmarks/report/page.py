@@ -11,17 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.report import charts
 from benchmarks.report.cells import DONE, FAILED, MISSING, UNFINISHED, Cell, as_lines, read_cells
 from benchmarks.report.pictures import embed
-from benchmarks.tables import wording
-from benchmarks.tables.build import (
-    MEASURED,
-    Block,
-    Column,
-    Entry,
-    build_tables,
-    numbers,
-    short,
-    words,
-)
+from benchmarks.tables import build, wording
+from benchmarks.tables.build import Column, numbers, words
 from benchmarks.tables.published import TaskInfo, load_published
 from benchmarks.tables.results import read_folder
 from pretrain.runtime.config import ConfigError
@@ -43,7 +34,7 @@ def report(folder: str | Path, output: str | Path | None = None) -> int:
     cells = read_cells(folder, found)
     if not cells:
         raise ConfigError(f"{folder}: no cell in it; python -m benchmarks run fills it")
-    tables, (pictures, left_out) = build_tables(found, tasks), embed(cells)
+    tables, (pictures, left_out) = build.build_tables(found, tasks), embed(cells)
     inits = list(dict.fromkeys(cell.init for cell in cells))
     tasks |= {table.task.name: table.task for table in tables}
     names = dict.fromkeys([table.task.name for table in tables])  # first, and in this order
@@ -95,7 +86,7 @@ def _curves(cells: Sequence[Cell], task: TaskInfo, inits: Sequence[str]) -> list
     for cell in cells:
         if cell.task == task.name:
             name, sha256 = cell.data() or ("not recorded", None)
-            said = f"{name}, fingerprint {short(sha256)}" if sha256 else name
+            said = f"{name}, fingerprint {build.short(sha256)}" if sha256 else name
             by_data.setdefault(said, []).append(cell)
     return [
         chart
@@ -104,9 +95,9 @@ def _curves(cells: Sequence[Cell], task: TaskInfo, inits: Sequence[str]) -> list
     ]
 
 
-def _described(block: Block) -> list[Column]:
+def _described(block: build.Block) -> list[Column]:
     """Its columns, and what is said of each row."""
-    notes = [Entry("; ".join(block.notes(row))) for row in block.rows]
+    notes = [build.Entry("; ".join(block.notes(row))) for row in block.rows]
     return [*block.columns, Column("notes", notes, align="left")]
 
 
@@ -122,7 +113,7 @@ def _columns(cells: Sequence[Cell]) -> list[Column]:
         numbers("seed", [cell.seed for cell in cells]),
         words("state", [cell.state for cell in cells]),
         words("metric", [result and result.main_metric for result in results]),
-        numbers("value", values, MEASURED, ".2f"),
+        numbers("value", values, build.MEASURED, ".2f"),
         numbers("iterations", [result and result.iterations for result in results]),
         numbers("minutes", [result and result.seconds / 60 for result in results], form=".1f"),
     ]
@@ -142,16 +133,8 @@ def _details(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 for key in {**theirs, **settings}
                 if settings.get(key) != theirs.get(key)
             )
-        values = as_lines(record.pop("metrics", {}))
-        environment = as_lines({key: record.pop(key, {}) for key in ENVIRONMENT})
-        shown.append(
-            {
-                "cell": cell,
-                "base": None if base is cell else base,
-                "config": config,
-                "values": values,
-                "environment": environment,
-                "run": as_lines(record),
-            }
-        )
+        one = {"cell": cell, "base": None if base is cell else base, "config": config}
+        one["values"] = as_lines(record.pop("metrics", {}))
+        one["environment"] = as_lines({key: record.pop(key, {}) for key in ENVIRONMENT})
+        shown.append(one | {"run": as_lines(record)})
     return shown

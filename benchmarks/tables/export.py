@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import StrictUndefined, Template
 from safetensors.torch import save
 
 from benchmarks.runner.state import STATE, read_json
@@ -119,17 +119,12 @@ def _card(
     init: str, meta: Mapping[str, Any], sha256: Mapping[str, str], results: Sequence[Result]
 ) -> str:
     """The model card: a YAML head as the Hugging Face hub reads it, then Markdown."""
+    text = Path(__file__).with_name("card.md.jinja").read_text()
+    template = Template(text, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     own = meta["method"] == "clove" and re.fullmatch(r"step_\d+\.pth", meta["source_name"])
     tasks = {name: replace(task, rows=()) for name, task in load_published().items()}
     paper = load_yaml(REPOSITORY / "CITATION.cff")["preferred-citation"]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("card.md.jinja").render(
+    card = template.render(
         init=init,
         meta=meta,
         own=own,
@@ -146,6 +141,7 @@ def _card(
         shown=shown,
         wording=wording,
     )
+    return card + "\n"
 
 
 def _values(table: Table, row: Row) -> str:

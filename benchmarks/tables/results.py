@@ -166,9 +166,8 @@ def read_results(
         if not path.with_name(METRICS).exists():
             try:
                 read_result(path, place.with_name(METRICS).parts)
-                problems[place] = (
-                    f"set aside, but readable now: rename it to {METRICS} to have it collected"
-                )
+                problems[place] = f"set aside, but readable now: rename it to {METRICS}"
+
             except ResultError as error:
                 again = "(set aside: `python -m benchmarks run` runs this cell again)"
                 problems[place] = f"{error} {again}"

@@ -42,8 +42,8 @@ def write_init(tmp_path, method="clove", source_name="step_00012500.pth", epochs
     loaded = {"epoch": epochs, "config": {"DATA": {"ROOT": data}}}
     folder = tmp_path / "results" / "clove"
     write_converted(folder / "backbone.pth", TENSORS, meta_of(backbone, source, loaded))
-    record = {"checkpoint": str(source), "method": method, "sha256": sha256_of(source)}
-    (folder / "source.json").write_text(json.dumps(record))
+    made_from = {"method": method, "checkpoint": sha256_of(source)}
+    (folder / "state.json").write_text(json.dumps({"outcome": "done", "made_from": made_from}))
     return folder
 
 
@@ -211,18 +211,9 @@ def cell_of_another_init(init):
     path.write_text(path.read_text().replace('"init": "clove"', '"init": "clove_400ep"'))
 
 
-def unreadable_source(init):
-    (init / "source.json").write_text("[]")
-
-
 def other_source(init):
-    record = json.loads((init / "source.json").read_text())
-    (init / "source.json").write_text(json.dumps(record | {"sha256": "ab" * 32}))
-
-
-def other_method(init):
-    record = json.loads((init / "source.json").read_text())
-    (init / "source.json").write_text(json.dumps(record | {"method": "pixpro"}))
+    made_from = {"method": "pixpro", "checkpoint": "ab" * 32}
+    (init / "state.json").write_text(json.dumps({"outcome": "done", "made_from": made_from}))
 
 
 def other_format(init):
@@ -245,9 +236,7 @@ def cut_short(init):
         (lacks_main_metric, "clove/coco_fpn/seed0/metrics.json: field metrics.bbox/APx is missing"),
         (cell_of_other_weights, f"seed0/metrics.json: fine-tuned from weights {'ab' * 32}"),
         (cell_of_another_init, "belongs to clove_400ep/coco_fpn/seed0/metrics.json"),
-        (unreadable_source, "clove/source.json: not readable"),
-        (other_source, f"source.json beside it says clove {'ab' * 32}"),
-        (other_method, "source.json beside it says pixpro"),
+        (other_source, f"state.json beside it says pixpro {'ab' * 32}"),
         (other_format, "clove/backbone.pth: format 2 of converted weights"),
         (raw_checkpoint, "clove/backbone.pth: not converted for Detectron2"),
         (cut_short, "clove/backbone.pth: not a complete, plain PyTorch checkpoint"),
@@ -273,8 +262,8 @@ def test_without_a_backbone_there_is_nothing_to_export(init, tmp_path, capsys, f
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_converted_by_hand_need_no_source_json(init, tmp_path):
-    (init / "source.json").unlink()
+def test_weights_converted_by_hand_need_no_state(init, tmp_path):
+    (init / "state.json").unlink()
     assert "`step_00012500.pth`" in card_of(init, tmp_path)
 
 

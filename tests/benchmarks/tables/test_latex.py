@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from benchmarks.tables import latex
+from benchmarks.tables import build, latex
 from benchmarks.tables.collect import collect
 from benchmarks.tables.published import load_published
 from tests.benchmarks.tables.cells import OFFICIAL, VALUES, write_cell, write_clove
@@ -43,7 +43,7 @@ def cells_of(line: str, columns: int) -> list[str]:
     assert line.endswith(r" \\")
     cells = []
     for cell in re.split(r"(?<!\\)&", line.removesuffix(r"\\")):
-        span = re.fullmatch(r"\\multicolumn\{(\d+)\}\{c\}\{(\w+)\}", cell.strip())
+        span = re.fullmatch(r"\\multicolumn\{(\d+)\}\{c\}\{(.+)\}", cell.strip())
         cells += [span[2]] * int(span[1]) if span else [cell.strip()]
     assert len(cells) == columns
     return cells
@@ -147,20 +147,19 @@ def test_best_is_bold_and_second_underlined_in_every_published_column(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cells", "marked"),
+    ("values", "marked"),
     [
-        (["1.00", "2.00", "3.00"], ["1.00", r"\underline{2.00}", r"\textbf{3.00}"]),
-        (["9.00", "10.00 ± 0.50"], [r"\underline{9.00}", r"\textbf{10.00} $\pm$ 0.50"]),
-        (["2.00", "2.00", "1.00"], [r"\textbf{2.00}", r"\textbf{2.00}", r"\underline{1.00}"]),
-        (["3.0", "2.0", "2.0"], [r"\textbf{3.0}", r"\underline{2.0}", r"\underline{2.0}"]),
-        (["2.00", "2.00"], [r"\textbf{2.00}", r"\textbf{2.00}"]),
-        (["2.00", "–", "missing"], ["2.00", "--", "missing"]),  # the best of one is no news
-        (["-2.00", "-1.00"], [r"\underline{-2.00}", r"\textbf{-1.00}"]),
-        ([], []),
+        ([1.0, 2.0, 3.0], ["1.00", r"\underline{2.00}", r"\textbf{3.00}"]),
+        ([9.0, 10.0], [r"\underline{9.00}", r"\textbf{10.00}"]),
+        ([2.0, 2.001, 1.0], [r"\textbf{2.00}", r"\textbf{2.00}", r"\underline{1.00}"]),
+        ([3.0, 2.0, 2.0], [r"\textbf{3.00}", r"\underline{2.00}", r"\underline{2.00}"]),
+        ([2.0, None], ["2.00", "--"]),  # the best of one is no news
+        ([-2.0, -1.0], [r"\underline{-2.00}", r"\textbf{-1.00}"]),
     ],
 )
-def test_ties_share_a_mark_and_a_value_alone_has_none(cells, marked):
-    assert latex._marked(cells) == marked
+def test_ties_share_a_mark_and_a_value_alone_has_none(values, marked):
+    column = build.numbers("AP", values, build.PUBLISHED, ".2f")
+    assert latex._cells(column, None) == marked
 
 
 def test_measured_and_published_values_are_marked_in_columns_of_their_own(tmp_path):
@@ -177,7 +176,7 @@ def test_measured_and_published_values_are_marked_in_columns_of_their_own(tmp_pa
     assert clove["measured AP"] == r"\textbf{12.50} $\pm$ 0.71"
     assert clove["published AP"] == r"\textbf{41.2}"
     assert clove["protocol"] == "B"
-    assert clove["difference AP"] == "$-$28.70"
+    assert clove["measured $-$ published AP"] == "$-$28.70"
     assert random["measured AP"] == r"\textbf{12.50}"
     assert (clove["n"], random["n"], pixpro["n"]) == ("2", "1 of 2", "0 of 2")
     assert pixpro["measured AP50"] == "missing"

@@ -150,27 +150,19 @@ def test_values_that_a_source_does_not_print_are_absent():
     ("change", "message"),
     [
         ({"remarks": "x"}, "unknown key remarks (did you mean remark?)"),
-        ({"source": "x"}, "unknown key source"),
         ({"method": "colve"}, "unknown method colve (did you mean clove?)"),
         ({"protocol": "Z"}, "unknown protocol Z"),
         ({"values": [1.0, 2.0]}, "values: expected a mapping"),
-        ({"values": {"bbox": [1.0]}}, "values: segm is missing"),
         ({"values": {"bbox": [1.0], "segn": [1.0]}}, "segn (did you mean segm?)"),
-        ({"values": {"bbox": [1.0] * 4, "segm": [1.0]}}, "bbox: expected a list of numbers"),
-        ({"values": {"bbox": [], "segm": [1.0]}}, "bbox: expected a list of numbers"),
-        ({"values": {"bbox": [1.0], "segm": ["56.9}"]}}, "segm: expected a list of numbers"),
-        ({"values": {"bbox": [float("nan")], "segm": None}}, "bbox: expected a list of numbers"),
-        ({"values": {"bbox": None, "segm": None}}, "values: every group is null"),
+        ({"values": {"bbox": [1.0] * 4, "segm": [1.0]}}, "bbox: expected numbers"),
+        ({"values": {"bbox": 41.0}}, "bbox: expected numbers"),
+        ({"values": {"bbox": [41], "segm": ["56.9}"]}}, "bbox: expected numbers"),
+        ({"values": {"bbox": None, "segm": None}}, "values: there is none"),
         ({"protocol": {"bbox": "B"}}, "protocol: segm is missing"),
-        ({"protocol": ["B"]}, "unknown protocol ['B']"),
-        ({"remark": 3}, "remark: expected text, found 3"),
     ],
 )
 def test_bad_row_of_a_users_own_file_is_named(tmp_path, change, message):
-    def update(task):
-        task["published"]["CLoVE, table 2"][1].update(change)
-
-    error = refusal(tmp_path, update)
+    error = refusal(tmp_path, lambda task: task["published"]["CLoVE, table 2"][1].update(change))
     assert "own.yaml: coco_fpn: CLoVE, table 2: row 2: " in error
     assert message in error
 
@@ -178,25 +170,17 @@ def test_bad_row_of_a_users_own_file_is_named(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"title": 3}, "title: expected text, found 3"),
+        ({"metric": []}, "unknown key metric (did you mean metrics?)"),
         ({"metrics": "bbox/AP"}, "metrics: expected a list of names, found 'bbox/AP'"),
-        ({"metrics": ["bbox/AP", 50]}, "metrics: expected text, found 50"),
         ({"main_metric": "bbox/Ap"}, "unknown main metric bbox/Ap (did you mean bbox/AP?)"),
-        ({"protocols": ["A"]}, "protocols: expected a meaning for each letter"),
-        ({"protocols": {1: "one"}}, "protocols: expected text, found 1"),
-        ({"protocol": ["B"]}, "unknown protocol ['B']"),
-        ({"config_sha256": None}, "config_sha256 is None; give that of the config which runs"),
-        ({"schedule": {"iterations": "1x", "images_per_batch": 16}}, "iterations is '1x', not a"),
-        ({"published": {2024: []}}, "published: expected text, found 2024"),
+        ({"protocol": "Z"}, "unknown protocol Z"),
+        ({"config_sha256": None}, "config_sha256 is missing"),
+        ({"schedule": {"iterations": 90000}}, "schedule: images_per_batch is missing"),
+        ({"published": [{"method": "random"}]}, "expected a list of rows below each source's name"),
+        ({"published": {"A paper": None}}, "published: A paper: expected a list of rows"),
     ],
 )
 def test_bad_task_of_a_users_own_file_is_named(tmp_path, change, message):
     error = refusal(tmp_path, lambda task: task.update(change))
     assert "own.yaml: coco_fpn: " in error
     assert message in error
-
-
-@pytest.mark.parametrize("published", [[{"method": "random"}], {"A paper": None}])
-def test_rows_without_a_source_and_sources_without_rows_are_errors(tmp_path, published):
-    error = refusal(tmp_path, lambda task: task.update(published=published))
-    assert "coco_fpn: published: expected a list of rows below" in error

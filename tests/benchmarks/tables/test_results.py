@@ -12,53 +12,34 @@ from tests.benchmarks.tables.cells import VALUES, metrics_json, write_cell, writ
 from tests.benchmarks.tables.pages import RANDOM, page_of, row_of, table_rows, write_matrix
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"format": 2}, "another version"),
-        ({"inits": ["clove"]}, "field inits"),
-        ({"inits": {"clove": {"method": "colve", "epochs": 1}}}, "field inits"),
-        ({"inits": {"clove": {"method": "clove"}}}, "field inits"),
-        ({"inits": {"clove": {"method": "clove", "epochs": "200"}}}, "field inits"),
-        ({"tasks": None}, "field tasks"),
-        ({"tasks": [1]}, "field tasks"),
-        ({"seeds": [-1]}, "field seeds"),
-    ],
-)
-def test_a_matrix_that_is_none_is_named_and_the_cells_are_collected(
-    tmp_path, capsys, change, message
-):
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, {"format": 2}, {"inits": ["a"]}])
+def test_a_matrix_that_is_none_is_named_and_the_cells_are_collected(tmp_path, capsys, content):
     write_cell(tmp_path)
     matrix = write_matrix(tmp_path, ["coco_fpn"], {"clove": RANDOM}, [0])
-    matrix.write_text(json.dumps(json.loads(matrix.read_text()) | change))
+    whole = json.loads(matrix.read_text())
+    matrix.write_text(content if isinstance(content, str) else json.dumps(whole | content))
     assert collect(tmp_path) == 1
     assert row_of(page_of(tmp_path), "random")["AP measured"] == "12.50"
-    assert f"{matrix}: " in (error := capsys.readouterr().err)
-    assert message in error
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{", "\x00", "[" * 100_000])
-def test_a_matrix_that_is_not_json_is_named_too(tmp_path, capsys, content):
-    (tmp_path / "matrix.json").write_text(content)
-    assert collect(tmp_path) == 1
-    assert "not collected" in capsys.readouterr().err
+    assert f"not collected: {matrix}: not readable" in capsys.readouterr().err
 
 
 CORRUPT = [
     ("", "not readable as JSON"),
     ('{"format": 1,', "not readable as JSON"),
     ("[" * 100_000, "not readable as JSON"),
-    ("[]", "expected a mapping"),
-    (metrics_json() | {"format": "one"}, "field format: expected a whole number from 0 on, found"),
-    ({}, "field format is missing"),
-    (metrics_json() | {"seed": True}, "field seed: expected a whole number"),
-    (metrics_json() | {"data": {"name": "scenes"}}, "field data.train_images is missing"),
+    ("[]", "not the mapping that a result is"),
+    ("{}", "field format is missing"),
+    (metrics_json() | {"seed": "0"}, "field seed: expected a finite number, found '0'"),
+    (metrics_json() | {"data": {"name": "scenes"}}, "field train_images is missing"),
     (metrics_json() | {"metrics": VALUES | {"segm/AP": None}}, "field metrics.segm/AP: expect"),
     (metrics_json() | {"metrics": VALUES | {"segm/AP": float("nan")}}, "found nan"),
-    (metrics_json() | {"metrics": VALUES | {"segm/AP": 10**400}}, "field metrics.segm/AP: expect"),
+    (metrics_json() | {"metrics": VALUES | {"segm/AP": float("inf")}}, "found inf"),
+    (
+        metrics_json() | {"metrics": {"bbox/AP": list(range(10**5))}},
+        "found [0, 1, 2, 3, 4, 5, ...]",
+    ),
 ]
 MISPLACED_OR_UNKNOWN = [
-    (metrics_json() | {"method": "mocco"}, "unknown mocco (did you mean moco?)"),
     (metrics_json() | {"metrics": {"segm/AP": 1.0}}, "field metrics.bbox/AP is missing"),
     (metrics_json() | {"main_metric": "AP"}, "field metrics.AP is missing"),
     (metrics_json() | {"format": 2}, "field format: 2, this version reads 1; update this checkout"),
@@ -89,16 +70,6 @@ def test_a_file_that_is_no_result_is_named_and_stops_no_other(
     assert f"{named}: " in error
     assert message in error
     assert ("`python -m benchmarks run` runs this cell again" in error) == corrupt
-
-
-@pytest.mark.parametrize("field", ["format", "seed", "data", "bbox/AP"])
-def test_a_huge_value_is_not_repeated_in_full(tmp_path, capsys, field):
-    content, huge = metrics_json(), list(range(200_000))
-    (content["metrics"] if "/" in field else content)[field] = huge
-    write_cell(tmp_path).write_text(json.dumps(content))
-    assert collect(tmp_path) == 1
-    assert "found [0, 1, 2, 3, 4, 5, ...]" in capsys.readouterr().err
-    assert len(page_of(tmp_path)) < 2000
 
 
 def test_a_quarantined_file_is_named_until_its_cell_is_there_again(tmp_path, capsys):
