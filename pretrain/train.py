@@ -93,9 +93,9 @@ def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logg
     model = distribute(run.model, run.device).train()
     loader = build_loader(cfg, data, run.micro_step, run.device)
     bad_images = BadImages(run.folder, data.images, cfg.DATA.MAX_BAD_SHARE, logger)
-    with Log(run, logger) as log:
+    with Log(run, logger) as log, contextlib.closing(log.clock.watch(loader)) as timed:
         monitor = Monitor(run, log, data) if cfg.MONITOR.PERIOD else None
-        batches = on_device(log.clock.watch(loader), run.device, run.model.boxes)
+        batches = on_device(timed, run.device, run.model.boxes)
         for micro_step, (views, batch) in enumerate(batches, start=run.micro_step):
             bad_images.add(batch.bad)
             ends_group = plan.ends_group(micro_step)  # else gradients go on adding up

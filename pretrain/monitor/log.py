@@ -2,12 +2,14 @@
 
 import logging
 import math
+import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from pretrain.data import Batch, DataError
 from pretrain.data.bad_images import write_names
@@ -23,20 +25,28 @@ class Clock:
         self.waited, self.micro_steps, self.since = 0.0, 0, time.perf_counter()
 
     def watch(self, loader: torch.utils.data.DataLoader) -> Iterator[Batch]:
-        """The loader's batches, timed."""
+        """The loader's batches, timed. Closing it ends the loader's processes."""
         batches = iter(loader)
-        while True:
-            before = time.perf_counter()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except DataError as error:  # with the traceback of the loader's process in its text
-                message = str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]
-                raise DataError(message) from error
-            self.waited += time.perf_counter() - before
-            self.micro_steps += 1
-            yield batch
+        try:
+            while True:
+                before = time.perf_counter()
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                except DataError as error:  # with the traceback of the loader's process in its text
+                    message = str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]
+                    raise DataError(message) from error
+                self.waited += time.perf_counter() - before
+                self.micro_steps += 1
+                yield batch
+        finally:
+            # A traceback may hold the iterator, and Python would wait for its processes for ever
+            # at its end: they ignore SIGTERM
+            if isinstance(batches, _MultiProcessingDataLoaderIter):
+                batches._shutdown_workers()
+            for process in multiprocessing.active_children():
+                process.kill()
 
     def skip(self, seconds: float) -> None:
         """Leave out what was no training."""
