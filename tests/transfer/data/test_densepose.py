@@ -142,8 +142,7 @@ def test_the_training_stream_has_densepose_and_goes_on_where_it_stopped(root, cf
     cfg.INPUT.RANDOM_FLIP = "horizontal"
 
     def points(start, count):
-        loader = stream.Stream(cfg).loader(num_workers=0)
-        loader.batch_sampler.start = start
+        loader = stream.Stream(cfg).loader(num_workers=0, start=start)
         for batch in itertools.islice(loader, count):
             for image in batch:
                 yield image["image_id"], image["instances"].gt_densepose[0].x.tolist()
