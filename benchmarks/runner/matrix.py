@@ -300,6 +300,7 @@ def _init(name: Any, entry: Any, where: str) -> Init:
 def _pretrain(entry: Any, where: str) -> tuple[Pretraining, int]:
     """The run, and its epochs."""
     from pretrain.config import NOT_HASHED, get_cfg
+    from pretrain.methods import complete
 
     check_keys(entry, where, ("config", "overrides"), required=("config",))
     overrides = _overrides(entry.get("overrides"), f"{where}: overrides")
@@ -307,6 +308,7 @@ def _pretrain(entry: Any, where: str) -> tuple[Pretraining, int]:
         raise ConfigError(f"{where}: overrides: OUTPUT_DIR is in the folder of the results")
     cfg = get_cfg()
     merge(cfg, entry["config"], _words(overrides))
+    cfg = complete(cfg)
     kept = {k: str(value) for k, value in flatten(cfg).items() if not is_within(k, NOT_HASHED)}
     processes = max(cfg.SOLVER.TOTAL_BATCH_SIZE // cfg.SOLVER.BATCH_SIZE_PER_GPU, 1)
     processes = 1 if cfg.DEVICE == "cpu" else processes

@@ -16,7 +16,8 @@ from pretrain.runtime.config import ConfigError, flatten, is_within
 UNKNOWN = "unknown"
 _published = functools.cache(load_published)
 # What the cost of an image was counted with
-GEOMETRY = ("MODEL", "CROPS.GLOBAL_SIZE", "CROPS.NUM_LOCALS", "CROPS.LOCAL_SIZE")
+# What decides the operations of a step; the loss's own numbers are in METHOD, too
+GEOMETRY = ("METHOD", "ENCODER", "CROPS.GLOBAL_SIZE", "CROPS.NUM_LOCALS", "CROPS.LOCAL_SIZE")
 
 
 def fine_tuning_hours(stage: Stage, cost: Mapping[str, Any]) -> float | None:
@@ -35,11 +36,11 @@ def pretraining_hours(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, flo
     """GPU-hours of a pretraining at the largest and the least assumed share of the first GPU's
     rate; None for networks or views that were not counted."""
     from pretrain.config import get_cfg
+    from pretrain.methods import complete
 
-    settings = stage.init.pretrain.settings
-    for key, value in flatten(get_cfg()).items():
-        if is_within(key, GEOMETRY) and settings[key] != str(value):
-            return None
+    settings, counted = stage.init.pretrain.settings, flatten(complete(get_cfg()))
+    if any(is_within(key, GEOMETRY) and settings.get(key) != str(counted[key]) for key in counted):
+        return None
     images = cost["pretraining"]["images"] * int(settings["SOLVER.EPOCHS"])
     gpu, flops = next(iter(cost["gpus"].values())), flops_per_image(cost["pretraining"])
     shares = max(cost["shares_of_limit"]), min(cost["shares_of_limit"])
