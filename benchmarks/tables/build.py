@@ -18,9 +18,6 @@ MEASURED, PUBLISHED, DIFFERENCE = "measured", "published", "measured − publish
 # One published row each, whatever the number of epochs.
 WITHOUT_EPOCHS = ("random", "supervised")
 
-# Rows stand in the order of the converter's table, but for those that others are compared with.
-ORDER = list(dict.fromkeys(["clove", "random", "supervised", "supervised_msra", *METHODS]))
-
 METRICS_SIDE_BY_SIDE = 3  # each takes two columns; more do not fit a terminal or a page
 
 NOBODY = PublishedRow("", None, {}, {}, "", "")  # beside a row of ours that has no published one
@@ -274,11 +271,9 @@ def _rows(
         for published in task.rows
         if published not in shown
     ]
-    return sorted(rows, key=lambda row: (_rank(row.method), row.epochs or 0, row.init or "~"))
-
-
-def _rank(method: str) -> int:
-    return ORDER.index(method) if method in ORDER else len(ORDER)
+    order = {method: number for number, method in enumerate(METHODS)}
+    rows.sort(key=lambda row: (order.get(row.method, len(order)), row.epochs or 0, row.init or "~"))
+    return rows
 
 
 def _row(

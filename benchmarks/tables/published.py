@@ -11,7 +11,9 @@ from transfer.convert import METHODS as CONVERTED
 
 PUBLISHED_YAML = Path(__file__).parents[1] / "published.yaml"
 
-METHODS = ("random", *CONVERTED)  # what an init can be made by
+# What an init can be made by: rows stand in the order of the converter's table, but for those
+# that others are compared with.
+METHODS = tuple(dict.fromkeys(["clove", "random", "supervised", "supervised_msra", *CONVERTED]))
 
 
 @dataclass(frozen=True)

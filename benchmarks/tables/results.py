@@ -189,9 +189,8 @@ def read_result(path: Path, place: tuple[str, ...]) -> Result:
     try:
         if content["format"] != FORMAT:
             found = reprlib.repr(content["format"])
-            raise ResultError(
-                f"field format: {found}, this version reads {FORMAT}; update this checkout"
-            )
+            kind = ResultError if isinstance(content["format"], int) else CorruptError
+            raise kind(f"field format: {found}, this version reads {FORMAT}; update this checkout")
         data = Data(**{key.name: content["data"][key.name] for key in fields(Data)})
         values = {key.name: content[key.name] for key in fields(Result)}
         result = Result(**values | {"data": data})
