@@ -1,4 +1,4 @@
-"""The model end to end: golden numbers of the released code (clove.md sections 2 to 5 and 15)."""
+"""The model end to end: golden numbers of the released code (sthalles/CLoVE@d706573)."""
 
 import json
 from pathlib import Path
