@@ -61,7 +61,7 @@ def multicrop_loss(
 
 
 def pair_loss(student: Tensor, teacher: Tensor, boxes: Tensor, teacher_boxes: Tensor) -> Tensor:
-    """CLoVE's loss (the paper's section 3) for one pair of views; a mean over the images."""
+    """CLoVE's loss (sthalles/CLoVE@d706573) for one pair of views; a mean over the images."""
     x, y, diagonal = centers(boxes, *student.shape[2:])
     teacher_x, teacher_y, teacher_diagonal = centers(teacher_boxes, *teacher.shape[2:])
     distance = (x[:, :, None] - teacher_x[:, None]) ** 2 + (y[:, :, None] - teacher_y[:, None]) ** 2
