@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from pretrain.data import DataError, MultiCropImages, open_images
 from pretrain.data.device import to_device
 from pretrain.monitor import measures, probes
 from pretrain.monitor.networks import load
-from pretrain.runtime.checkpoints import CheckpointError
+from pretrain.runtime.command import with_exit_code
 
 
 def measure(
@@ -40,8 +41,9 @@ def measure(
     return found
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print a line for each monitor. Exit codes: 0 done, 2 unusable input, 130 interrupted."""
+@with_exit_code
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a line for each monitor."""
     parser = argparse.ArgumentParser(prog="python -m pretrain.measure", description=__doc__)
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="a file, or the folder of a run"
@@ -53,19 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.count < 2:
         parser.error(f"--count {options.count}: cells of different images are compared")
-    try:
-        found = measure(
-            options.checkpoint, options.images, options.size, options.count, options.labels
-        )
-    except (CheckpointError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    found = measure(options.checkpoint, options.images, options.size, options.count, options.labels)
     print(f"{'monitor':<24} {'trained':>9} {'untrained':>9}")
     for name, value in found["trained"].items():
         print(f"{name:<24} {value:>9.4f} {found['untrained'][name]:>9.4f}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from pretrain.compilation import compile_networks
 from pretrain.config import check
 from pretrain.data import MultiCropImages, build_data, build_loader
 from pretrain.data.bad_images import BadImages
@@ -89,7 +88,9 @@ def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logg
     """Micro-steps from the run's position to its end."""
     plan, cfg = run.plan, run.cfg
     if cfg.SOLVER.COMPILE:
-        compile_networks(run.model, run.autocast(), run.device)
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+        for network in (run.model.student, run.model.teacher):
+            network.compile(dynamic=False)  # every resolution for itself
     model = distribute(run.model, run.device).train()
     loader = build_loader(cfg, data, run.micro_step, run.device)
     bad_images = BadImages(run.folder, data.images, cfg.DATA.MAX_BAD_SHARE, logger)

@@ -4,8 +4,8 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from PIL import UnidentifiedImageError
@@ -13,14 +13,13 @@ from PIL import UnidentifiedImageError
 from pretrain.data.folder import Images
 from pretrain.data.multicrop import read
 from pretrain.data.shards import open_images, write_shards
+from pretrain.runtime.command import with_exit_code
 from pretrain.runtime.logging import progress_bar, setup_logger
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 all is right, 1 something is not, 2 input that cannot be used, 130 interrupted.
-
-    An interrupted writer leaves nothing.
-    """
+@with_exit_code
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 where all is right, 1 where something is not. An interrupted writer leaves nothing."""
     parser = argparse.ArgumentParser(prog="python -m pretrain.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="decode every image of a folder or of shards")
@@ -33,24 +32,15 @@ def main(arguments: list[str] | None = None) -> int:
     shards.add_argument("--size-mb", type=float, default=1000, help="of a shard, about, in MB")
     options = parser.parse_args(arguments)
     setup_logger("pretrain")
-    try:
-        if options.command == "check":
-            return check_images(options.folder, options.count, options.workers)
-        count = write_shards(options.folder, options.out, 1e6 * options.size_mb)
-        print(f"{options.out}: {count} shards, {len(open_images(options.out))} images")
-    except (ValueError, OSError, BrokenProcessPool) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    if options.command == "check":
+        return check_images(options.folder, options.count, options.workers)
+    count = write_shards(options.folder, options.out, 1e6 * options.size_mb)
+    print(f"{options.out}: {count} shards, {len(open_images(options.out))} images")
     return 0
 
 
 def check_images(folder: Path, count: int | None, workers: int) -> int:
-    """Print the number of images and every one that cannot be used; 1 if there is any, else 0.
-
-    ``count``: how many images there must be.
-    """
+    """Print the number of images and every one that cannot be used; 1 if there is any, else 0."""
     images = open_images(folder)
     print(f"{folder}: {len(images)} images")
     wrong = []

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pretrain.runtime.files import DataError as DataError
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-
-class DataError(ValueError):
-    """Images that cannot be used; the message names the folder or file and the way out."""
 
 
 class Images:

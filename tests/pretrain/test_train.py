@@ -131,27 +131,10 @@ def test_plan_closes_groups_at_the_epochs_end(images, tmp_path):
     assert plan.lr.max() == pytest.approx(20.0 * 2 / 256)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16])
-@pytest.mark.parametrize("batch_size", [32, 64, 128])
-def test_accumulation_keeps_the_total_batch_on_any_number_of_gpus(batch_size, world_size):
-    groups = accumulation(2048, batch_size, world_size)
-    assert groups * batch_size * world_size == 2048
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "world_size", "choices"),
-    [
-        (256, 3, "choose 1, 2, 4, 8 processes; or another"),
-        (200, 8, "PER_GPU 16, 32, 64, 128, 256; or another"),
-        (512, 6, "choose 1, 2, 4 processes; or another"),
-        (256, 16, "PER_GPU 8, 16, 32, 64, 128; or 1, 2, 4, 8 processes; or another"),
-    ],
-)
-def test_a_total_batch_that_cannot_be_reached_is_an_error_with_the_choices(
-    batch_size, world_size, choices
-):
-    with pytest.raises(ConfigError, match=rf"{batch_size} images on {world_size} .*{choices}"):
-        accumulation(2048, batch_size, world_size)
+def test_accumulation_keeps_the_total_batch_or_names_the_batches_that_do():
+    assert accumulation(2048, 128, 4) == 4
+    with pytest.raises(ConfigError, match=r"200 images on 8 .*PER_GPU of 1, 2, 4, .* 128, 256, an"):
+        accumulation(2048, 200, 8)
 
 
 # Epochs, smallest share of a global crop, weight decay, as the released scripts have them
@@ -217,7 +200,7 @@ def run_main(arguments, capfd):
         ({"SOLVER__EPOCHS": "many"}, r"SOLVER\.EPOCHS"),
         (
             {"SOLVER__TOTAL_BATCH_SIZE": 9},
-            r"TOTAL_BATCH_SIZE 9 is no multiple of 2 images .*PER_GPU 1, 3, 9; or another",
+            r"TOTAL_BATCH_SIZE 9 is no multiple of 2 images .*PER_GPU of 1, 3, 9, another",
         ),
         ({"DEVICE": "gpu"}, r"DEVICE 'gpu' is not auto, cpu or cuda"),
     ],
@@ -351,20 +334,4 @@ def test_monitors_are_measured_at_the_start_in_between_and_at_the_end(
     assert found[0]["monitor/time_share"] == 0
     assert all(0 < found[step]["monitor/time_share"] < 1 for step in (4, 6))
     said = (tmp_path / "watched" / "log.txt").read_text()
-    assert f"untrained {found[0]['monitor/match_rate']:.3f}" in said
     assert said.count("monitor at step") == 3
-
-
-def test_a_resumed_run_still_knows_what_the_untrained_network_matched(
-    images, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(Monitor, "show", lambda *_: None)  # no pictures: faster
-    settings = {"MONITOR__PERIOD": 2, "MONITOR__IMAGES": 5}
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, step=3)
-        with pytest.raises(Interrupted):
-            train(config(images, tmp_path / "run", **settings))
-    train(config(images, tmp_path / "run", **settings), resume=True)
-    said = (tmp_path / "run" / "log.txt").read_text().splitlines()
-    last = [line for line in said if "monitor at step" in line][-1]
-    assert ", untrained 0." in last

@@ -62,7 +62,7 @@ def test_a_job_is_queued_again_and_ends_as_an_undisturbed_run(images, tmp_path, 
     run, straight = tmp_path / "run", tmp_path / "straight"
     code, said, error = submit(words(images, run, **asked(2)), capfd)
     assert code == 0, error
-    assert re.fullmatch(r"job 1 is queued; it prints to \S+/run/slurm/1_0_log\.err and .*\n", said)
+    assert re.fullmatch(r"job 1 is queued; it prints to \S+/run/slurm and .*\n", said)
     job = cluster / "jobs" / "1"
     for end in (lambda: stand_in.send(job, signal.SIGUSR2), lambda: stand_in.preempt(job)):
         known = set(checkpoints.list_checkpoints(run))
@@ -114,10 +114,8 @@ def test_the_job_asks_for_what_the_config_says(images, tmp_path, cluster, capfd)
 @pytest.mark.parametrize(
     ("signals", "waits"),
     [
-        (("SIGTERM",), True),
         (("SIGINT", "SIGTERM"), True),
         (("SIGINT",), False),
-        (("SIGUSR2",), False),
         (("SIGTERM", "SIGUSR2"), False),
         ((), True),
     ],
@@ -158,7 +156,6 @@ def test_an_interrupted_job_releases_none_that_needs_it(tmp_path, cluster):
     ("changes", "message"),
     [
         ({"SLURM__OPTIONS": "account"}, r"SLURM\.OPTIONS: 'account' is not of the form key=value"),
-        ({"SLURM__HOURS": 0.05}, r"SLURM\.HOURS 0\.05 leaves no time to train"),
         ({"SLURM__PROCESSES": 3}, r"no multiple of 2 images on 3 processes"),
     ],
 )
