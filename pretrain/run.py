@@ -112,16 +112,6 @@ class Run:
         self.optimizer.zero_grad()
         return finite
 
-    def require_space(self) -> None:
-        """Raise CheckpointError unless there is space for the checkpoints that the run will keep.
-
-        A new one is complete before the oldest goes.
-        """
-        trained = [p.nbytes for p in self.model.parameters() if p.requires_grad]
-        size = sum(t.nbytes for t in self.model.state_dict().values()) + sum(trained)
-        count = self.cfg.CHECKPOINT.KEEP + 1 - len(checkpoints.list_checkpoints(self.folder))
-        checkpoints.require_space(self.folder, max(count, 1) * size)
-
     def save(self) -> Path | None:
         """Write a checkpoint on rank 0. Raises CheckpointError unless all ranks hold the same."""
         self.require_same_parameters()
@@ -177,10 +167,9 @@ class Run:
         ]
         if changed:
             changes = ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed)
-            allow = " ".join(f"--allow-changed {k}" for k in changed if not is_within(k, FIXED))
             raise ConfigError(
                 f"{self.folder}: cannot resume with another config ({changes}); restore the "
-                f"values{f', go on nevertheless ({allow})' if allow else ''}, or choose another "
+                "values, go on nevertheless with --allow-changed KEY, or choose another "
                 f"OUTPUT_DIR. {', '.join(FIXED)} may never change"
             )
         if content["world_size"] != distributed.world_size():

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Collection
 from pathlib import Path
 
@@ -33,9 +32,7 @@ def distribute(model: nn.Module, device: torch.device) -> nn.Module:
     if model.synchronize_bn:
         model = distributed.synchronize_batch_norm(model, device)
     ids = [device.index] if device.type == "cuda" else None
-    with warnings.catch_warnings():  # the newest torch has another name for it, others only this
-        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
-        return nn.parallel.DistributedDataParallel(model, ids, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model, ids, broadcast_buffers=False)
 
 
 def train(cfg: CfgNode, resume: bool = False, allowed: Collection[str] = ()) -> Path:
@@ -63,7 +60,6 @@ def train(cfg: CfgNode, resume: bool = False, allowed: Collection[str] = ()) -> 
             return checkpoints.list_checkpoints(folder)[-1]
         logger.info(f"resuming at step {run.step}, epoch {run.epoch:.2f}")
     if distributed.rank() == 0:
-        run.require_space()
         write_text(folder / "config.yaml", cfg.dump())
         write_json(folder / "provenance.json", provenance())
     logger.info(

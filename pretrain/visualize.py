@@ -51,12 +51,12 @@ def read_images(paths: Sequence[Path]) -> dict[Path, Tensor]:
     return images
 
 
-def views_of(images: dict[Path, Tensor], cfg: CfgNode, seed: int) -> list[Views]:
+def views_of(images: dict[Path, Tensor], cfg: CfgNode) -> list[Views]:
     """Views of every image, then more of the same ones up to measures.STATISTICS_VIEWS globals."""
     crops = MultiCrop(cfg.CROPS)
     rounds = -(-measures.STATISTICS_VIEWS // (2 * len(images)))
     return [
-        crops(image, random.Random(f"{seed} {draw} {path.name}"))
+        crops(image, random.Random(f"{draw} {path.name}"))
         for draw in range(rounds)
         for path, image in images.items()
     ]
@@ -69,7 +69,7 @@ def whole(image: Tensor) -> Tensor:
     return normalize(F.interpolate(image[None] / 255, size, mode="bilinear", antialias=True)[0])
 
 
-def visualize(checkpoint: Path, paths: Sequence[Path], output: Path, seed: int = 0) -> list[Path]:
+def visualize(checkpoint: Path, paths: Sequence[Path], output: Path) -> list[Path]:
     """Write ``output``/<stem>_<kind>.png for every image; returns the files.
 
     Kinds: views, matches, attention, pca. The untrained network is the one that training began
@@ -79,7 +79,7 @@ def visualize(checkpoint: Path, paths: Sequence[Path], output: Path, seed: int =
     """
     images = read_images(paths)
     cfg, models = load(checkpoint)
-    views = views_of(images, cfg, seed)
+    views = views_of(images, cfg)
     some = views[: measures.STATISTICS_VIEWS // 2]
     statistics = torch.cat([normalize(each.global_crops / 255) for each in some])
     models = {name: measures.settled(model, statistics) for name, model in models.items()}
@@ -104,9 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files or folders")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0, help="of the views")
     options = parser.parse_args(arguments)
-    written = visualize(options.checkpoint, options.images, options.output, options.seed)
+    written = visualize(options.checkpoint, options.images, options.output)
     print(f"{len(written)} pictures in {options.output}")
 
 

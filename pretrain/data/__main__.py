@@ -2,14 +2,14 @@
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import torch
 from PIL import UnidentifiedImageError
 
+from pretrain.data import ignore_signals
 from pretrain.data.folder import Images
 from pretrain.data.multicrop import read
 from pretrain.data.shards import open_images, write_shards
@@ -46,36 +46,37 @@ def check_images(folder: Path, count: int | None, workers: int) -> int:
     wrong = []
     if count not in (None, len(images)):
         wrong.append(f"{folder}: {len(images)} images, not the {count} of --count")
-    with (
-        progress_bar(len(images), unit="image") as bar,
-        ProcessPoolExecutor(workers, initializer=_start, initargs=(images,)) as pool,
-    ):
-        for reason in pool.map(_reason, range(len(images)), chunksize=32):
+    loader = torch.utils.data.DataLoader(
+        Reasons(images), batch_size=None, num_workers=workers, worker_init_fn=ignore_signals
+    )
+    with progress_bar(len(images), unit="image") as bar:
+        for reason in loader:
             bar.update()
-            if reason:
-                wrong.append(reason)
+            wrong += [reason] * bool(reason)
     print(*wrong, sep="\n", end="\n" if wrong else "")
     print(f"{folder}: {'all is right' if not wrong else f'{len(wrong)} things are wrong'}")
     return int(bool(wrong))
 
 
-def _start(images: Images) -> None:
-    global _images
-    _images = images
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers it, for all
+class Reasons(torch.utils.data.Dataset):
+    """For each image a line on why it cannot be used, empty if it can."""
 
+    def __init__(self, images: Images) -> None:
+        self.images = images
 
-def _reason(index: int) -> str | None:
-    """A line on why an image cannot be used, None if it can."""
-    try:
-        read(_images, index)
-        return None
-    except UnidentifiedImageError:  # its own text is the address of a buffer
-        reason = "is no image of a known kind"
-    except Exception as error:  # decoders raise errors of any type at damaged files
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    line = f"{_images.place(index)}: {' '.join(reason.split())}"
-    return line.encode(errors="backslashreplace").decode()  # a name may be no text
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> str:
+        try:
+            read(self.images, index)
+            return ""
+        except UnidentifiedImageError:  # its own text is the address of a buffer
+            reason = "is no image of a known kind"
+        except Exception as error:  # decoders raise errors of any type at damaged files
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        line = f"{self.images.place(index)}: {' '.join(reason.split())}"
+        return line.encode(errors="backslashreplace").decode()  # a name may be no text
 
 
 if __name__ == "__main__":

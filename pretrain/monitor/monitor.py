@@ -24,7 +24,7 @@ class Monitor:
     def __init__(self, run: Run, log: Log, data: MultiCropImages) -> None:
         cfg = run.cfg
         self.log, self.clock = log, log.clock
-        self.seconds, self.began = 0.0, time.perf_counter()
+        start = time.perf_counter()
         views = data.apart(data.spread(cfg.MONITOR.IMAGES))
         self.crops, _, boxes = to_device(views, run.device)
         self.boxes = boxes[:2]
@@ -33,7 +33,7 @@ class Monitor:
         if run.step == 0:
             self.measure(run)
             self.show(run)
-        self._no_training_since(self.began)
+        self.clock.skip(time.perf_counter() - start)
 
     def __call__(self, run: Run) -> None:
         last = run.micro_step == run.plan.total
@@ -45,30 +45,20 @@ class Monitor:
         self.measure(run)
         if run.step % run.cfg.MONITOR.PICTURE_PERIOD == 0 or last:
             self.show(run)
-        self._no_training_since(start)
-
-    def _no_training_since(self, start: float) -> None:
-        seconds = time.perf_counter() - start
-        self.seconds += seconds
-        self.clock.skip(seconds)
+        self.clock.skip(time.perf_counter() - start)
 
     def measure(self, run: Run) -> None:
-        """The monitors now, in the log and in metrics.jsonl.
-
-        ``time_share``: of the time since the loop began, what all before this one have taken.
-        """
+        """The monitors now, in the log and in metrics.jsonl."""
         with run.autocast():
             values = measures.measure(run.model, self.crops, self.boxes)
             if self.labels:
                 values |= probes.measure(run.model, self.labels, run.device)
-        values["time_share"] = self.seconds / (time.perf_counter() - self.began)
         if self.log.speaks:
             self.log.writer.write(run.step, {f"monitor/{k}": v for k, v in values.items()})
             self.log.logger.info(
                 f"monitor at step {run.step}: match rate {values['match_rate']:.3f} (chance "
-                f"{values['match_chance']:.3f}), spread "
-                f"{values['embedding_spread']:.2f}, effective rank {values['effective_rank']:.1f}; "
-                f"monitors took {values['time_share']:.1%} of the time"
+                f"{values['match_chance']:.3f}), spread {values['embedding_spread']:.2f}, "
+                f"effective rank {values['effective_rank']:.1f}"
             )
             if run.step and (wrong := measures.warning(values)):
                 self.log.logger.warning(f"warning: {wrong}")

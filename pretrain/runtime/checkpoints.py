@@ -1,6 +1,5 @@
 """A run's checkpoints: complete, atomic, tensors and numbers and strings only."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,6 @@ def save(run: str | Path, step: int, content: dict[str, Any], keep: int) -> Path
     for old in (*list_checkpoints(run)[: -max(keep, 1)], *path.parent.glob(".step_*.tmp")):
         old.unlink()  # the others are what a killed process left half-written
     return path
-
-
-def require_space(run: str | Path, needed: int) -> None:
-    """Raise CheckpointError when fewer than ``needed`` bytes are free for ``run``'s folder."""
-    existing = next(folder for folder in Path(run, "x").absolute().parents if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise CheckpointError(
-            f"{run}: {needed / 1e9:.2f} GB are needed for checkpoints, {free / 1e9:.2f} GB are "
-            "free: free some, lower CHECKPOINT.KEEP or choose another OUTPUT_DIR"
-        )
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -136,21 +136,6 @@ def test_weights_that_run_away_reach_no_checkpoint(images, tmp_path, capfd):
 
 
 @pytest.mark.fault(
-    "A disk too small for the checkpoints to be kept",
-    cause="300 MB said to be free at the start",
-    lost="nothing: nothing was trained yet, and the error says how much is needed",
-)
-def test_a_disk_too_small_is_told_before_anything_is_trained(images, tmp_path, capfd, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=300 * 10**6))
-    assert run_main(words(images, tmp_path / "run", CHECKPOINT__KEEP=1), capfd)[0] == 0
-    code, error = run_main(words(images, tmp_path / "more", CHECKPOINT__KEEP=2), capfd)
-    assert code == 2
-    assert "more: 0.40 GB are needed for checkpoints, 0.30 GB are free: free some, lower" in error
-    assert "step 1/" not in error
-
-
-@pytest.mark.fault(
     "A log folder that cannot be written",
     cause="OUTPUT_DIR below a file",
     lost="nothing: nothing was trained yet",

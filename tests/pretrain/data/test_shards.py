@@ -51,9 +51,11 @@ def shards(images, tmp_path):
     return tmp_path / "100% shards"
 
 
-@pytest.mark.parametrize("indexed", [True, False])
-def test_shards_hold_the_folders_images_in_its_order(images, shards, tmp_path, indexed):
-    if not indexed:
+@pytest.mark.parametrize("index", ["whole", "cut", "none"])
+def test_shards_hold_the_folders_images_in_its_order(images, shards, index):
+    if index == "cut":
+        (shards / INDEX).write_bytes((shards / INDEX).read_bytes()[:600])
+    if index == "none":
         (shards / INDEX).unlink()
     folder, found = Folder(images), open_images(shards)
     assert isinstance(found, Shards)
@@ -85,7 +87,7 @@ def test_foreign_shards_are_searched_and_what_is_no_image_is_counted(
     assert [found.name(n) for n in range(len(found))] == ["a1.png", "a0.png", "b1.png", "b0.png"]
     assert found.read_bytes(3) == (images / "0.png").read_bytes()
     assert capfd.readouterr().err == (
-        f"{foreign}: no index.npz, searching its shards\n"
+        f"{foreign}: has no index.npz of these very shards, searching them\n"
         f"{foreign}: 6 files in the shards are no images and are left out\n"
     )
 
@@ -136,19 +138,10 @@ def test_a_folder_that_vanishes_is_a_clear_end(images, tmp_path, capfd, monkeypa
     assert pretrain(["--config-file", CONFIG, *arguments]) == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert re.fullmatch(
-        r"error: .*/images: is gone \(.*\); is it still mounted\? --resume goes on from the last "
-        r"checkpoint",
+        r"error: .*/images: 20 images in a row cannot be read \(.*\); is it still mounted\? .*",
         error,
     )
     assert len(checkpoints.list_checkpoints(tmp_path / "run")) == 1
-
-
-def test_a_shard_that_vanishes_is_named_at_once(shards, tmp_path):
-    data = build_data(config(shards, tmp_path / "run"), torch.device("cpu"))
-    (shards / "shard-000001.tar").unlink()
-    of_it = [n for n in range(len(data)) if data.images.path(n).name == "shard-000001.tar"]
-    with pytest.raises(DataError, match=r"shard-000001\.tar: is gone \(.*\); is it still mounted"):
-        data[0, of_it[0]]
 
 
 def test_a_missing_file_is_a_bad_image_while_the_folder_is_there(images, tmp_path, monkeypatch):
@@ -157,14 +150,6 @@ def test_a_missing_file_is_a_bad_image_while_the_folder_is_there(images, tmp_pat
     _, tried = data[0, 3]
     assert tried[0] == 3
     assert len(tried) == 2
-
-    def dead(path):
-        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", dead)  # as a mount whose server is lost
-        with pytest.raises(DataError, match=r"images: is gone \(.*\); is it still mounted"):
-            data[0, 3]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -179,10 +164,6 @@ def compressed(path):
     path.write_bytes(gzip.compress(path.read_bytes()))
 
 
-def cut_index(path):
-    path.with_name(INDEX).write_bytes(path.with_name(INDEX).read_bytes()[:600])
-
-
 def packed(path):
     path.rename(path.with_suffix(".tar.gz"))
 
@@ -194,12 +175,9 @@ def beside(path):
 @pytest.mark.parametrize(
     ("spoil", "indexed", "message"),
     [
-        (cut, True, r"000000\.tar: has changed \(\d+ bytes, \d+ in its index\); remove .*npz"),
-        (cut, False, r"000000\.tar: cannot be read as an uncompressed tar file \(.*\); copy it"),
+        (cut, True, r"000000\.tar: cannot be read as an uncompressed tar file \(.*\); copy it"),
         (compressed, False, r"000000\.tar: cannot be read as an uncompressed tar file"),
         (lambda path: path.write_bytes(b""), False, r"000000\.tar: cannot be read as .* tar file"),
-        (os.remove, True, r"000000\.tar: has changed \(no bytes"),
-        (cut_index, True, r"index\.npz: is no index of shards \(.*\); remove"),
         (packed, False, r"shards \(shard-000001\.tar\), and shard-000000\.tar\.gz beside them"),
         (beside, True, r"shards \(shard-000000\.tar\), and n01440764 beside them would be left"),
     ],

@@ -189,7 +189,7 @@ def test_a_cluster_that_lacks_commands_or_refuses_is_told_in_one_line(
     squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact' >&2\nexit 1\n")
     with pytest.raises(ConfigError, match=r"--x: squeue does not say .*: slurm_load_jobs error"):
         slurm.queued_ids("--x")
-    squeue.unlink()
+    (cluster / "sbatch").unlink()
     code, _, error = submit(arguments, capfd)
     assert code == 2
-    assert re.fullmatch(r"error: --slurm: there is no squeue here; submit from a login .*\n", error)
+    assert re.fullmatch(r"error: --slurm: there is no sbatch here; submit from a login .*\n", error)
