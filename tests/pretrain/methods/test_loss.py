@@ -1,4 +1,4 @@
-"""The loss: golden numbers of the released code, and equality with a slow version of clove.md 7."""
+"""The loss: golden numbers of the released code, and equality with its formulas."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ def load(path, dtype, *names):
 
 
 def slow_pair(student, teacher, student_box, teacher_box, gamma, margin, radius, kept, skipped):
-    """One image, cell by cell, from the formulas of clove.md 6 and 7.1; plain Python floats."""
+    """One image, cell by cell, from the formulas of the loss; plain Python floats."""
 
     def centers(box, height, width):
         x0, y0, x1, y1 = (float(v) for v in box)

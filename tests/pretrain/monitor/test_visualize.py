@@ -51,19 +51,6 @@ def draw(run, tmp_path, capsys):
     return call
 
 
-def test_views_of_an_image_do_not_depend_on_the_others():
-    cfg = get_cfg()
-    cfg.merge_from_list(["CROPS.GLOBAL_SIZE", 64, "CROPS.LOCAL_SIZE", 32])
-    image = (torch.rand(3, 50, 60) * 255).to(torch.uint8)
-    named = {visualize.Path(name): image for name in ("a.png", "b.png")}
-    both = visualize.views_of(named, cfg)
-    assert len(both) * 2 == measures.STATISTICS_VIEWS
-    alone = visualize.views_of({visualize.Path("other/b.png"): image}, cfg)
-    assert all(torch.equal(x, y) for x, y in zip(both[1], alone[0], strict=True))
-    assert not torch.equal(alone[0].crops, alone[1].crops)  # the same image, drawn again
-    assert not torch.equal(both[0].crops, both[1].crops)
-
-
 def test_a_run_is_drawn_for_every_image_of_a_folder_again_the_same(
     run, images, tmp_path, capsys, draw
 ):

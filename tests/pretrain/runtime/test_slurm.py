@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-from functools import partial
 
 import pytest
 
@@ -48,10 +47,6 @@ def lives_of(job):
     return len(path.read_text()) if path.exists() else 0
 
 
-def ended(job):
-    return (job / "state").read_text() not in ("PENDING", "RUNNING")
-
-
 @pytest.mark.fault(
     "A Slurm job at its time limit, and a preempted one",
     cause="SIGUSR2, then SIGTERM, to its tasks; a stand-in for Slurm starts it again",
@@ -70,8 +65,8 @@ def test_a_job_is_queued_again_and_ends_as_an_undisturbed_run(images, tmp_path, 
         lives = lives_of(job)
         end()
         stand_in.wait_until(lambda n=lives: lives_of(job) > n, job)
-    stand_in.wait_until(lambda: ended(job), job)
-    assert (job / "state").read_text() == "COMPLETED"
+    stand_in.wait_until(lambda: stand_in.ended(job), job)
+    assert stand_in.state(job) == "COMPLETED"
     assert lives_of(job) == 3
     assert (run / "log.txt").read_text().count("resuming at step") == 2
     finish(start(words(images, straight, **LONG), torchrun(2)))
@@ -137,19 +132,6 @@ def test_a_saved_job_is_queued_again_by_the_signal_of_the_time_limit_or_has_fail
         signal.signal(signal.SIGUSR2, before)
     assert received == [signal.SIGUSR2] * queued_again
     assert waited == [slurm.LONGEST_GRACE] * waits
-
-
-def test_an_interrupted_job_releases_none_that_needs_it(tmp_path, cluster):
-    def saved():
-        raise Interrupted("saved", ("SIGINT",))
-
-    resources = slurm.Resources()
-    first = slurm.submit_array([saved], tmp_path / "files", "first", resources)
-    slurm.submit_array([partial(print, "no")], tmp_path / "files", "next", resources, first[0])
-    jobs = [cluster / "jobs" / number for number in ("1", "2")]
-    for job in jobs:
-        stand_in.wait_until(lambda j=job: ended(j), job)
-    assert [stand_in.state(job).split()[0] for job in jobs] == ["FAILED", "CANCELLED"]
 
 
 @pytest.mark.parametrize(
