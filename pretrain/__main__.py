@@ -2,27 +2,22 @@
 
 import argparse
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 
 from fvcore.common.config import CfgNode
 
 from pretrain.config import get_cfg
-from pretrain.data import DataError
 from pretrain.run import accumulation
-from pretrain.runtime import distributed, slurm
-from pretrain.runtime.checkpoints import CheckpointError
+from pretrain.runtime import slurm
+from pretrain.runtime.command import with_exit_code
 from pretrain.runtime.config import REPOSITORY, ConfigError, check_known, merge
-from pretrain.runtime.interrupt import EXIT_CODE, Interrupted
 from pretrain.train import check, require_resume, train
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Train, or queue it; the exit code.
-
-    0 done or queued, 1 another process is gone, 2 input or disk that cannot be used, 75 interrupted
-    and saved, 130 interrupted and not saved.
-    """
+@with_exit_code
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, or queue it."""
     parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
     parser.add_argument("--config-file", required=True, metavar="YAML")
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR")
@@ -38,36 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config values, last")
     options = parser.parse_intermixed_args(arguments)
-    try:
-        cfg = get_cfg()
-        merge(cfg, options.config_file, options.overrides)
-        cfg.freeze()
-        check_known(cfg, options.allow_changed, "--allow-changed")
-        if options.slurm:
-            submit(cfg, options.resume, options.allow_changed)
-        else:
-            train(cfg, options.resume, options.allow_changed)
-    except (ConfigError, DataError, CheckpointError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"error: {error}: once it is mended, --resume goes on from the last checkpoint",
-            file=sys.stderr,
-        )
-        return 2
-    except distributed.PeerLost as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Interrupted:
-        print("interrupted: the same command with --resume goes on", file=sys.stderr)
-        return EXIT_CODE
-    except KeyboardInterrupt:
-        print("interrupted: nothing was saved since the last checkpoint", file=sys.stderr)
-        return 130
-    finally:
-        distributed.shutdown()
-    return 0
+    cfg = get_cfg()
+    merge(cfg, options.config_file, options.overrides)
+    cfg.freeze()
+    check_known(cfg, options.allow_changed, "--allow-changed")
+    (submit if options.slurm else train)(cfg, options.resume, options.allow_changed)
 
 
 def submit(cfg: CfgNode, resume: bool, allowed: Collection[str]) -> None:
@@ -77,11 +47,6 @@ def submit(cfg: CfgNode, resume: bool, allowed: Collection[str]) -> None:
     require_resume(folder, resume)
     solver, asked = cfg.SOLVER, cfg.SLURM
     accumulation(solver.TOTAL_BATCH_SIZE, solver.BATCH_SIZE_PER_GPU, asked.NODES * asked.PROCESSES)
-    if 3600 * asked.HOURS < 2 * slurm.SIGNAL_DELAY:
-        raise ConfigError(
-            f"SLURM.HOURS {asked.HOURS} leaves no time to train: a job saves itself "
-            f"{slurm.SIGNAL_DELAY} s before its end"
-        )
     resources = slurm.Resources(
         asked.NODES,
         asked.PROCESSES,
@@ -93,11 +58,12 @@ def submit(cfg: CfgNode, resume: bool, allowed: Collection[str]) -> None:
     )
     if job_id := slurm.queued(folder / "slurm"):
         raise ConfigError(f"{folder}: job {job_id} of this run is queued or runs; scancel {job_id}")
-    job = slurm.submit(partial(train, cfg, True, allowed), folder / "slurm", folder.name, resources)
+    job_id = slurm.submit(
+        partial(train, cfg, True, allowed), folder / "slurm", folder.name, resources
+    )
     print(
-        f"job {job.job_id} is queued; it prints to {job.paths.stderr} and logs to "
-        f"{folder / 'log.txt'}; scancel {job.job_id} ends it; the same command with "
-        "--resume goes on"
+        f"job {job_id} is queued; it prints to {folder / 'slurm'} and logs to "
+        f"{folder / 'log.txt'}; scancel {job_id} ends it; the same command with --resume goes on"
     )
 
 

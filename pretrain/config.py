@@ -136,5 +136,3 @@ def check(cfg: CfgNode) -> None:
             f"SOLVER.WARMUP_EPOCHS {cfg.SOLVER.WARMUP_EPOCHS} exceeds SOLVER.EPOCHS "
             f"{cfg.SOLVER.EPOCHS}"
         )
-    if cfg.MONITOR.LABELS and not cfg.MONITOR.PERIOD:
-        raise ConfigError("MONITOR.LABELS is set but MONITOR.PERIOD 0 measures nothing; set both")

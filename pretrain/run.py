@@ -57,21 +57,16 @@ class Plan:
 def accumulation(total: int, batch_size: int, world_size: int) -> int:
     """Micro-steps that make ``total`` images of ``batch_size`` on each of ``world_size`` processes.
 
-    Raises ConfigError with the batch sizes and numbers of processes that do.
+    Raises ConfigError with the batch sizes that do.
     """
     if total % (batch_size * world_size) == 0:
         return total // (batch_size * world_size)
     fitting = [size for size in range(1, total + 1) if total % (size * world_size) == 0]
-    near = sorted(fitting, key=lambda size: abs(size - batch_size))[:5]
-    processes = [count for count in range(1, 65) if total % (batch_size * count) == 0]
-    ways = [
-        f"SOLVER.BATCH_SIZE_PER_GPU {', '.join(map(str, sorted(near)))}" if near else "",
-        f"{', '.join(map(str, processes))} processes" if processes else "",
-        "another SOLVER.TOTAL_BATCH_SIZE, which changes the learning rate",
-    ]
     raise ConfigError(
         f"SOLVER.TOTAL_BATCH_SIZE {total} is no multiple of {batch_size} images on {world_size} "
-        f"processes: choose {'; or '.join(way for way in ways if way)}"
+        f"processes: choose SOLVER.BATCH_SIZE_PER_GPU of {', '.join(map(str, fitting)) or 'none'}, "
+        "another number of processes or another SOLVER.TOTAL_BATCH_SIZE, which changes the "
+        "learning rate"
     )
 
 
@@ -116,16 +111,6 @@ class Run:
         self.scaler.update()
         self.optimizer.zero_grad()
         return finite
-
-    def require_space(self) -> None:
-        """Raise CheckpointError unless there is space for the checkpoints that the run will keep.
-
-        A new one is complete before the oldest goes.
-        """
-        trained = [p.nbytes for p in self.model.parameters() if p.requires_grad]
-        size = checkpoints.size_of(self.model.state_dict()) + sum(trained)  # weights, momentum
-        count = self.cfg.CHECKPOINT.KEEP + 1 - len(checkpoints.list_checkpoints(self.folder))
-        checkpoints.require_space(self.folder, max(count, 1) * size)
 
     def save(self) -> Path | None:
         """Write a checkpoint on rank 0. Raises CheckpointError unless all ranks hold the same."""
@@ -182,10 +167,9 @@ class Run:
         ]
         if changed:
             changes = ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed)
-            allow = " ".join(f"--allow-changed {k}" for k in changed if not is_within(k, FIXED))
             raise ConfigError(
                 f"{self.folder}: cannot resume with another config ({changes}); restore the "
-                f"values{f', go on nevertheless ({allow})' if allow else ''}, or choose another "
+                "values, go on nevertheless with --allow-changed KEY, or choose another "
                 f"OUTPUT_DIR. {', '.join(FIXED)} may never change"
             )
         if content["world_size"] != distributed.world_size():

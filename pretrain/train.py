@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from pretrain.compilation import compile_networks
 from pretrain.config import check
 from pretrain.data import MultiCropImages, build_data, build_loader
 from pretrain.data.bad_images import BadImages
@@ -34,9 +32,7 @@ def distribute(model: nn.Module, device: torch.device) -> nn.Module:
     if model.synchronize_bn:
         model = distributed.synchronize_batch_norm(model, device)
     ids = [device.index] if device.type == "cuda" else None
-    with warnings.catch_warnings():  # the newest torch has another name for it, others only this
-        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
-        return nn.parallel.DistributedDataParallel(model, ids, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model, ids, broadcast_buffers=False)
 
 
 def train(cfg: CfgNode, resume: bool = False, allowed: Collection[str] = ()) -> Path:
@@ -64,7 +60,6 @@ def train(cfg: CfgNode, resume: bool = False, allowed: Collection[str] = ()) -> 
             return checkpoints.list_checkpoints(folder)[-1]
         logger.info(f"resuming at step {run.step}, epoch {run.epoch:.2f}")
     if distributed.rank() == 0:
-        run.require_space()
         write_text(folder / "config.yaml", cfg.dump())
         write_json(folder / "provenance.json", provenance())
     logger.info(
@@ -89,7 +84,9 @@ def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logg
     """Micro-steps from the run's position to its end."""
     plan, cfg = run.plan, run.cfg
     if cfg.SOLVER.COMPILE:
-        compile_networks(run.model, run.autocast(), run.device)
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+        for network in (run.model.student, run.model.teacher):
+            network.compile(dynamic=False)  # every resolution for itself
     model = distribute(run.model, run.device).train()
     loader = build_loader(cfg, data, run.micro_step, run.device)
     bad_images = BadImages(run.folder, data.images, cfg.DATA.MAX_BAD_SHARE, logger)

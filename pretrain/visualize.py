@@ -19,7 +19,7 @@ from pretrain.data.multicrop import decode
 from pretrain.monitor import measures, pictures
 from pretrain.monitor.networks import load
 from pretrain.photometry import normalize
-from pretrain.runtime.checkpoints import CheckpointError
+from pretrain.runtime.command import with_exit_code
 from pretrain.runtime.files import write_atomically
 
 PNG = {"format": "png", "dpi": 110, "bbox_inches": "tight"}
@@ -29,8 +29,8 @@ PICTURE_SIZE = 448  # px, short side of the whole image whose C5 map is drawn
 def read_images(paths: Sequence[Path]) -> dict[Path, Tensor]:
     """RGB (3,H,W) uint8 of the images, and of those below the folders, among ``paths``.
 
-    Those that cannot be read are skipped with a warning. Raises DataError when none is left, and
-    when two have the same stem, as their pictures would have the same name.
+    Raises DataError for one that cannot be read, and when two have the same stem, as their pictures
+    would have the same name.
     """
     files: dict[str, Path] = {}
     for path in paths:
@@ -43,27 +43,20 @@ def read_images(paths: Sequence[Path]) -> dict[Path, Tensor]:
     images: dict[Path, Tensor] = {}
     for file in files.values():
         try:
-            image = decode(file.read_bytes())
-            reason = "it has no extent" if min(image.shape[1:]) < 2 else None
+            images[file] = decode(file.read_bytes())
         except Exception as error:  # decoders raise errors of any type at damaged files
-            reason = f"cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})"
-        if reason:
-            print(f"warning: {file}: skipped, {reason}", file=sys.stderr)
-        else:
-            images[file] = image
-    if not images:
-        raise DataError(f"{paths[0]}: none of {len(files)} images can be read; name some that can")
-    if skipped := len(files) - len(images):
-        print(f"warning: {skipped} of {len(files)} images skipped", file=sys.stderr)
+            raise DataError(
+                f"{file}: cannot be read ({type(error).__name__}); leave it out"
+            ) from error
     return images
 
 
-def views_of(images: dict[Path, Tensor], cfg: CfgNode, seed: int) -> list[Views]:
+def views_of(images: dict[Path, Tensor], cfg: CfgNode) -> list[Views]:
     """Views of every image, then more of the same ones up to measures.STATISTICS_VIEWS globals."""
     crops = MultiCrop(cfg.CROPS)
     rounds = -(-measures.STATISTICS_VIEWS // (2 * len(images)))
     return [
-        crops(image, random.Random(f"{seed} {draw} {path.name}"))
+        crops(image, random.Random(f"{draw} {path.name}"))
         for draw in range(rounds)
         for path, image in images.items()
     ]
@@ -76,7 +69,7 @@ def whole(image: Tensor) -> Tensor:
     return normalize(F.interpolate(image[None] / 255, size, mode="bilinear", antialias=True)[0])
 
 
-def visualize(checkpoint: Path, paths: Sequence[Path], output: Path, seed: int = 0) -> list[Path]:
+def visualize(checkpoint: Path, paths: Sequence[Path], output: Path) -> list[Path]:
     """Write ``output``/<stem>_<kind>.png for every image; returns the files.
 
     Kinds: views, matches, attention, pca. The untrained network is the one that training began
@@ -86,7 +79,7 @@ def visualize(checkpoint: Path, paths: Sequence[Path], output: Path, seed: int =
     """
     images = read_images(paths)
     cfg, models = load(checkpoint)
-    views = views_of(images, cfg, seed)
+    views = views_of(images, cfg)
     some = views[: measures.STATISTICS_VIEWS // 2]
     statistics = torch.cat([normalize(each.global_crops / 255) for each in some])
     models = {name: measures.settled(model, statistics) for name, model in models.items()}
@@ -102,29 +95,18 @@ def visualize(checkpoint: Path, paths: Sequence[Path], output: Path, seed: int =
     return written
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 input that cannot be used, 130 interrupted."""
+@with_exit_code
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw, and say how many pictures there are now."""
     parser = argparse.ArgumentParser(prog="python -m pretrain.visualize", description=__doc__)
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="a file, or the folder of a run"
     )
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files or folders")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0, help="of the views")
     options = parser.parse_args(arguments)
-    try:
-        written = visualize(options.checkpoint, options.images, options.output, options.seed)
-    except (CheckpointError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; choose another --output", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the pictures that were written are complete", file=sys.stderr)
-        return 130
+    written = visualize(options.checkpoint, options.images, options.output)
     print(f"{len(written)} pictures in {options.output}")
-    return 0
 
 
 if __name__ == "__main__":

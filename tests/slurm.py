@@ -44,6 +44,14 @@ def tasks(job: Path) -> list[int]:
     return [int(word) for word in path.read_text().split()] if path.exists() else []
 
 
+def state(job: Path) -> str:
+    return (job / "state").read_text()
+
+
+def ended(job: Path) -> bool:
+    return state(job) not in ("PENDING", "RUNNING")
+
+
 def send(job: Path, number: int) -> None:
     """Signal the tasks, as Slurm does before a time limit and when it preempts."""
     for pid in tasks(job):
@@ -88,14 +96,10 @@ def start(folder: Path, job: Path, script: str) -> None:
     put(job / "controller", str(controller.pid))
 
 
-def state(job: Path) -> str:
-    return (job / "state").read_text()
-
-
 def meets_dependency(job: Path, options: dict[str, str]) -> bool:
     """Wait for the job that this one needs; False where that can never succeed."""
     needed = options.get("dependency", "").removeprefix("afterok:")
-    while needed and state(job.with_name(needed)) in ("PENDING", "RUNNING"):
+    while needed and not ended(job.with_name(needed)):
         time.sleep(0.05)
     return not needed or state(job.with_name(needed)) == "COMPLETED"
 
@@ -149,7 +153,7 @@ def srun(folder: Path, *words: str) -> None:
 def squeue(folder: Path, *words: str) -> None:
     assert "--me" in words
     for path in sorted(jobs(folder).glob("*")):
-        if state(path) in ("PENDING", "RUNNING"):
+        if not ended(path):
             print(path.name)
 
 

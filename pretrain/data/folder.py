@@ -31,14 +31,6 @@ class Images:
         """Of all names, in order."""
         return hashlib.sha256(b"\n".join(self._names.tolist())).hexdigest()
 
-    def gone(self, index: int) -> Path | None:
-        """The folder or file whose loss takes more than this image; None while it is there."""
-        try:
-            with os.scandir(self.root) as entries:
-                return None if any(True for _ in entries) else self.root
-        except OSError:  # a dead mount has errors of its own
-            return self.root
-
 
 class Folder(Images):
     """All images below a folder, links followed, sorted."""

@@ -45,18 +45,14 @@ class MultiCropImages(torch.utils.data.Dataset):
             tried.append(index)
             try:
                 image = read(self.images, index)
-            except Exception as error:  # decoders raise errors of any type at damaged files
-                if (gone := self.images.gone(index)) is not None:
-                    raise DataError(
-                        f"{gone}: is gone ({error}); is it still mounted? --resume goes on from "
-                        "the last checkpoint"
-                    ) from error
+            except Exception:  # decoders raise errors of any type at damaged files
                 index = rng.randrange(len(self))  # a neighbour from the sample's own seed
                 continue
             return self.crops(image, rng), tried
         names = ", ".join(map(self.images.name, tried[:3]))
         raise DataError(
-            f"{self.images.root}: {self.TRIES} images in a row cannot be read ({names}, …)"
+            f"{self.images.root}: {self.TRIES} images in a row cannot be read ({names}, …); is it "
+            "still mounted? --resume goes on from the last checkpoint"
         )
 
     def spread(self, count: int) -> list[int]:

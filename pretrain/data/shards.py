@@ -1,17 +1,17 @@
-"""Images in tar shards, as webdataset lays them out, read by position from local disk.
+"""Images in tar shards, as webdataset has them, read by position from local disk.
 
 webdataset reads shards as a stream. A run here takes any image at any time, which is what makes it
-resume in mid-epoch exactly; so shards are written through webdataset, and read by offset.
+resume in mid-epoch exactly; so shards are read by offset.
 """
 
 import errno
+import io
 import logging
 import os
 import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from pretrain.data.folder import EXTENSIONS, DataError, Folder, Images
 from pretrain.runtime import distributed
 from pretrain.runtime.logging import progress_bar
 
-FORMAT = 1
 INDEX = "index.npz"  # what is where, written beside the shards; without it they are searched
 ARRAYS = ("shards", "bytes", "names", "shard", "offset", "size")  # in the index
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -31,7 +30,7 @@ class Shards(Images):
     def __init__(self, root: Path) -> None:
         index = load_index(root)
         if index is None:
-            _tell(f"{root}: no {INDEX}, searching its shards")
+            _tell(f"{root}: has no {INDEX} of these very shards, searching them")
             index = make_index(root)
         super().__init__(root, index["names"])
         self._shards = [root / os.fsdecode(name) for name in index["shards"]]
@@ -54,33 +53,22 @@ class Shards(Images):
             raise OSError(errno.EIO, "The shard ends before the image does", self.place(index))
         return data
 
-    def gone(self, index: int) -> Path | None:
-        """The folder or file whose loss takes more than this image; None while it is there."""
-        lost = None if os.path.exists(self.path(index)) else self.path(index)
-        return super().gone(index) or lost
-
 
 def open_images(root: str | Path) -> Images:
     """The images of a folder: those in its shards where it has some, else all below it.
 
-    Raises DataError where it has shards and images, or shards that are compressed.
+    Raises DataError where it has other images than in its shards, or compressed shards.
     """
     root = Path(root)
-    shards, content = list_shards(root), sorted(root.glob("*"))
-    compressed = [path for path in content if path.name.lower().endswith(COMPRESSED)]
-    others = [p.name for p in content if p.name.lower().endswith(EXTENSIONS) or p.is_dir()]
-    if not shards and (others or not compressed):
+    shards = list_shards(root)
+    if not shards:
         return Folder(root)
-    if others:
-        raise DataError(
-            f"{root}: holds shards ({shards[0]}) and folders or images ({others[0]}) beside them: "
-            "name a folder that has one or the other"
-        )
-    if compressed:
-        raise DataError(
-            f"{compressed[0]}: is compressed, and images are read from the midst of a shard; "
-            "decompress it to a .tar"
-        )
+    for path in sorted(root.iterdir()):
+        if path.is_dir() or path.name.lower().endswith(EXTENSIONS + COMPRESSED):
+            raise DataError(
+                f"{root}: holds shards ({shards[0]}), and {path.name} beside them would be left "
+                "out: move it away; decompress a shard to a .tar"
+            )
     return Shards(root)
 
 
@@ -95,7 +83,7 @@ def make_index(root: Path) -> dict[str, np.ndarray]:
     for number, shard in enumerate(shards):
         for name, offset, size in _members(root / shard):
             if name.lower().endswith(EXTENSIONS):
-                members.append((os.fsencode(_decoded(name)), number, offset, size))
+                members.append((os.fsencode(name), number, offset, size))
             else:
                 others += 1
     if others:
@@ -105,65 +93,36 @@ def make_index(root: Path) -> dict[str, np.ndarray]:
     names, shard, offset, size = map(np.array, zip(*members, strict=True))
     sizes = np.array([(root / name).stat().st_size for name in shards])
     shards = np.array([os.fsencode(name) for name in shards])
-    values = (np.array(FORMAT), shards, sizes, names, shard, offset, size)
-    return dict(zip(("format", *ARRAYS), values, strict=True))
+    return dict(zip(ARRAYS, (shards, sizes, names, shard, offset, size), strict=True))
 
 
 def load_index(root: Path) -> dict[str, np.ndarray] | None:
-    """The index beside the shards, None without one. Raises DataError unless it is of them."""
-    path = root / INDEX
-    if not path.exists():
-        return None
-    anew = f"remove {path} to have the shards searched, or write them again"
+    """The index beside the shards; None without one, and where it is not of these very shards."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if (number := int(file["format"])) > FORMAT:
-                raise ValueError(f"format {number} is newer than this code's {FORMAT}")
+        with np.load(root / INDEX, allow_pickle=False) as file:
             index = {name: file[name] for name in ARRAYS}
-    except Exception as error:  # of any type, for damaged zip files and for arrays in them
-        raise DataError(f"{path}: is no index of shards ({error}); {anew}") from error
+    except Exception:  # of any type, for damaged zip files and for arrays in them
+        return None
     known = dict(zip(map(os.fsdecode, index["shards"]), index["bytes"].tolist(), strict=True))
     found = {name: (root / name).stat().st_size for name in list_shards(root)}
-    for name, _ in sorted(known.items() ^ found.items()):
-        sizes = f"{found.get(name, 'no')} bytes, {known.get(name, 'none')} in its index"
-        raise DataError(f"{root / name}: has changed ({sizes}); {anew}")
-    return index
+    return index if known == found else None
 
 
 def write_shards(source: str | Path, out: str | Path, max_bytes: float = 1e9) -> int:
     """Write the images below ``source`` into shards of about ``max_bytes`` in a new folder.
 
-    Every image keeps its bytes and its place in the order, so that a run on the shards is the one
-    on the folder. Returns the number of shards. Raises DataError for names that webdataset could
-    not tell apart, and where ``out`` exists; OSError when the disk is full.
+    Every image keeps its name, its bytes and its place in the order, so that a run on the shards is
+    the one on the folder. Returns the number of shards. Raises DataError where ``out`` exists;
+    OSError when the disk is full.
     """
-    from webdataset import ShardWriter
-
     images, out = Folder(Path(source)), Path(out)
     if out.exists():
         raise DataError(f"{out}: exists; remove it or name another folder")
-    written: dict[str, tuple[int, str]] = {}
-    for n in range(len(images)):
-        key, extension = _encoded(images.name(n))
-        if key in written:
-            raise DataError(
-                f"{images.place(written[key][0])} and {images.place(n)} differ in their extension "
-                "only, which shards cannot hold; rename one"
-            )
-        written[key] = n, extension
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
     partial.mkdir(parents=True)
-    pattern = f"{partial.absolute()}".replace("%", "%%") + "/shard-%06d.tar"
-    options = {"maxcount": len(images), "maxsize": max_bytes, "verbose": 0}
     try:
-        with (
-            progress_bar(len(images), unit="image") as bar,
-            ShardWriter(pattern, encoder=False, mtime=0, **options) as writer,
-        ):
-            for key, (n, extension) in written.items():
-                writer.write({"__key__": key, extension: images.read_bytes(n)})
-                bar.update()
+        _write_tars(images, partial, max_bytes)
         index = make_index(partial)
         np.savez(partial / INDEX, **index)
         partial.rename(out)
@@ -171,6 +130,22 @@ def write_shards(source: str | Path, out: str | Path, max_bytes: float = 1e9) ->
         shutil.rmtree(partial, ignore_errors=True)  # gigabytes that nothing reads
         raise
     return len(index["shards"])
+
+
+def _write_tars(images: Images, folder: Path, max_bytes: float) -> None:
+    """shard-000000.tar and so on; a new one begins once ``max_bytes`` are reached."""
+    first = shard = 0
+    with progress_bar(len(images), unit="image") as bar:
+        while first < len(images):
+            with tarfile.open(folder / f"shard-{shard:06d}.tar", "w") as tar:
+                while first < len(images) and tar.offset < max_bytes:
+                    data = images.read_bytes(first)
+                    member = tarfile.TarInfo(images.name(first))
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+                    first += 1
+                    bar.update()
+            shard += 1
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, int]]:
@@ -190,21 +165,6 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
             f"{path}: cannot be read as an uncompressed tar file ({error}); copy it again, or "
             "unpack it and write it anew"
         ) from error
-
-
-def _encoded(name: str) -> tuple[str, str]:
-    """Key and extension under which webdataset finds a file: it cuts names at their first dot."""
-    folder, _, base = name.rpartition("/")
-    stem, _, extension = base.rpartition(".")
-    if not stem:
-        raise DataError(f"{name}: has no name before its extension; rename it")
-    stem = stem.replace("%", "%25").replace(".", "%2E")
-    return f"{folder}/{stem}" if folder else stem, extension
-
-
-def _decoded(name: str) -> str:
-    folder, slash, base = name.rpartition("/")
-    return f"{folder}{slash}{unquote(base)}"
 
 
 def _tell(line: str) -> None:

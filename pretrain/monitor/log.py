@@ -1,5 +1,6 @@
 """What a run tells of its steps, and what its ranks must know of each other."""
 
+import itertools
 import logging
 import math
 import multiprocessing
@@ -66,12 +67,10 @@ class Clock:
 
 
 class Step(NamedTuple):
-    """One optimizer step, the same on all ranks."""
+    """What the ranks know of each other after an optimizer step."""
 
-    values: dict[str, float]  # means over micro-steps and ranks
-    finite: bool  # every loss and gradient
     interrupted: bool  # some rank got a signal
-    bad_images: int  # how many the ranks have met
+    bad_images: int  # how many they have met
 
 
 class Log:
@@ -91,7 +90,7 @@ class Log:
         self._outputs: list[torch.Tensor] = []  # of each micro-step, in the order of the names
         self._images: list[Sequence[int]] = []  # of each micro-step
         self._closed: tuple | None = None  # a step that was not read yet
-        self._window: list[Step] = []  # steps since the last line
+        self._window: list[dict[str, float]] = []  # steps since the last line
 
     def __enter__(self) -> "Log":
         return self
@@ -154,55 +153,46 @@ class Log:
             copied.synchronize()
         count, numbers = len(self._names), values.tolist()
         not_finite, interrupted, bad_images, *losses = numbers[count:]
-        step = Step(
-            host | dict(zip(self._names, numbers[:count], strict=True)),
-            finite=not not_finite,
-            interrupted=interrupted > 0,
-            bad_images=round(bad_images * distributed.world_size()),
-        )
-        if not step.finite:
-            self._stop_unless_overflow(step, losses, images)
+        step = Step(interrupted > 0, round(bad_images * distributed.world_size()))
+        values = host | dict(zip(self._names, numbers[:count], strict=True))
+        if not_finite:
+            self._stop_unless_overflow(values, losses, images)
         if self.speaks:
-            self._tell(step)
+            self._tell(values)
         return step
 
     def _stop_unless_overflow(
-        self, step: Step, losses: list[float], images: list[Sequence[int]]
+        self, values: dict[str, float], losses: list[float], images: list[Sequence[int]]
     ) -> None:
-        run, number, loss = self.run, step.values["step"], step.values["loss"]
+        run, loss = self.run, values["loss"]
         # In fp16 a finite loss with infinite gradients is the scaler's search for its scale
         if run.scaler.is_enabled() and math.isfinite(loss) and run.scaler.get_scale() >= 1:
             return
         broken = [
             some for some, loss in zip(images, losses, strict=True) if not math.isfinite(loss)
         ]
-        told = distributed.all_gather((broken, images))
         # Where no loss tells whose images they are, they may be any of the step's
-        groups = [group for some, _ in told for group in some] or [
-            g for _, every in told for g in every
-        ]
+        some, every = zip(*distributed.all_gather((broken, images)), strict=True)
+        groups = list(itertools.chain(*some)) or itertools.chain(*every)
         names = sorted({run.images.name(index) for group in groups for index in group})
         path = run.folder / "not_finite.txt"
         if self.speaks:
             write_names(path, names)
         raise FloatingPointError(
-            f"step {number}: a loss or gradient is NaN or infinite (loss {loss:.6g}); nothing was "
-            f"saved after it. {path} lists its images ({', '.join(names[:3])}, …): look at them, "
-            "or lower SOLVER.BASE_LR; --resume goes on from the last checkpoint"
+            f"step {values['step']}: a loss or gradient is NaN or infinite (loss {loss:.6g}); "
+            f"nothing was saved after it. {path} lists its images ({', '.join(names[:3])}, …): "
+            "look at them, or lower SOLVER.BASE_LR; --resume goes on from the last checkpoint"
         )
 
-    def _tell(self, step: Step) -> None:
-        run, number = self.run, step.values["step"]
+    def _tell(self, step: dict[str, float]) -> None:
+        run, number = self.run, step["step"]
         self._window.append(step)
         self.bar.update(number - self.bar.n)
         if number % run.cfg.LOG.PERIOD and number != run.plan.total_steps:
             return
-        values = {
-            name: float(np.mean([each.values[name] for each in self._window]))
-            for name in step.values
-        }
+        values = {name: float(np.mean([each[name] for each in self._window])) for name in step}
         for name in ("epoch", "lr", "teacher_momentum"):
-            values[name] = step.values[name]
+            values[name] = step[name]
         if run.scaler.is_enabled():
             values["gradient_scale"] = run.scaler.get_scale()
         values |= self.clock.read(run.plan.images_per_micro_step)

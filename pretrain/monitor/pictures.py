@@ -3,7 +3,6 @@
 First what is drawn, then how. Figures belong to no window and no global state.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -13,16 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from torch import Tensor, nn
-from torchvision.utils import make_grid
 
 from pretrain.augment import Views, boxes_of
 from pretrain.monitor.measures import (
     RADIUS,
-    Matches,
     attention_weights,
     dense_maps,
     encoder_of,
@@ -59,12 +54,8 @@ def pixels(crop: Tensor) -> Tensor:
 # Okabe and Ito's colours, which people with any colour vision can tell apart
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
 QUERIES = 3  # cells whose attention is drawn
-TITLE = 13  # font size
-HALO = [withStroke(linewidth=5, foreground="white")]
-# How matches are drawn: line and marker where it starts, of those that are wrong below the others
-DOT = {"markerfacecolor": "black", "markeredgecolor": "white", "markersize": 8}
-WRONG = {"linestyle": (0, (4, 2)), "linewidth": 1.2, "marker": "X", "zorder": 2, **DOT}
-RIGHT = {"linestyle": "solid", "linewidth": 2.2, "marker": "o", "zorder": 3, **DOT}
+RIGHT = {"color": COLOURS[2], "linestyle": "solid"}
+WRONG = {"color": COLOURS[1], "linestyle": "dashed"}
 
 
 @torch.no_grad()
@@ -88,38 +79,28 @@ def _finite(maps: Tensor) -> Tensor:
     return torch.nan_to_num(maps.float(), 0.0, 0.0, 0.0).cpu()
 
 
-def _show(ax: Axes, image: Tensor, **how: object) -> None:
+def _show(ax: Axes, image: Tensor, title: str = "", **how: object) -> None:
     """An image (3,H,W) without axes."""
     ax.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest", **how)
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
+    ax.set(xticks=[], yticks=[], title=title)
 
 
 def draw_views(image: Tensor, views: Views) -> Figure:
     """All views of an image (3,H,W) uint8, and where they were cut from it."""
     crops = [*views.global_crops, *views.local_crops]
-    columns = min(4, -(-len(crops) // 2))
-    rows = -(-len(crops) // columns)
-    figure = Figure((5.5 + 2.1 * columns, 2.3 * rows + 0.6), layout="compressed")
-    figure.suptitle("The views of one image, and where they were cut", fontsize=TITLE)
-    left, right = figure.subfigures(1, 2, width_ratios=(5.5, 2.1 * columns))
-    source, axes = left.subplots(), right.subplots(rows, columns, squeeze=False).flat
-    _show(source, image)
-    boxes = boxes_of(views.crops, "edges")
-    for n, (crop, box) in enumerate(zip(crops, boxes, strict=True)):
+    rows = 1 + len(crops) // 3
+    figure = Figure((12, 3.5 * rows), layout="compressed")
+    source, *axes = figure.subplots(rows, 3).flat
+    _show(source, image, "where the views were cut")
+    for n, (crop, box) in enumerate(zip(crops, boxes_of(views.crops, "edges"), strict=True)):
         colour, mirrored = COLOURS[n % len(COLOURS)], bool(box[0] > box[2])
         (x0, x1), (y0, y1) = sorted(box[[0, 2]].tolist()), box[[1, 3]].tolist()
-        edge = {"edgecolor": colour, "linewidth": 3 if n < 2 else 2, "path_effects": HALO}
-        corner, sides = (x0 - 0.5, y0 - 0.5), (x1 - x0, y1 - y0)
-        source.add_patch(Rectangle(corner, *sides, fill=False, **edge))
-        # Each label at a place of its own along the upper edge, since boxes share corners
-        place = x0 + (n % 8 + 1) / 9 * (x1 - x0), y0
-        plate = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour}
-        source.text(*place, f"{n + 1}{'↔' * mirrored}", bbox=plate, ha="center", va="center")
-        _show(axes[n], crop)
-        axes[n].spines[:].set(visible=True, color=colour, linewidth=4)
-        kind = "global" if n < 2 else "local"
-        axes[n].set_title(f"{n + 1} {kind}{', mirrored ↔' * mirrored}", fontsize=11)
+        corner = x0 - 0.5, y0 - 0.5  # centres of pixels lie at whole numbers
+        edge = {"edgecolor": colour, "linewidth": 3}
+        source.add_patch(Rectangle(corner, x1 - x0, y1 - y0, fill=False, **edge))
+        source.annotate(f"{n + 1}", corner, color=colour, weight="bold")
+        _show(axes[n], crop, f"{n + 1}{', mirrored' * mirrored}")
+        axes[n].spines[:].set(color=colour, linewidth=4)
     for ax in axes[len(crops) :]:
         ax.set_axis_off()
     return figure
@@ -128,52 +109,27 @@ def draw_views(image: Tensor, views: Views) -> Figure:
 def draw_matches(models: Mapping[str, nn.Module], crops: Tensor, boxes: Tensor) -> Figure:
     """Lines from the student's cells of one view to the teacher's most similar ones of the other.
 
-    From all cells that have a geometric positive; what only one view shows is faded.
+    From all cells that have a geometric positive.
     """
-    figure = Figure((7.2 * len(models) + 1, 4.6), layout="compressed")
-    title = "The most similar cell of the other view: is it the same place?"
-    figure.suptitle(title, fontsize=TITLE)
+    figure = Figure((7 * len(models), 4.6), layout="compressed")
+    figure.suptitle("The most similar cell of the other view: is it the same place?")
+    figure.supxlabel("student's view and teacher's; solid: the right place, dashed: a wrong one")
     axes = figure.subplots(1, len(models), squeeze=False)[0]
-    scale = ScalarMappable(Normalize(0, 1), "viridis_r")
+    both, side = torch.cat([pixels(crop) for crop in crops], dim=2), crops.shape[-1]
     for ax, (name, model) in zip(axes, models.items(), strict=True):
         students, teachers = map(_finite, dense_maps(model, crops))
         radius = getattr(model, "positive_radius", RADIUS)
         found = match(students[:1], teachers[1:], boxes[:1], boxes[1:], radius)
         number, among = int(found.is_right.sum()), int(found.has_positive.sum())
         share = f"{found.rate:.0%}; chance {found.chance:.0%}"
-        ax.set_title(f"{name}: {number} of {among} cells are right ({share})", fontsize=TITLE)
-        _draw_lines(ax, found, crops, students.shape[2:], scale)
-    lines = [
-        Line2D([], [], color="black", label=f"{word} place", **how)
-        for word, how in (("right", RIGHT), ("wrong", WRONG))
-    ]
-    figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=11, frameon=False)
-    bar = figure.colorbar(scale, ax=axes, shrink=0.8, extend="min")
-    bar.set_label("cosine of the two cells", fontsize=11)
+        _show(ax, both, f"{name}: {number} of {among} cells are right ({share})")
+        height, width = students.shape[2:]
+        for cell in found.has_positive[0].nonzero()[:, 0]:
+            places = torch.stack([cell, found.best[0, cell]])
+            x = (places % width + 0.5) / width * side + torch.tensor([0, side]) - 0.5
+            y = (places // width + 0.5) / height * side - 0.5
+            ax.plot(x, y, marker="o", **(RIGHT if found.is_right[0, cell] else WRONG))
     return figure
-
-
-def _draw_lines(
-    ax: Axes, found: Matches, crops: Tensor, size: tuple[int, int], scale: ScalarMappable
-) -> None:
-    """Both views (2,3,S,S) side by side, and lines between their cells, ``size`` (H,W) of each."""
-    side = crops.shape[-1]
-    gap = side // 4
-    views = []
-    for crop, shared in zip(crops, (found.has_positive, found.is_positive.any(dim=1)), strict=True):
-        white = torch.where(shared.view(1, 1, *size), 0.4, 0.8)  # through it the lines show best
-        views.append(pixels(crop).lerp(torch.ones(()), F.interpolate(white, side)[0]))
-    _show(ax, torch.cat([views[0], torch.ones(3, side, gap), views[1]], dim=2))
-    ends = (side / 2, "view 1, student"), (side / 2 + side + gap, "view 2, teacher")
-    ax.set_xticks(*zip(*ends, strict=True), fontsize=11)
-    ax.tick_params(length=0)
-    for cell in found.has_positive[0].nonzero()[:, 0]:
-        places = torch.stack([cell, found.best[0, cell]])
-        x = (places % size[1] + 0.5) / size[1] * side + torch.tensor([0, side + gap]) - 0.5
-        y = (places // size[1] + 0.5) / size[0] * side - 0.5
-        colour, how = scale.to_rgba(found.cosine[0, cell].item()), found.is_right[0, cell]
-        ax.plot(x, y, color=colour, markevery=[0], **(RIGHT if how else WRONG))
-        ax.plot(x[1], y[1], marker=".", zorder=3, **DOT)
 
 
 def draw_attention(names: Sequence[str], weights: Tensor, crop: Tensor) -> Figure:
@@ -183,34 +139,22 @@ def draw_attention(names: Sequence[str], weights: Tensor, crop: Tensor) -> Figur
     """
     heads, length = weights.shape[1:3]
     cells = math.isqrt(length)  # along a side
-    queries = [(2 * n + 1) * cells // (2 * QUERIES) for n in range(QUERIES)]  # on the diagonal
-    size = 1.3 * 1.12 * (heads + 1) + 1.2, 5.4 * len(names) + 0.4  # inches
-    figure = Figure(size, layout="compressed")
-    figure.suptitle("Where three cells look, in every head of the attention", fontsize=TITLE)
-    axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
-    most = max(2.0, length * weights.flatten().quantile(0.99).item())
-    scale = ScalarMappable(Normalize(0, most), "YlOrBr")
-    image, side = pixels(crop), crop.shape[-1]
-    gray = 0.4 + 0.6 * image.mean(dim=0)[..., None]  # light, so that colours show on it
-    gap = side // 8
-    starts = [gap + n * (side + gap) for n in range(heads + 1)]
-    for ax, name, of in zip(axes, names, length * weights, strict=True):
-        looks = of[:, [n * (cells + 1) for n in queries]].unflatten(2, (cells, cells))
-        looks = F.interpolate(looks.transpose(0, 1), side).numpy()  # (QUERIES,heads,S,S)
-        colours = torch.from_numpy(scale.cmap(scale.norm(looks))[..., :3]).float()
-        tiles = gray.lerp(colours, 0.7).movedim(-1, 2)
-        tiles = torch.cat([image.expand(QUERIES, 1, -1, -1, -1), tiles], dim=1).flatten(0, 1)
-        _show(ax, make_grid(tiles, heads + 1, gap, pad_value=1.0))
-        for (start, cell), x in itertools.product(zip(starts, queries, strict=False), starts):
-            corner = [each + cell * side / cells - 0.5 for each in (x, start)]
-            mark = {"edgecolor": "black", "linewidth": 1.5, "path_effects": HALO}
-            ax.add_patch(Rectangle(corner, side / cells, side / cells, fill=False, **mark))
-        columns = ["cell", *(f"head {n + 1}" for n in range(heads))]
-        ax.set_xticks([x + side / 2 for x in starts], columns, fontsize=11)
-        ax.tick_params(length=0, labeltop=True, labelbottom=False)
-        ax.set_title(name, fontsize=TITLE)
-    bar = figure.colorbar(scale, ax=axes, extend="max", shrink=0.8)
-    bar.set_label("attention (1: the same to every cell)", fontsize=11)
+    rows = [(n, name, query) for n, name in enumerate(names) for query in range(QUERIES)]
+    figure = Figure((1.5 * (heads + 1) + 1, 1.7 * len(rows)))
+    figure.suptitle("Where three cells look, in every head of the attention")
+    axes = figure.subplots(len(rows), heads + 1)
+    image, width = pixels(crop), crop.shape[-1] / cells  # px, of a cell
+    scale = ScalarMappable(Normalize(0, max(2.0, length * weights.quantile(0.99).item())), "YlOrBr")
+    for row, (n, name, query) in zip(axes, rows, strict=True):
+        place = (2 * query + 1) * cells // (2 * QUERIES)  # on the diagonal
+        _show(row[0], image, name)
+        corner = place * width - 0.5, place * width - 0.5
+        row[0].add_patch(Rectangle(corner, width, width, fill=False, linewidth=2))
+        looks = length * weights[n, :, place * (cells + 1)].unflatten(1, (cells, cells))
+        for head, ax in enumerate(row[1:]):
+            ax.imshow(looks[head].numpy(), scale.cmap, scale.norm)
+            ax.set(xticks=[], yticks=[], title=f"head {head + 1}")
+    figure.colorbar(scale, ax=axes, extend="max", label="attention (1: the same to every cell)")
     return figure
 
 
@@ -218,14 +162,12 @@ def draw_pca(models: Mapping[str, nn.Module], picture: Tensor) -> Figure:
     """The three main components of every cell of C5 as red, green and blue, beside the picture."""
     height, width = picture.shape[1:]
     figure = Figure((4.5 * (len(models) + 1), 4.5 * height / width + 0.8), layout="compressed")
-    title = "The encoder's map C5: its three main components as red, green, blue"
-    figure.suptitle(title, fontsize=TITLE)
+    figure.suptitle("The encoder's map C5: its three main components as red, green, blue")
     first, *axes = figure.subplots(1, len(models) + 1)
-    _show(first, pixels(picture))
-    first.set_title("image", fontsize=TITLE)
+    _show(first, pixels(picture), "image")
     for ax, (name, model) in zip(axes, models.items(), strict=True):
         components, held = principal_components(_finite(encoder_of(model)(picture[None])[0]))
         low, high = components.amin((1, 2), True), components.amax((1, 2), True)
-        _show(ax, (components - low) / (high - low).clamp(min=1e-12), extent=(0, width, height, 0))
-        ax.set_title(f"{name} ({held:.0%} of the variance)", fontsize=TITLE)
+        shown = (components - low) / (high - low).clamp(min=1e-12)
+        _show(ax, shown, f"{name} ({held:.0%} of the variance)", extent=(0, width, height, 0))
     return figure

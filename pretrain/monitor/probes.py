@@ -37,26 +37,13 @@ class Labels:
         if (folder := root / "classes").is_dir():
             names = [name for name in list_images(folder) if "/" in name]
             kinds = sorted({name.split("/")[0] for name in names})
-            if len(kinds) < 2 or len(names) < 2 * len(kinds):
-                raise DataError(
-                    f"{folder}: {len(names)} images of {len(kinds)} classes; kNN needs 2 of each "
-                    "of 2 or more"
-                )
             of = torch.tensor([kinds.index(name.split("/")[0]) for name in names])
-            images = [_resized(_read(folder / name), size) for name in names]
-            self.classes = torch.stack(images), of
+            self.classes = torch.stack([_resized(_read(folder / n), size) for n in names]), of
         if (folder := root / "images").is_dir():
             names = list_images(folder)
-            pairs = [
-                _read_pair(folder / name, root / "labels" / Path(name).with_suffix(".png"), size)
-                for name in names
-            ]
+            of = [root / "labels" / Path(name).with_suffix(".png") for name in names]
+            pairs = [_read_pair(folder / n, o, size) for n, o in zip(names, of, strict=True)]
             self.maps = tuple(torch.stack(each) for each in zip(*pairs, strict=True))
-            if any((self.maps[1][start::2] == IGNORED).all() for start in (0, 1)):
-                raise DataError(
-                    f"{root / 'labels'}: every other map is ignored throughout or missing; the "
-                    "probe learns from one half, tests on the other"
-                )
         if self.classes is None and self.maps is None:
             raise DataError(
                 f"{root}: has neither classes/<class>/<image> nor images/ with labels/<name>.png; "
@@ -71,20 +58,22 @@ def measure(model: nn.Module, labels: Labels, device: torch.device) -> dict[str,
     Under SyncBN every rank must call it.
     """
     values = {}
-    for name, data, accuracy in (
-        ("knn_accuracy", labels.classes, of_images),
-        ("probe_accuracy", labels.maps, of_cells),
-    ):
-        if data is None:
-            continue
-        images, of = data
-        # From all classes: the list is sorted by them
-        some = torch.linspace(0, len(images) - 1, min(STATISTICS_IMAGES, len(images))).long()
-        encoder = encoder_of(settled(model, normalize(images[some].to(device) / 255)))
-        batches = (normalize(each.to(device) / 255) for each in images.split(BATCH))
-        c5 = torch.cat([encoder(batch).float().cpu() for batch in batches])  # (N,C,H,W)
-        values[name] = accuracy(c5, of)
+    if labels.classes:
+        images, of = labels.classes
+        values["knn_accuracy"] = of_images(_c5(model, images, device), of)
+    if labels.maps:
+        images, of = labels.maps
+        values["probe_accuracy"] = of_cells(_c5(model, images, device), of)
     return values
+
+
+def _c5(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """The encoder's maps (N,C,H,W) of images (N,3,S,S) uint8, on the CPU."""
+    # From all classes: the list is sorted by them
+    some = torch.linspace(0, len(images) - 1, min(STATISTICS_IMAGES, len(images))).long()
+    encoder = encoder_of(settled(model, normalize(images[some].to(device) / 255)))
+    batches = (normalize(each.to(device) / 255) for each in images.split(BATCH))
+    return torch.cat([encoder(batch).float().cpu() for batch in batches])
 
 
 def of_images(maps: Tensor, labels: Tensor) -> float:
@@ -152,13 +141,10 @@ def _read_pair(path: Path, of: Path, size: int) -> tuple[Tensor, Tensor]:
     image = _read(path)
     try:
         with Image.open(of) as file:
-            if file.mode not in ("L", "P"):
-                raise DataError(f"{of}: is {file.mode}, not a map of class numbers (L or P)")
             labels = np.array(file)
     except OSError as error:
         raise DataError(f"{of}: cannot be read ({error}); every image needs its map") from error
     if labels.shape != image.shape[1:]:
-        sizes = [f"{width}x{height}" for height, width in (labels.shape, image.shape[1:])]
-        raise DataError(f"{of}: is {sizes[0]}, its image {sizes[1]}; both must show the same")
+        raise DataError(f"{of}: is no map of class numbers of its image's size (one channel)")
     labels = cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST)
     return _resized(image, size), torch.from_numpy(labels)

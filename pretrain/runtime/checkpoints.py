@@ -1,11 +1,8 @@
 """A run's checkpoints: complete, atomic, tensors and numbers and strings only."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from pretrain.runtime.files import list_checkpoints, write_torch
 from pretrain.runtime.reading import CheckpointError, read, read_newest, shown
@@ -20,36 +17,16 @@ def save(run: str | Path, step: int, content: dict[str, Any], keep: int) -> Path
     Raises CheckpointError when it cannot be written; those before it stay.
     """
     path = Path(run, "checkpoints", f"step_{step:08d}.pth")
-    require_space(run, size_of(content))
     try:
         write_torch(path, {"format": FORMAT, "kind": KIND, "step": step, **content})
     except (OSError, RuntimeError) as error:  # torch.save raises the latter at a full disk, too
         raise CheckpointError(
-            f"{path}: cannot be written ({error}); it takes {size_of(content) / 1e9:.2f} GB. The "
-            "checkpoints before it are complete: --resume goes on from them"
+            f"{path}: cannot be written ({error}). The checkpoints before it are complete: "
+            "--resume goes on from them"
         ) from error
     for old in (*list_checkpoints(run)[: -max(keep, 1)], *path.parent.glob(".step_*.tmp")):
         old.unlink()  # the others are what a killed process left half-written
     return path
-
-
-def size_of(content: Any) -> int:
-    """Bytes of all tensors in a checkpoint's content."""
-    if isinstance(content, torch.Tensor):
-        return content.nbytes
-    values = content.values() if isinstance(content, dict) else content
-    return sum(map(size_of, values)) if isinstance(content, (dict, list, tuple)) else 0
-
-
-def require_space(run: str | Path, needed: int) -> None:
-    """Raise CheckpointError when fewer than ``needed`` bytes are free for ``run``'s folder."""
-    existing = next(folder for folder in Path(run, "x").absolute().parents if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise CheckpointError(
-            f"{run}: {needed / 1e9:.2f} GB are needed for checkpoints, {free / 1e9:.2f} GB are "
-            "free: free some, lower CHECKPOINT.KEEP or choose another OUTPUT_DIR"
-        )
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """An error of writing does not know its file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+
+
 class _BesideBar(logging.Handler):
     """Lines on standard error that do not run into a bar on the same terminal."""
 
@@ -29,10 +38,8 @@ class _LogFile(logging.FileHandler):
     """A log that cannot be written is an error, and not a traceback at every line."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exception()
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, self.baseFilename) from error
-        raise
+        with _naming(self.baseFilename):
+            raise
 
 
 def setup_logger(name: str, folder: str | Path | None = None, rank: int = 0) -> logging.Logger:
@@ -80,7 +87,7 @@ class MetricWriter:
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line; a value that JSON cannot hold (NaN, infinity) becomes null."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with self._named():
+        with _naming(self._file.name):
             self._file.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
@@ -91,13 +98,6 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flush both."""
-        with self._named():
+        with _naming(self._file.name):
             self._file.close()
             self._tensorboard.close()
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:  # it does not know its file
-            raise OSError(error.errno, error.strerror, self._file.name) from error

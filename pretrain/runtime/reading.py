@@ -26,11 +26,6 @@ IN_CLOVE = ("argparse.Namespace",)  # what CLoVE's released files hold: their op
 
 # How torch.save began before its zip format: a number, pickled.
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# Tensors of a file whose classes are not installed here, saved by whoever has them.
-_PLAIN = (
-    'python -c "import torch; c = torch.load({name!r}, weights_only=False); '
-    "torch.save(c.get('state_dict', c.get('model')), 'plain.pth')\""
-)
 
 logger = logging.getLogger(__name__)
 
@@ -166,8 +161,8 @@ def _reading_failed(path: Path, error: Exception) -> str:
     if foreign := re.search(r"GLOBAL (\S+)", text):
         return (
             f"{path}: holds {shown(foreign[1])}, which is neither a tensor nor a plain value and "
-            "on no allow-list; nothing was executed. If you trust the file, its tensors alone can "
-            f"be saved where that class is installed: {_PLAIN.format(name=path.name)}"
+            "on no allow-list; nothing was executed. Save its tensors alone, where that class is "
+            "installed"
         )
     facts = ": ".join(filter(None, (type(error).__name__, shown(text.strip().partition("\n")[0]))))
     return (

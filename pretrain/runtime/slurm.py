@@ -50,7 +50,7 @@ class Job(Checkpointable):
     it raises Interrupted itself, so that the job counts as failed and no other one starts on it.
     """
 
-    def __init__(self, function: Callable[[], Any], distributed: bool = True) -> None:
+    def __init__(self, function: Callable[[], Any], distributed: bool) -> None:
         self.function, self.distributed = function, distributed
 
     def __call__(self) -> None:
@@ -74,25 +74,23 @@ class Job(Checkpointable):
 
 def require_commands(flag: str = "--slurm") -> None:
     """Raise ConfigError, naming what asked for Slurm, where there is none."""
-    for command in ("sbatch", "srun", "scontrol", "squeue"):
-        if shutil.which(command) is None:
-            raise ConfigError(
-                f"{flag}: there is no {command} here; submit from a login node of a cluster with "
-                f"Slurm, or leave {flag} out"
-            )
+    if shutil.which("sbatch") is None:
+        raise ConfigError(
+            f"{flag}: there is no sbatch here; submit from a login node of a cluster with Slurm, "
+            f"or leave {flag} out"
+        )
 
 
-def submit(
-    function: Callable[[], Any], folder: str | Path, name: str, resources: Resources
-) -> submitit.Job:
-    """Queue ``function``, which pickles; the job's files and what it prints go below ``folder``.
+def submit(function: Callable[[], Any], folder: str | Path, name: str, resources: Resources) -> str:
+    """Queue ``function``, which pickles, for processes that meet each other; the job's id.
 
-    Raises ConfigError where there is no Slurm, or where it refuses the job.
+    The job's files and what it prints go below ``folder``. Raises ConfigError where there is no
+    Slurm, or where it refuses the job.
     """
     require_commands()
-    job = _queue([Job(function)], folder, name, resources, "--slurm")[0]
-    write_text(Path(folder, "job_id"), f"{job.job_id}\n")
-    return job
+    job_id = submit_array([function], folder, name, resources, distributed=True)[0]
+    write_text(Path(folder, "job_id"), f"{job_id}\n")
+    return job_id
 
 
 def submit_array(
@@ -102,26 +100,14 @@ def submit_array(
     resources: Resources,
     after: str | None = None,
     flag: str = "--slurm",
+    distributed: bool = False,
 ) -> list[str]:
-    """Queue ``functions``, each for a process that meets no others, as one array; its jobs' ids.
+    """Queue ``functions`` as one array; its jobs' ids.
 
     after: the id of a job that must succeed before; when it fails, they leave the queue.
-    flag: what to call the cause of a ConfigError.
+    flag: what to call the cause of a ConfigError. distributed: of ``Job``.
     """
     more = {"dependency": f"afterok:{after}", "kill_on_invalid_dep": "yes"} if after else {}
-    jobs = [Job(function, distributed=False) for function in functions]
-    return [job.job_id for job in _queue(jobs, folder, name, resources, flag, **more)]
-
-
-def _queue(
-    jobs: Sequence[Job],
-    folder: str | Path,
-    name: str,
-    resources: Resources,
-    flag: str,
-    **more: str,
-) -> list[submitit.Job]:
-    """What sbatch says against the jobs becomes a ConfigError. more: options of sbatch."""
     executor = submitit.SlurmExecutor(folder, max_num_timeout=NO_LIMIT)
     executor.update_parameters(
         job_name=name,
@@ -137,10 +123,11 @@ def _queue(
     )
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises, too
-            return executor.submit_array(jobs)
+            jobs = executor.submit_array([Job(each, distributed) for each in functions])
     except RuntimeError as error:  # of submitit, whatever is wrong
         reason = " ".join(str(error).split())
         raise ConfigError(f"{flag}: sbatch refuses the job: {reason}") from error
+    return [job.job_id for job in jobs]
 
 
 def queued(folder: str | Path) -> str | None:

@@ -132,16 +132,6 @@ def test_patches_equal_the_golden_ones():
         assert torch.equal(at_corners[:, 0] + 256 * at_corners[:, 1], corners)
 
 
-@pytest.mark.parametrize("num_locals", [0, 1, 6])
-def test_multicrop_gives_two_globals_and_any_number_of_locals(num_locals):
-    views = multicrop(NUM_LOCALS=num_locals)(noise_image(), random.Random(0))
-    assert views.global_crops.shape == (2, 3, 32, 32)
-    assert views.global_crops.dtype == views.local_crops.dtype == torch.uint8
-    assert views.local_crops.shape == (num_locals, 3, *((16, 16) if num_locals else (0, 0)))
-    assert views.crops.shape == (2 + num_locals, 7)
-    assert views.photometry.shape == (2 + num_locals, len(Photometry._fields))
-
-
 def test_views_depend_on_the_generator_only_and_are_cut_where_their_crops_say():
     image, crops = noise_image(), multicrop(**NONE)
     views, again, other = (crops(image, random.Random(seed)) for seed in ("507", "507", "517"))

@@ -108,8 +108,8 @@ def test_a_run_killed_at_20_moments_ends_as_an_undisturbed_one(images, tmp_path,
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        (20 * 10**6, r"step_\d+\.pth: cannot be written .*it takes 0\.1\d GB"),
-        (1000, r"File too large: '.*/(log\.txt|metrics\.jsonl)': once it is mended"),
+        (20 * 10**6, r"step_\d+\.pth: cannot be written"),
+        (1000, r"File too large: '.*/(log\.txt|metrics\.jsonl)'"),
     ],
 )
 def test_a_full_disk_is_a_clear_end(images, tmp_path, straight, size, message):

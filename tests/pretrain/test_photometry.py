@@ -93,12 +93,6 @@ def test_a_batch_is_its_views_one_by_one():
         torch.testing.assert_close(together[n], apply(pixels[n : n + 1], numbers[n : n + 1])[0])
 
 
-def test_nothing_drawn_changes_nothing():
-    pixels = picture(0)
-    for found in both(pixels, UNCHANGED).values():
-        np.testing.assert_allclose(found, pixels / 255, atol=1e-7)
-
-
 def test_the_order_of_the_jitters_steps_matters_and_all_24_are_drawn():
     rng = random.Random(0)
     drawn = {draw(COLOURS, rng).order for _ in range(1000)}

@@ -81,17 +81,14 @@ def test_run_leaves_config_provenance_log_metrics_and_checkpoints(images, tmp_pa
     assert "ARCH: resnet18" in (run / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resume_at_an_epoch_boundary_equals_an_uninterrupted_run(
-    images, tmp_path, monkeypatch, workers
-):
+def test_resume_at_an_epoch_boundary_equals_an_uninterrupted_run(images, tmp_path, monkeypatch):
     straight = train(config(images, tmp_path / "straight"))
     with monkeypatch.context() as patch:
         interrupt_at(patch, step=2)  # all ranks agree on it in step 3, the host acts in step 4
         with pytest.raises(Interrupted):
-            train(config(images, tmp_path / "resumed", DATA__NUM_WORKERS=workers))
+            train(config(images, tmp_path / "resumed"))
     assert checkpoints.list_checkpoints(tmp_path / "resumed")[-1].name == "step_00000004.pth"
-    resumed = train(config(images, tmp_path / "resumed", DATA__NUM_WORKERS=workers), resume=True)
+    resumed = train(config(images, tmp_path / "resumed", DATA__NUM_WORKERS=2), resume=True)
     assert_equal_states(straight, resumed)
 
 
@@ -111,17 +108,6 @@ def test_resume_mid_epoch_equals_an_uninterrupted_run(images, tmp_path, monkeypa
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 10))
 
 
-def test_same_seed_gives_the_same_weights_and_another_seed_does_not(images, tmp_path):
-    first = train(config(images, tmp_path / "a", SOLVER__EPOCHS=1))
-    again = train(config(images, tmp_path / "b", SOLVER__EPOCHS=1))
-    other = train(config(images, tmp_path / "c", SOLVER__EPOCHS=1, SEED=1))
-    assert_equal_states(first, again)
-    key = "student.encoder.conv1.weight"
-    assert not torch.equal(
-        checkpoints.load(first)["model"][key], checkpoints.load(other)["model"][key]
-    )
-
-
 def test_plan_closes_groups_at_the_epochs_end(images, tmp_path):
     cfg = config(images, tmp_path, SOLVER__TOTAL_BATCH_SIZE=2, SOLVER__BATCH_SIZE_PER_GPU=1)
     plan = Plan(cfg, num_images=5, world_size=1)
@@ -131,27 +117,10 @@ def test_plan_closes_groups_at_the_epochs_end(images, tmp_path):
     assert plan.lr.max() == pytest.approx(20.0 * 2 / 256)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16])
-@pytest.mark.parametrize("batch_size", [32, 64, 128])
-def test_accumulation_keeps_the_total_batch_on_any_number_of_gpus(batch_size, world_size):
-    groups = accumulation(2048, batch_size, world_size)
-    assert groups * batch_size * world_size == 2048
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "world_size", "choices"),
-    [
-        (256, 3, "choose 1, 2, 4, 8 processes; or another"),
-        (200, 8, "PER_GPU 16, 32, 64, 128, 256; or another"),
-        (512, 6, "choose 1, 2, 4 processes; or another"),
-        (256, 16, "PER_GPU 8, 16, 32, 64, 128; or 1, 2, 4, 8 processes; or another"),
-    ],
-)
-def test_a_total_batch_that_cannot_be_reached_is_an_error_with_the_choices(
-    batch_size, world_size, choices
-):
-    with pytest.raises(ConfigError, match=rf"{batch_size} images on {world_size} .*{choices}"):
-        accumulation(2048, batch_size, world_size)
+def test_accumulation_keeps_the_total_batch_or_names_the_batches_that_do():
+    assert accumulation(2048, 128, 4) == 4
+    with pytest.raises(ConfigError, match=r"200 images on 8 .*PER_GPU of 1, 2, 4, .* 128, 256, an"):
+        accumulation(2048, 200, 8)
 
 
 # Epochs, smallest share of a global crop, weight decay, as the released scripts have them
@@ -201,11 +170,9 @@ def run_main(arguments, capfd):
         ),
         ({"SOLVER__BASE_RL": 1}, r"unknown key SOLVER\.BASE_RL \(did you mean SOLVER\.BASE_LR\?\)"),
         ({"METHOD__DIM": 9}, r"METHOD clove: DIM 9 is not a multiple of HEADS 2"),
-        ({"METHOD__HEADS": -1}, r"DIM 8 is not a multiple of HEADS -1, which is 0 for none"),
         ({"METHOD__NAME": "simclr"}, r"METHOD\.NAME 'simclr' is not one of clove"),
         ({"METHOD__HIDEN": 8}, r"METHOD\.HIDEN: clove has no such key \(did you mean HIDDEN\?\)"),
         ({"METHOD__HIDDEN": "wide"}, r"METHOD\.HIDDEN 'wide' is not of type int"),
-        ({"SOLVER__PRECISION": "fp8"}, r"SOLVER\.PRECISION 'fp8' is not one of fp32, bf16, fp16"),
         (
             {"SOLVER__BATCH_SIZE_PER_GPU": 50, "SOLVER__TOTAL_BATCH_SIZE": 50},
             r"7 images do not fill one micro-batch of 50",
@@ -214,10 +181,9 @@ def run_main(arguments, capfd):
             {"CROPS__GLOBAL_SIZE": 96, "METHOD__NUM_NEGATIVES": 9},
             r"GLOBAL_SIZE 96 gives 9 cells, fewer than the 10 .*use larger crops",
         ),
-        ({"SOLVER__EPOCHS": "many"}, r"SOLVER\.EPOCHS"),
         (
             {"SOLVER__TOTAL_BATCH_SIZE": 9},
-            r"TOTAL_BATCH_SIZE 9 is no multiple of 2 images .*PER_GPU 1, 3, 9; or another",
+            r"TOTAL_BATCH_SIZE 9 is no multiple of 2 images .*PER_GPU of 1, 3, 9, another",
         ),
         ({"DEVICE": "gpu"}, r"DEVICE 'gpu' is not auto, cpu or cuda"),
     ],
@@ -230,30 +196,12 @@ def test_bad_config_is_one_line_that_names_the_way_out(images, tmp_path, capfd, 
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_folder_without_images_is_refused(tmp_path, capfd):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "notes.txt").write_text("no image")
-    code, error = run_main(words(tmp_path / "images", tmp_path / "run"), capfd)
-    assert code == 2
-    assert "images: no image below it" in error
-
-
 def test_run_without_resume_does_not_overwrite(images, tmp_path, capfd):
     arguments = words(images, tmp_path / "run", SOLVER__EPOCHS=1)
     assert run_main(arguments, capfd)[0] == 0
     code, error = run_main(arguments, capfd)
     assert code == 2
     assert "holds a run; add --resume" in error
-
-
-def test_changed_config_is_refused_on_resume_and_listed(images, tmp_path, capfd):
-    run_main(words(images, tmp_path / "run", SOLVER__EPOCHS=1), capfd)
-    code, error = run_main(
-        ["--resume", *words(images, tmp_path / "run", SOLVER__EPOCHS=1, SEED=3)], capfd
-    )
-    assert code == 2
-    assert "SEED was 0, is 3" in error
-    assert "--allow-changed SEED)" in error
 
 
 def test_a_key_that_may_change_does_and_no_other(images, tmp_path, capfd):
@@ -284,15 +232,6 @@ def test_changed_images_are_refused_on_resume(images, tmp_path, capfd):
     code, error = run_main(["--resume", *words(images, tmp_path / "run", SOLVER__EPOCHS=1)], capfd)
     assert code == 2
     assert "the list of images below DATA.ROOT has changed" in error
-
-
-def test_checkpoints_that_all_fail_to_load_stop_the_resumption(images, tmp_path, capfd):
-    folder = tmp_path / "run" / "checkpoints"
-    folder.mkdir(parents=True)
-    (folder / "step_00000001.pth").write_bytes(b"")
-    code, error = run_main(["--resume", *words(images, tmp_path / "run")], capfd)
-    assert code == 2
-    assert "none of its 1 checkpoints loads" in error
 
 
 def test_two_gloo_processes_share_the_images_and_rank_0_writes(images, tmp_path):
@@ -348,23 +287,5 @@ def test_monitors_are_measured_at_the_start_in_between_and_at_the_end(
     found = {x["step"]: x for x in lines if "monitor/match_rate" in x}
     assert list(found) == [0, 4, 6]
     assert all(0 <= x["monitor/match_rate"] <= 1 for x in found.values())
-    assert found[0]["monitor/time_share"] == 0
-    assert all(0 < found[step]["monitor/time_share"] < 1 for step in (4, 6))
     said = (tmp_path / "watched" / "log.txt").read_text()
-    assert f"untrained {found[0]['monitor/match_rate']:.3f}" in said
     assert said.count("monitor at step") == 3
-
-
-def test_a_resumed_run_still_knows_what_the_untrained_network_matched(
-    images, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(Monitor, "show", lambda *_: None)  # no pictures: faster
-    settings = {"MONITOR__PERIOD": 2, "MONITOR__IMAGES": 5}
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, step=3)
-        with pytest.raises(Interrupted):
-            train(config(images, tmp_path / "run", **settings))
-    train(config(images, tmp_path / "run", **settings), resume=True)
-    said = (tmp_path / "run" / "log.txt").read_text().splitlines()
-    last = [line for line in said if "monitor at step" in line][-1]
-    assert ", untrained 0." in last

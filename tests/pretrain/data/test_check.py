@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from pretrain.data import __main__ as command
 from pretrain.data.__main__ import main
 from pretrain.data.shards import write_shards
 from tests.pretrain.tiny import write_images
@@ -47,7 +46,6 @@ def test_check_lists_every_image_that_cannot_be_used(images, tmp_path, capfd):
     ("words", "message"),
     [
         (["check", "nowhere"], "nowhere: no such folder"),
-        (["check", "images", "--workers", "0"], "max_workers must be greater than 0"),
         (["shards", "images", "images"], "images: exists; remove it or name another folder"),
     ],
 )
@@ -66,11 +64,3 @@ def test_every_reason_is_one_line_of_text(images, capfd):
     assert code == 1
     assert f"{images}/caf\\udce9.png: is no image of a known kind\n" in said
     assert f"{images}/lost.png: No such file or directory\n" in said
-
-
-def test_an_interrupted_check_ends_with_130(images, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, "progress_bar", interrupt)
-    assert main(["check", str(images)]) == 130

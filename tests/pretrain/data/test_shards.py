@@ -8,16 +8,14 @@ import re
 import shutil
 import tarfile
 
-import numpy as np
 import pytest
 import torch
-import webdataset
 
 from pretrain.__main__ import main as pretrain
 from pretrain.data import build_data
 from pretrain.data.__main__ import main
 from pretrain.data.folder import DataError, Folder
-from pretrain.data.shards import INDEX, Shards, _decoded, open_images, write_shards
+from pretrain.data.shards import INDEX, Shards, open_images, write_shards
 from pretrain.runtime import checkpoints
 from tests.pretrain.tiny import (
     CONFIG,
@@ -53,9 +51,11 @@ def shards(images, tmp_path):
     return tmp_path / "100% shards"
 
 
-@pytest.mark.parametrize("indexed", [True, False])
-def test_shards_hold_the_folders_images_in_its_order(images, shards, tmp_path, indexed):
-    if not indexed:
+@pytest.mark.parametrize("index", ["whole", "cut", "none"])
+def test_shards_hold_the_folders_images_in_its_order(images, shards, index):
+    if index == "cut":
+        (shards / INDEX).write_bytes((shards / INDEX).read_bytes()[:600])
+    if index == "none":
         (shards / INDEX).unlink()
     folder, found = Folder(images), open_images(shards)
     assert isinstance(found, Shards)
@@ -64,24 +64,6 @@ def test_shards_hold_the_folders_images_in_its_order(images, shards, tmp_path, i
     for n in range(len(folder)):
         assert found.name(n) == folder.name(n)
         assert found.read_bytes(n) == folder.read_bytes(n)
-
-
-def test_webdataset_reads_the_shards(images, shards):
-    paths = sorted(map(str, shards.glob("*.tar")))
-    samples = list(webdataset.WebDataset(paths, shardshuffle=False))
-    folder = Folder(images)
-    assert [_decoded(sample["__key__"]) for sample in samples] == [
-        os.path.splitext(folder.name(n))[0] for n in range(len(folder))
-    ]
-    assert [
-        next(value for key, value in sample.items() if key.lower() == "png") for sample in samples
-    ] == [folder.read_bytes(n) for n in range(len(folder))]
-
-
-def test_writing_again_gives_the_same_bytes(images, shards, tmp_path):
-    write_shards(images, tmp_path / "again", max_bytes=12_000)
-    for path in shards.glob("*.tar"):
-        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
 
 def test_foreign_shards_are_searched_and_what_is_no_image_is_counted(
@@ -105,7 +87,7 @@ def test_foreign_shards_are_searched_and_what_is_no_image_is_counted(
     assert [found.name(n) for n in range(len(found))] == ["a1.png", "a0.png", "b1.png", "b0.png"]
     assert found.read_bytes(3) == (images / "0.png").read_bytes()
     assert capfd.readouterr().err == (
-        f"{foreign}: no index.npz, searching its shards\n"
+        f"{foreign}: has no index.npz of these very shards, searching them\n"
         f"{foreign}: 6 files in the shards are no images and are left out\n"
     )
 
@@ -126,6 +108,9 @@ def test_a_writer_that_fails_leaves_nothing_that_looks_like_shards(
         return read(self, n)
 
     words = ["shards", str(images), str(out), "--size-mb", "0.012"]
+    left = tmp_path / ".shards.partial" / "shard-000007.tar"  # by one that was killed before
+    left.parent.mkdir()
+    left.write_bytes(b"half a shard")
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "read_bytes", fail)
         assert main(words) == 2
@@ -133,15 +118,6 @@ def test_a_writer_that_fails_leaves_nothing_that_looks_like_shards(
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
     assert main(words) == 0
     assert open_images(out).sha256() == Folder(images).sha256()
-
-
-def test_what_a_killed_writer_left_is_written_anew(images, tmp_path):
-    left = tmp_path / ".shards.partial" / "shard-000007.tar"
-    left.parent.mkdir()
-    left.write_bytes(b"half a shard")
-    write_shards(images, tmp_path / "shards")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "shards"]
-    assert len(list((tmp_path / "shards").iterdir())) == 2  # one shard and its index
 
 
 @pytest.mark.fault(
@@ -162,19 +138,10 @@ def test_a_folder_that_vanishes_is_a_clear_end(images, tmp_path, capfd, monkeypa
     assert pretrain(["--config-file", CONFIG, *arguments]) == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert re.fullmatch(
-        r"error: .*/images: is gone \(.*\); is it still mounted\? --resume goes on from the last "
-        r"checkpoint",
+        r"error: .*/images: 20 images in a row cannot be read \(.*\); is it still mounted\? .*",
         error,
     )
     assert len(checkpoints.list_checkpoints(tmp_path / "run")) == 1
-
-
-def test_a_shard_that_vanishes_is_named_at_once(shards, tmp_path):
-    data = build_data(config(shards, tmp_path / "run"), torch.device("cpu"))
-    (shards / "shard-000001.tar").unlink()
-    of_it = [n for n in range(len(data)) if data.images.path(n).name == "shard-000001.tar"]
-    with pytest.raises(DataError, match=r"shard-000001\.tar: is gone \(.*\); is it still mounted"):
-        data[0, of_it[0]]
 
 
 def test_a_missing_file_is_a_bad_image_while_the_folder_is_there(images, tmp_path, monkeypatch):
@@ -183,14 +150,6 @@ def test_a_missing_file_is_a_bad_image_while_the_folder_is_there(images, tmp_pat
     _, tried = data[0, 3]
     assert tried[0] == 3
     assert len(tried) == 2
-
-    def dead(path):
-        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", dead)  # as a mount whose server is lost
-        with pytest.raises(DataError, match=r"images: is gone \(.*\); is it still mounted"):
-            data[0, 3]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -205,20 +164,6 @@ def compressed(path):
     path.write_bytes(gzip.compress(path.read_bytes()))
 
 
-def cut_index(path):
-    path.with_name(INDEX).write_bytes(path.with_name(INDEX).read_bytes()[:600])
-
-
-def without_offsets(path):
-    index = dict(np.load(path.with_name(INDEX)))
-    del index["offset"]
-    np.savez(path.with_name(INDEX), **index)
-
-
-def newer(path):
-    np.savez(path.with_name(INDEX), format=np.array(99))
-
-
 def packed(path):
     path.rename(path.with_suffix(".tar.gz"))
 
@@ -230,16 +175,11 @@ def beside(path):
 @pytest.mark.parametrize(
     ("spoil", "indexed", "message"),
     [
-        (cut, True, r"000000\.tar: has changed \(\d+ bytes, \d+ in its index\); remove .*npz"),
-        (cut, False, r"000000\.tar: cannot be read as an uncompressed tar file \(.*\); copy it"),
+        (cut, True, r"000000\.tar: cannot be read as an uncompressed tar file \(.*\); copy it"),
         (compressed, False, r"000000\.tar: cannot be read as an uncompressed tar file"),
         (lambda path: path.write_bytes(b""), False, r"000000\.tar: cannot be read as .* tar file"),
-        (os.remove, True, r"000000\.tar: has changed \(no bytes"),
-        (cut_index, True, r"index\.npz: is no index of shards \(.*\); remove"),
-        (without_offsets, True, r"index\.npz: is no index of shards \(.*offset.*\); remove"),
-        (newer, True, r"index\.npz: is no index of shards \(format 99 is newer"),
-        (packed, False, r"shard-000000\.tar\.gz: is compressed, .*; decompress it to a \.tar"),
-        (beside, True, r"holds shards \(shard-000000\.tar\) and folders or images \(n01440764\)"),
+        (packed, False, r"shards \(shard-000001\.tar\), and shard-000000\.tar\.gz beside them"),
+        (beside, True, r"shards \(shard-000000\.tar\), and n01440764 beside them would be left"),
     ],
 )
 def test_shards_that_cannot_be_used_are_named(images, tmp_path, spoil, indexed, message):
@@ -249,14 +189,3 @@ def test_shards_that_cannot_be_used_are_named(images, tmp_path, spoil, indexed, 
     spoil(tmp_path / "shards" / "shard-000000.tar")
     with pytest.raises(DataError, match=message):
         open_images(tmp_path / "shards")
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("0.jpg", r"0\.jpg and .*0\.png differ in their extension only"), (".png", "no name before")],
-)
-def test_names_that_shards_cannot_hold_are_refused(images, tmp_path, name, message):
-    shutil.copy(images / "0.png", images / name)
-    with pytest.raises(DataError, match=message):
-        write_shards(images, tmp_path / "shards")
-    assert not (tmp_path / "shards").exists()

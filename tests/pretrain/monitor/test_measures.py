@@ -64,13 +64,6 @@ def test_cells_that_know_their_place_match_it_also_in_a_mirrored_view():
     assert match(maps, maps.flip(-1), whole, mirrored).rate == 1
 
 
-def test_views_that_do_not_overlap_have_no_match():
-    left, right = torch.tensor([[0.0, 0.0, 0.3, 1.0]]), torch.tensor([[0.6, 0.0, 1.0, 1.0]])
-    found = match(unit(1, 8, 4, 4), unit(1, 8, 4, 4, seed=1), left, right)
-    assert not found.is_positive.any()
-    assert found.rate == found.chance == 0
-
-
 def test_effective_rank_is_the_number_of_equal_directions():
     basis = torch.eye(8).repeat(5, 1)
     assert effective_rank(basis) == pytest.approx(8, rel=1e-3)

@@ -1,12 +1,10 @@
 """What the pictures show, and that the monitor writes them without changing the run."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
-from matplotlib import colormaps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pretrain.augment import MultiCrop
@@ -94,24 +92,13 @@ def test_attention_is_drawn_as_the_rows_of_the_marked_cells():
 
     crop, weights = noise(3, 80, 80), noise(1, 3, 16, 16).softmax(dim=-1)
     figure = pictures.draw_attention(["trained"], weights, crop)
-    (grid,) = (image.get_array() for image in figure.axes[0].images)
-    gray = 0.4 + 0.6 * pictures.pixels(crop).mean(dim=0)
-    most = max(2, 16 * weights.flatten().quantile(0.99).item())
-    places = 0, 2, 3  # of 4x4 cells: at 1/6, 3/6 and 5/6 of both sides
-    for (n, place), head in itertools.product(enumerate(places), range(3)):
-        looks = 16 * weights[0, head, 5 * place].view(4, 4)
-        tile = grid[10 + 90 * n :, 10 + 90 * (head + 1) :]
-        for y, x in np.ndindex(4, 4):  # cells of 20 px
-            at = 20 * y + 10, 20 * x + 10
-            colour = np.array(colormaps["YlOrBr"](looks[y, x].item() / most)[:3])
-            np.testing.assert_allclose(tile[at], 0.3 * gray[at].item() + 0.7 * colour, atol=0.01)
-    marks = sorted(patch.get_xy() for patch in figure.axes[0].patches)
-    expected = [
-        (10 + 90 * tile + 20 * place - 0.5, 10 + 90 * n + 20 * place - 0.5)
-        for n, place in enumerate(places)
-        for tile in range(4)
-    ]
-    np.testing.assert_allclose(marks, sorted(expected))
+    axes = iter(figure.axes)
+    for place in (0, 2, 3):  # of 4x4 cells of 20 px: at 1/6, 3/6 and 5/6 of both sides
+        (mark,) = next(axes).patches
+        assert mark.get_xy() == (20 * place - 0.5, 20 * place - 0.5)
+        for head in range(3):
+            looks = next(axes).images[0].get_array()
+            np.testing.assert_array_equal(looks, 16 * weights[0, head, 5 * place].view(4, 4))
 
 
 def test_pixels_undo_the_normalization():
@@ -126,7 +113,7 @@ def test_any_number_of_views_is_drawn(locals_):
     cfg.GLOBAL_SIZE, cfg.NUM_LOCALS, cfg.LOCAL_SIZE = 32, locals_, 16
     views = MultiCrop(cfg)(image, random.Random(0))
     figure = pictures.draw_views(image, views)
-    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    titles = [ax.get_title() for ax in figure.axes[1:] if ax.get_title()]
     assert len(titles) == 2 + locals_
     mirrored = ["mirrored" in title for title in titles]
     assert mirrored == views.crops[:, -1].bool().tolist()
@@ -145,10 +132,8 @@ def test_the_monitor_writes_images_and_changes_nothing_of_the_run(tmp_path):
     before, after = checkpoints.load(plain)["model"], checkpoints.load(seen)["model"]
     assert all(torch.equal(before[name], value) for name, value in after.items())
     events = EventAccumulator(str(tmp_path / "seen"), {"images": 0}).Reload()
-    kinds = ("attention", "matches", "pca", "views")
-    tags = [f"monitor/{kind}/{n}" for kind in kinds for n in (0, 1)]
+    tags = [f"monitor/{kind}/{n}" for kind in ("attention", "matches", "pca") for n in (0, 1)]
     assert sorted(events.Tags()["images"]) == tags
-    for tag in tags:  # the views stay the same
-        steps = [0] if "views" in tag else [0, 1]
-        assert [image.step for image in events.Images(tag)] == steps
+    for tag in tags:
+        assert [image.step for image in events.Images(tag)] == [0, 1]
         assert all(min(image.width, image.height) > 200 for image in events.Images(tag))

@@ -1,6 +1,5 @@
 import argparse
 import pickle
-import sys
 import zipfile
 
 import numpy as np
@@ -9,10 +8,6 @@ import torch
 from safetensors.torch import save_file
 
 from pretrain.runtime.reading import IN_CLOVE, CheckpointError, read, read_newest, shown
-
-
-class Arbitrary:
-    pass
 
 
 def save(path, value):
@@ -78,18 +73,6 @@ def test_a_class_is_refused_unless_the_caller_allows_it_and_the_list_is_gone_aft
     with pytest.raises(CheckpointError, match=r"c\.pth: holds argparse\.Namespace.*nothing was ex"):
         read(path)
     assert torch.serialization.get_safe_globals() == before
-
-
-def test_a_foreign_class_is_named_with_the_way_to_a_plain_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(Arbitrary, "__module__", "elsewhere")
-    monkeypatch.setitem(sys.modules, "elsewhere", argparse.Namespace(Arbitrary=Arbitrary))
-    path = save(tmp_path / "c.pth", {"state_dict": {"a": torch.ones(2)}, "x": Arbitrary()})
-    with pytest.raises(CheckpointError, match=r"holds elsewhere\.Arbitrary.*nothing was") as caught:
-        read(path)
-    command = str(caught.value).partition('python -c "')[2].rstrip('"')
-    monkeypatch.chdir(tmp_path)
-    exec(command, {})
-    assert torch.equal(read(tmp_path / "plain.pth")["a"], torch.ones(2))
 
 
 def test_what_is_no_checkpoint_is_an_error_that_names_it(tmp_path):

@@ -1,0 +1,42 @@
+"""How a command ends: its exit code, and a last line on standard error that says why."""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+
+from pretrain.runtime import distributed
+from pretrain.runtime.config import ConfigError
+from pretrain.runtime.files import DataError
+from pretrain.runtime.interrupt import EXIT_CODE, Interrupted
+from pretrain.runtime.reading import CheckpointError
+
+# Input or a disk that cannot be used; of these the text says what is wrong, and the way out
+FAULTS = (ConfigError, DataError, CheckpointError, FloatingPointError, OSError)
+
+Main = Callable[[Sequence[str] | None], int | None]
+
+
+def with_exit_code(main: Main) -> Main:
+    """``main``, a command's function of its arguments, that returns the exit code of the process.
+
+    Its own or 0; 1 another process is gone, 2 input or a disk that cannot be used, 75 interrupted
+    and saved, 130 interrupted. The process group is left in any case.
+    """
+
+    @functools.wraps(main)
+    def call(arguments: Sequence[str] | None = None) -> int:
+        try:
+            return main(arguments) or 0
+        except (*FAULTS, distributed.PeerLost) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1 if isinstance(error, distributed.PeerLost) else 2
+        except Interrupted:
+            print("interrupted: the same command with --resume goes on", file=sys.stderr)
+            return EXIT_CODE
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        finally:
+            distributed.shutdown()
+
+    return call
