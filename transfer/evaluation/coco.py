@@ -1,11 +1,9 @@
 """COCO's metrics of boxes, masks and keypoints, through faster-coco-eval."""
 
-import gc
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -29,8 +27,8 @@ COCO_KEYPOINTS = 17
 class Evaluation(COCOeval_faster):
     """faster-coco-eval's matching and curves; what it does before that is done here, and faster.
 
-    It would copy and index all annotations, decode every mask, also those of classes that the
-    image does not have, and go through keypoints one by one. objects: of ``as_object``;
+    It would copy and index all annotations, and decode every mask, also those of classes that the
+    image does not have. objects: of ``as_object``;
     detections: of ``as_detection``, in an image best first.
     """
 
@@ -75,38 +73,7 @@ class Evaluation(COCOeval_faster):
             [thing["iscrowd"] for thing in objects],
         )
 
-    def computeOks(self, imgId: int, catId: int) -> np.ndarray:
-        """Object keypoint similarity: (detections, objects)."""
-        found, objects = self.dt_dataset.get(imgId, catId), self.gt_dataset.get(imgId, catId)
-        sigmas = np.asarray(self.params.kpt_oks_sigmas)  # (K,)
-        points = np.array([d["keypoints"] for d in found]).reshape(len(found), 1, len(sigmas), 3)
-        truth = np.array([o["keypoints"] for o in objects]).reshape(1, -1, len(sigmas), 3)
-        boxes = np.array([o["bbox"] for o in objects], dtype=float)[:, None]  # (objects, 1, 4)
-        areas = np.array([o["area"] for o in objects])[:, None]
-        points, visible = points[..., :2], truth[..., 2] > 0
-        # An object without visible keypoints takes what lies within twice its box.
-        low, high = boxes[..., :2] - boxes[..., 2:], boxes[..., :2] + 2 * boxes[..., 2:]
-        outside = np.maximum(low - points, 0) + np.maximum(points - high, 0)
-        labelled = visible.any(axis=-1, keepdims=True)  # (1, objects, 1)
-        distance = np.where(labelled[..., None], points - truth[..., :2], outside)
-        error = (distance**2).sum(axis=-1) / (2 * sigmas) ** 2 / (areas + np.spacing(1)) / 2
-        counted = visible | ~labelled
-        return (np.exp(-error) * counted).sum(axis=-1) / counted.sum(axis=-1)
 
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Do not look for garbage: there is none among the many dicts, and it took a third longer."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@no_collection()
 def evaluate_coco(
     dataset: dict[str, Any],
     results: Sequence[dict[str, Any]],
