@@ -1,5 +1,3 @@
-import argparse
-
 import pytest
 import torch
 import torchvision
@@ -10,7 +8,7 @@ from pretrain.runtime import files
 from tests.transfer.convert.layouts import KEY_MAP, own, released, under
 from transfer.convert import CheckpointError, load_converted, to_detectron2
 from transfer.convert.__main__ import main
-from transfer.convert.layouts import LAYOUTS, METHODS
+from transfer.convert.layouts import METHODS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -200,13 +198,6 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(tmp_path, capsys, source, ou
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_list_prints_a_row_for_every_method_and_layout(capsys):
-    assert main(["--list"]) == 0
-    said = capsys.readouterr().out
-    assert all(method.source in said for method in METHODS.values())
-    assert all(layout.file in said for layout in LAYOUTS)
-
-
 # ---------------------------------------------------------------------------------------------
 # Converted files
 
@@ -219,22 +210,3 @@ def test_another_format_and_another_ending_are_errors(tmp_path):
     torch.save(content, tmp_path / "backbone.pkl")
     with pytest.raises(CheckpointError, match="rename it"):
         load_converted(tmp_path / "backbone.pkl")
-
-
-@pytest.mark.parametrize(
-    ("name", "out"),
-    [
-        ("run/checkpoints/step_00000005.pth", "run/backbone.pth"),
-        ("moco v2.pth.tar", "moco v2_d2.pth"),
-        ("", "backbone.pth"),
-    ],
-)
-def test_what_is_not_converted_gives_the_command_to_run(tmp_path, name, out):
-    path = tmp_path / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if name:
-        torch.save({"model": {"x": torch.zeros(1)}, "opt": argparse.Namespace()}, path)
-    with pytest.raises(CheckpointError) as caught:
-        load_converted(path)
-    quoted = [f"'{x}'" if " " in str(x) else str(x) for x in (path, tmp_path / out)]
-    assert str(caught.value).endswith(f"Run: python -m transfer.convert {' '.join(quoted)}")
