@@ -182,12 +182,6 @@ def test_anchor_scale_multiplies_every_size_once(name):
     assert scaled.TRANSFER.ANCHOR_SCALE == 1.0
 
 
-def test_an_overlay_lies_above_the_task_and_below_key_value():
-    assert resolve(TASKS["coco_c4"].config, SCENES).SOLVER.MAX_ITER == 90
-    cfg = resolve(TASKS["coco_c4"].config, SCENES, ["SOLVER.MAX_ITER", "7"])
-    assert cfg.SOLVER.MAX_ITER == 7
-
-
 def test_the_hash_ignores_place_device_and_seed_but_no_setting():
     cfg = resolve(TASKS["coco_c4"].config)
     before = config_sha256(cfg)

@@ -214,14 +214,6 @@ def test_pixels_have_the_colour_of_their_chart_and_of_their_coordinates(densepos
         np.testing.assert_array_equal(right[:, x1 + 8 :], gray[:, x1 + 8 :])
 
 
-def test_the_better_of_two_people_lies_on_top(densepose, photo):
-    instances, outputs = found([0.9, 0.6]), charts(2)
-    outputs.fine_segm[0] = nn.functional.one_hot(torch.tensor(5), 25)[:, None, None]
-    instances.pred_densepose = outputs
-    right = panels(draw(densepose, {"file_name": str(photo)}, instances, PERSON), rows=3)[0][1]
-    assert right[200, 200].tolist() == (255 * CHART_COLORS[5]).round().tolist()
-
-
 def test_annotated_points_have_the_colours_of_the_pixels(densepose, photo):
     left, top, right, bottom = BOX
     x, y = np.array([150.5, 200.5, 250.5]), np.array([150.5, 160.5, 170.5])

@@ -36,8 +36,6 @@ def load_converted(path: str | Path) -> dict[str, Any]:
             f"{path}: not converted for Detectron2, which would start from random weights without "
             f"an error. Run: python -m transfer.convert {shlex.quote(str(path))} backbone.pth"
         )
-    if path.suffix != ".pth":
-        raise CheckpointError(f"{path}: Detectron2 unpickles other names than *.pth; rename it")
     if loaded["format"] != FORMAT:
         raise CheckpointError(
             f"{path}: format {shown(loaded['format'])} of converted weights, this version reads "

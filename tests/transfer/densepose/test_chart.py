@@ -7,7 +7,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 
 from pretrain.runtime.config import ConfigError, flatten, plain
-from tests.transfer.densepose.cases import load_json, random_outputs
+from tests.transfer.densepose.cases import load_json
 from transfer.config import resolve
 from transfer.densepose.config import add_densepose_config
 from transfer.densepose.roi_heads import DensePoseROIHeads
@@ -124,13 +124,3 @@ def test_keys_have_upstreams_defaults():
 def test_what_is_out_of_scope_or_does_not_fit_is_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
         config("s1x", overrides)
-
-
-def test_outputs_are_indexed_like_a_field_of_instances():
-    outputs = random_outputs(0, 4)
-    assert len(outputs) == len(outputs.to("cpu")) == 4
-    for index, rows in ((2, [2]), (slice(1, 3), [1, 2]), (torch.tensor([True, False] * 2), [0, 2])):
-        chosen = outputs[index]
-        assert torch.equal(chosen.u, outputs.u[rows])
-        assert torch.equal(chosen.coarse_segm, outputs.coarse_segm[rows])
-    assert torch.equal(outputs[-1].u, outputs.u[3:])
