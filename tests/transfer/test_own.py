@@ -139,7 +139,7 @@ def test_an_imported_file_may_add_a_task(root, capsys):
     assert TASKS["cells"] == Task(str(config), ("bbox/AP50",), "bbox/AP50")
 
 
-def test_a_layout_without_check_or_evaluator_says_where_to_add_one(root, capsys):
+def test_a_layout_without_check_says_where_to_add_one(root, capsys):
     config = write_task(
         root / "my.yaml", metrics=(), DATASETS={"TRAIN": ["own_train"], "TEST": ["mine"]}
     )
@@ -151,12 +151,3 @@ def test_a_layout_without_check_or_evaluator_says_where_to_add_one(root, capsys)
     )
     assert fine_tune(config, root / "run", "--import", str(file)) == 2
     assert "may add to transfer.data.CHECKS" in capsys.readouterr().err
-
-    file.write_text(
-        "from dataclasses import replace\n"
-        "from transfer import data\n"
-        "from transfer.data import coco\n"
-        "data.CHECKS['ours'] = lambda name: replace(coco.check('own_val'), name=name)\n"
-    )
-    assert fine_tune(config, root / "run", "--import", str(file)) == 2
-    assert "may add to transfer.evaluation.EVALUATORS" in capsys.readouterr().err

@@ -193,8 +193,6 @@ def test_keypoints_of_a_json_become_metadata(tmp_path):
             edit("people.json", annotation(keypoints=[1, 1, 2])),
             "people.json: annotation 2 has 3 keypoint numbers, not 2 x 3",
         ),
-        (edit("people.json", annotation(keypoints=None)), "annotation 2 has 0 keypoint numbers"),
-        (edit("people.json", without("annotations", "num_keypoints")), "has no num_keypoints"),
         (
             rewrite("people.json", "right_hand", "right_foot"),
             "people.json: there is a keypoint left_hand, but no right_hand",

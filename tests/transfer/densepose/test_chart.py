@@ -113,11 +113,7 @@ def test_keys_have_upstreams_defaults():
         (["INPUT.ROTATION_ANGLES", "[0, 90]"], r"Add: INPUT.ROTATION_ANGLES \[0\]"),
         ([f"{HEAD}.NAME", "DensePoseDeepLabHead"], r"NAME is 'DensePoseDeepLabHead'"),
         ([f"{HEAD}.NUM_COARSE_SEGM_CHANNELS", "3"], r"CHANNELS is 3.*CHANNELS 2 or .* 15"),
-        (["DENSEPOSE_EVALUATION.STORAGE", "file"], r"STORAGE is 'file'.*STORAGE none"),
-        (["MODEL.ROI_HEADS.NUM_CLASSES", "2"], r"NUM_CLASSES is 2.*NUM_CLASSES 1"),
-        (["MODEL.ROI_HEADS.NAME", "StandardROIHeads"], r"Add: MODEL.ROI_HEADS.NAME Dense"),
         (["DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD", "0.97"], r"THRESHOLD 0.97: must be 0 to 0.5"),
-        (["DENSEPOSE_EVALUATION.DISTRIBUTED_INFERENCE", "False"], r"DISTRIBUTED_INFERENCE True"),
         ([f"{HEAD}.CSE.EMBED_SIZE", "16"], r"unknown key MODEL.ROI_DENSEPOSE_HEAD.CSE"),
     ],
 )

@@ -78,10 +78,7 @@ def test_a_mirrored_annotation_equals_a_slow_one_by_point_and_pixel(table):
     [
         ({"U_transforms": cells(side=255)}, "U_transforms is not 24 cells of 256x256 numbers"),
         ({"V_transforms": cells(count=23)}, "V_transforms is not 24 cells of 256x256 numbers"),
-        ({"V_transforms": np.zeros((256, 256))}, "V_transforms is not 24 cells"),
-        ({"U_transforms": "text"}, "U_transforms is not 24 cells"),
         ({"U_transforms": cells(value=np.nan)}, "U_transforms is not 24 cells of 256x256 numbers"),
-        ({"V_transforms": cells(value=-0.1)}, "V_transforms is not 24 cells of 256x256 numbers"),
     ],
 )
 def test_a_table_that_does_not_fit_is_named_with_the_way_out(changes, message, tmp_path):
