@@ -24,11 +24,10 @@ from transfer.tasks import TASKS, Task, get_task
 from transfer.train import fine_tune
 
 USER_ERROR = 2
-KILLED = 130  # by a second Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 2 for a mistake, 75 or 130 when interrupted."""
+    """Run the command; returns its exit status: 0, 2 for a mistake, 75 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(arguments)
     try:
@@ -50,9 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as reason:
         print(f"interrupted: {reason}; the same command with --resume goes on", file=sys.stderr)
         return EXIT_CODE
-    except KeyboardInterrupt:
-        print("interrupted: --resume goes on from the last checkpoint", file=sys.stderr)
-        return KILLED
     finally:
         distributed.shutdown()
 
@@ -94,7 +90,11 @@ def _fine_tune(args: argparse.Namespace, interrupted: InterruptFlag) -> None:
     if args.init is not None and not re.fullmatch(r"[a-z0-9_]+", args.init):
         raise ConfigError(f"--init {args.init}: only lower-case letters, digits and _")
     if args.visualize is not None:
-        args.visualize = _pictures(*args.visualize)
+        count, folder = args.visualize
+        if not count.isdecimal():
+            raise ConfigError(f"--visualize {count}: the number of images must be a whole number")
+        args.visualize = int(count), Path(folder)
+        args.visualize[1].mkdir(parents=True, exist_ok=True)  # or fail before the training
     name, task = _chosen(args)
     cfg = resolve(task.config, args.overlay, args.overrides)
     own.register_datasets(cfg, task.config)
@@ -105,19 +105,6 @@ def _fine_tune(args: argparse.Namespace, interrupted: InterruptFlag) -> None:
     for logger in ("fvcore", "detectron2", "transfer"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=logger)
     fine_tune(cfg, name, task, args, interrupted)
-
-
-def _pictures(count: str, folder: str) -> tuple[int, Path]:
-    """Of how many images to draw pictures, and the folder for them, which is there afterwards."""
-    if not count.isdecimal() or int(count) < 1:
-        raise ConfigError(f"--visualize {count}: the number of images must be 1 or more")
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise ConfigError(
-            f"--visualize: {folder} cannot be a folder ({fault.strerror}); choose another"
-        ) from fault
-    return int(count), Path(folder)
 
 
 def _chosen(args: argparse.Namespace) -> tuple[str, Task]:

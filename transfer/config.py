@@ -1,7 +1,6 @@
 """The config of a fine-tuning: Detectron2's keys and our own, below TRANSFER."""
 
 import itertools
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,6 @@ NOT_HASHED = (
     "TRANSFER.METRICS",
     "TRANSFER.SURFACE",
 )
-
-
-RECIPE_BN_BATCH = 16
-logger = logging.getLogger(__name__)
 
 
 def default_config() -> CfgNode:
@@ -122,11 +117,7 @@ def images_per_bn_batch(cfg: CfgNode, processes: int) -> int:
     norm = cfg.MODEL.RESNETS.NORM
     if "BN" not in norm or norm == "FrozenBN":
         return 0
-    images = cfg.SOLVER.IMS_PER_BATCH // (1 if "SyncBN" in norm else processes)
-    if images < RECIPE_BN_BATCH:
-        here = f"{norm} sees {images} images per batch"
-        logger.info("%s; the recipes have %d, expect other numbers", here, RECIPE_BN_BATCH)
-    return images
+    return cfg.SOLVER.IMS_PER_BATCH // (1 if "SyncBN" in norm else processes)
 
 
 def _check_steps(cfg: CfgNode, config: str | Path) -> None:

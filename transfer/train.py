@@ -138,7 +138,7 @@ class Run:
             path = Path(self.cfg.OUTPUT_DIR, f"{name}.pth")
             content = {name: getattr(self, name).state_dict() for name in PARTS}
             content |= {"iteration": self.iteration, "seconds": self.seconds}
-            files.write_torch(path, content | {"processes": comm.get_world_size()})
+            files.write_torch(path, content)
             files.write_text(path.with_name(LAST), path.name)
             for other in path.parent.glob("model_*.pth"):
                 if other != path:
@@ -156,10 +156,6 @@ class Run:
             getattr(self, name).load_state_dict(content[name])
         self.iteration, self.final = content["iteration"], path.stem == FINAL
         self._began = time.monotonic() - content["seconds"]
-        before, now = content["processes"], comm.get_world_size()
-        if before != now:
-            other = "from here on the images come in another order than in an uninterrupted run"
-            logger.warning("begun on %d processes, resumed on %d: %s", before, now, other)
         return True
 
 

@@ -1,7 +1,7 @@
 """Pictures of a test set: the ground truth on the left, what the model predicts on the right."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from detectron2.evaluation import inference_context
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import VisImage, Visualizer
 from matplotlib.colors import hsv_to_rgb
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import nn
 
 from pretrain.runtime.files import write_atomically
@@ -25,8 +25,7 @@ from transfer.densepose.inference import labels_and_uv
 
 MIN_SCORE = 0.5
 PANEL_SIZE = 512  # px, longer side: smaller images are enlarged
-FONT = ImageFont.load_default(14)
-CAPTION_HEIGHT, GAP = 22, 8  # px
+GAP = 8  # px between two panels
 
 # Neighbours on the circle of hues differ in brightness, as 7 is odd; background (0) is black.
 CHART_COLORS = np.zeros((25, 3))
@@ -35,11 +34,11 @@ ORDERED = matplotlib.colormaps["viridis"]  # what is below 0 or above 1 has the 
 
 # Charts i (...) and coordinates u, v (...) to colours (..., 3) in [0, 1].
 Paint = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-PAINTS: dict[str, Paint] = {
-    "parts": lambda i, u, v: CHART_COLORS[i],
-    "U, 0 blue, 1 yellow": lambda i, u, v: ORDERED(u)[..., :3],
-    "V, 0 blue, 1 yellow": lambda i, u, v: ORDERED(v)[..., :3],
-}
+PAINTS: tuple[Paint, ...] = (
+    lambda i, u, v: CHART_COLORS[i],
+    lambda i, u, v: ORDERED(u)[..., :3],  # 0 blue, 1 yellow
+    lambda i, u, v: ORDERED(v)[..., :3],
+)
 
 
 @torch.no_grad()
@@ -78,15 +77,14 @@ def draw(
     """The picture (H, W, 3) uint8 RGB of an image: two panels; with DensePose two rows more."""
     image = read_image(record["file_name"], format="RGB")  # whatever INPUT.FORMAT is
     truth = ground_truth(cfg, record)
-    shown, note = choose(instances)
-    captions = ["ground truth" if truth["annotations"] else "ground truth: nothing", note]
-    paints: dict[str, Paint | None] = {"": None}
+    shown = choose(instances)
+    paints: tuple[Paint | None, ...] = (None,)
     if cfg.MODEL.DENSEPOSE_ON:  # all colours are the charts'
         image = image.mean(axis=2, keepdims=True).round().repeat(3, axis=2)
         charts, uv = charts_and_uv(shown, image.shape[:2])
-        paints = {f"; {name}": paint for name, paint in PAINTS.items()}
+        paints = PAINTS
     rows = []
-    for paint in paints.values():
+    for paint in paints:
         painted = image
         if paint is not None:
             painted = np.where(charts[..., None] > 0, (255 * paint(charts, *uv)).round(), image)
@@ -96,8 +94,10 @@ def draw(
             right.draw_instance_predictions(shown)
         if paint is not None:
             draw_points(left, truth, paint)
-        rows.append([left.output.get_image(), right.output.get_image()])
-    return compose(rows, [[caption + name for caption in captions] for name in paints])
+        sides = [panel.output.get_image() for panel in (left, right)]
+        gap = np.full((len(sides[0]), GAP, 3), 255, np.uint8)
+        rows.append(np.concatenate([sides[0], gap, sides[1]], axis=1))
+    return np.concatenate(rows)
 
 
 class Panel(Visualizer):
@@ -131,15 +131,11 @@ def ground_truth(cfg: CfgNode, record: dict[str, Any]) -> dict[str, Any]:
     return {"annotations": annotations}
 
 
-def choose(instances: Instances) -> tuple[Instances, str]:
-    """The detections to draw, and their caption: the good ones, or else the best."""
-    good = instances[instances.scores >= MIN_SCORE]
-    if len(good):
-        return good, "prediction"
+def choose(instances: Instances) -> Instances:
+    """The detections to draw: the good ones, or else the best."""
     if not len(instances):
-        return instances, "prediction: nothing"
-    best = int(instances.scores.argmax())
-    return instances[best : best + 1], f"prediction (score {instances.scores[best]:.2g})"
+        return instances
+    return instances[instances.scores >= min(MIN_SCORE, instances.scores.max())]
 
 
 def charts_and_uv(instances: Instances, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -173,22 +169,3 @@ def draw_points(panel: Panel, truth: dict[str, Any], paint: Paint) -> None:
         colors = paint(i.astype(int), u, v)
         for number in i.nonzero()[0]:
             panel.draw_circle((x[number], y[number]), colors[number], radius=2)
-
-
-def compose(
-    panels: Sequence[Sequence[np.ndarray]], captions: Sequence[Sequence[str]]
-) -> np.ndarray:
-    """Rows of panels of one size, each below its caption."""
-    rows = [
-        np.concatenate([_captioned(*cell) for cell in zip(*row, strict=True)], axis=1)[:, :-GAP]
-        for row in zip(panels, captions, strict=True)
-    ]
-    return np.concatenate(rows)
-
-
-def _captioned(panel: np.ndarray, caption: str) -> np.ndarray:
-    height, width = panel.shape[:2]
-    cell = Image.new("RGB", (width + GAP, height + CAPTION_HEIGHT), "white")
-    ImageDraw.Draw(cell).text((2, 2), caption, fill="black", font=FONT)
-    cell.paste(Image.fromarray(panel), (0, CAPTION_HEIGHT))
-    return np.asarray(cell)

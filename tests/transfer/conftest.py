@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 
@@ -17,3 +19,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def own_log_handlers():
+    """Detectron2 keeps its handlers, and with them the captured output of an earlier test."""
+    yield
+    for name in ("fvcore", "detectron2", "transfer"):
+        logging.getLogger(name).handlers.clear()

@@ -68,11 +68,6 @@ def test_batches_are_those_of_detectron2s_own_loader(stream):
     assert any(image["height"] == image["width"] for batch in ours for image in batch)
 
 
-def test_without_grouping_batches_are_in_the_samplers_order():
-    batches = Batches(TrainingSampler(IMAGES, shuffle=False), None, BATCH, start=3)
-    assert next(iter(batches)) == [(9, 9), (10, 10), (11, 0)]
-
-
 @pytest.mark.parametrize("start", [1, 9, 30])
 def test_a_stream_goes_on_anywhere_as_if_it_had_never_stopped(stream, start):
     whole = take(stream(), start + 8)
@@ -83,12 +78,6 @@ def test_a_stream_goes_on_anywhere_as_if_it_had_never_stopped(stream, start):
 
 def test_the_number_of_workers_changes_nothing(stream):
     assert take(stream(), 12, start=5, workers=2) == take(stream(), 12, start=5)
-
-
-def test_another_seed_gives_other_images_and_other_augmentations(stream):
-    first, other = take(stream(7), 4), take(stream(8), 4)
-    assert [i["image_id"] for b in first for i in b] != [i["image_id"] for b in other for i in b]
-    assert not {i["drawn"] for b in first for i in b} & {i["drawn"] for b in other for i in b}
 
 
 def test_ranks_share_one_stream_and_draw_each_for_itself(stream, monkeypatch):

@@ -1,6 +1,5 @@
 import itertools
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from transfer.evaluation.coco import FastCOCOEvaluator
 from transfer.tasks import TASKS
 from transfer.train import Run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "own_log_handlers")
 # 6 images in 2 shapes, so that groups are half-filled when a run is left
 LONGER = ["SOLVER.MAX_ITER", "5", "DATALOADER.NUM_WORKERS", "1"]
 FIELDS = {  # value or type
@@ -60,15 +59,6 @@ def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes") / "scenes"
     generate(folder, Request(unlabelled=0, train=24, val=10, longest_side=96))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def own_log_handlers():
-    """Detectron2 keeps its handlers, and with them the captured output of an earlier test."""
-    yield
-    for name in ("fvcore", "detectron2", "transfer"):
-        for handler in list(logging.getLogger(name).handlers):
-            logging.getLogger(name).removeHandler(handler)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +113,6 @@ def test_a_run_ends_with_a_complete_metrics_file(task, scenes, weights, tmp_path
     assert (frozen["SOLVER"]["MAX_ITER"], frozen["SEED"]) == (2, 3)
     assert read(tmp_path, "provenance.json")["run"]["config_sha256"] == metrics["config_sha256"]
     log = (tmp_path / "log.txt").read_text()
-    assert "SyncBN sees 2 images per batch; the recipes have 16" in log
     assert f"{weights}: 318 entries loaded" in log
 
 
@@ -211,6 +200,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_is_saved_after_it(
         ([], ["TRANSFER.AMP_DTYPE", "fp16"], "Add: TRANSFER.AMP_DTYPE bf16"),
         (["--weights", "nowhere.pth"], [], "nowhere.pth: cannot be read (No such file"),
         (["--eval-only"], [], "no checkpoint in"),
+        (["--visualize", "new", "3"], [], "--visualize new: the number of images"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(flags, overrides, message, root, tmp_path, capsys):
@@ -232,10 +222,8 @@ def test_two_processes_train_and_evaluate_and_one_evaluates_alike(root, tmp_path
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert torch.load(tmp_path / "model_final.pth")["processes"] == 2
-    # In this process alone; the warning is about the order of images.
+    # In this process alone
     assert main([*words, "--eval-only", *FAST, *norms]) == 0
-    assert "begun on 2 processes, resumed on 1" in (tmp_path / "log.txt").read_text()
     assert read(tmp_path, "evaluation.json")["metrics"] == read(tmp_path)["metrics"]
 
 
@@ -269,7 +257,7 @@ def test_flags_of_several_machines_become_torchruns(monkeypatch):
 def test_weights_that_are_not_a_converted_file_stop_with_the_command(root, tmp_path, capsys):
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")
     assert run(tmp_path / "run", weights=tmp_path / "other.pth") == 2
-    command = f"Run: python -m transfer.convert {tmp_path / 'other.pth'} {tmp_path}"
+    command = f"Run: python -m transfer.convert {tmp_path / 'other.pth'} backbone.pth"
     assert command in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
 
@@ -282,17 +270,6 @@ def test_missing_data_stop_before_anything_is_built(root, tmp_path, capsys, monk
     message = capsys.readouterr().err
     assert f"{tmp_path}/nothing/coco/annotations/instances_train2017.json" in message
     assert "DETECTRON2_DATASETS" in message
-
-
-def test_check_data_lists_the_counts(root, capsys):
-    assert main(["--check-data", "--task", "coco_c4"]) == 0
-    said = capsys.readouterr().out
-    assert "coco_2017_val: 3 images (the official set has 5000), 6 objects" in said
-
-
-def test_list_names_every_task(capsys):
-    assert main(["--list"]) == 0
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == list(TASKS)
 
 
 @pytest.mark.parametrize("missing", ["--task", "--output", "--weights"])

@@ -5,13 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from pretrain.runtime import files, provenance
 from pretrain.runtime.reading import CheckpointError, read, read_newest, shown
 from transfer.convert.backbones import Backbone, counts, find_backbone, inside
 from transfer.convert.converted import write_converted
-from transfer.convert.layouts import LAYOUTS, METHODS, allowed
+from transfer.convert.layouts import METHODS, allowed
 from transfer.convert.proof import TOLERANCE, prove
 
 
@@ -87,32 +85,15 @@ def meta_of(backbone: Backbone, source: Path, loaded: dict[str, Any]) -> dict[st
     return meta
 
 
-def list_methods() -> str:
-    """The table of methods' files, and where they are."""
-    pages = [(x.name, x.source, x.license, ", ".join(x.allowed)) for x in METHODS.values()]
-    headers = ("method", "page", "licence", "may hold beside tensors and plain values")
-    return (
-        f"{tabulate(LAYOUTS, headers='keys', tablefmt='plain')}\n\n{tabulate(pages, headers)}\n\n"
-        "`module.` before every key is ignored. Files without marks, and those that other "
-        "converters\nwrote in Detectron2's names, convert with --method."
-    )
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 2 after an error that the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m transfer.convert", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", type=Path, nargs="?", help="a file, or the folder of a pretraining run")
-    add("out", type=Path, nargs="?", help="the converted file, *.pth")
+    add("checkpoint", type=Path, help="a file, or the folder of a pretraining run")
+    add("out", type=Path, help="the converted file, *.pth")
     add("--method", choices=("auto", *METHODS), default="auto", help="whose checkpoint it is")
     add("--prefix", help="before the backbone's entries, in place of the method's own")
-    add("--list", action="store_true", help="print the table of methods")
     options = parser.parse_args(arguments)
-    if options.list:
-        print(list_methods())
-        return 0
-    if options.out is None:
-        parser.error("CHECKPOINT and OUT.pth are needed")
     try:
         run(options.checkpoint, options.out, options.method, options.prefix)
     except (CheckpointError, OSError) as error:

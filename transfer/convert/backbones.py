@@ -222,9 +222,7 @@ def _expected(depth: int) -> dict[str, tuple[int, ...]]:
 def _check_entries(entries: State) -> int:
     """The depth whose entries these are, exactly; CheckpointError if there is none."""
     shapes = {name: tuple(value.shape) for name, value in entries.items()}
-    basic = not any(".conv3." in name for name in entries)
-    depths = (18, 34) if basic else (50, 101, 152)
-    depth = min(depths, key=lambda depth: len(_expected(depth).keys() ^ shapes.keys()))
+    depth = min((50, 101, 152), key=lambda depth: len(_expected(depth).keys() ^ shapes.keys()))
     expected = _expected(depth)
     if not any(name.endswith(COUNTER) for name in entries):  # some sources have none of them
         expected = {name: each for name, each in expected.items() if not name.endswith(COUNTER)}
@@ -237,13 +235,9 @@ def _check_entries(entries: State) -> int:
         some = ", ".join(map(shown, wrong[:3])) + (", …" if len(wrong) > 3 else "")
         raise CheckpointError(
             f"{len(wrong)} of {len(shapes)} backbone entries do not fit the {len(expected)} of a "
-            f"ResNet-{depth} ({some}). Only plain ResNet-50, 101 and 152 convert: no deep stem, no "
-            "wide ResNet, no ResNeXt. If it is one, is the file complete, and --prefix right?"
-        )
-    if basic:
-        raise CheckpointError(
-            f"a ResNet-{depth}. It can be pretrained, but Detectron2's C4 head is made for "
-            "bottleneck blocks: pretrain a ResNet-50, 101 or 152 to transfer it"
+            f"ResNet-{depth} ({some}). Only plain ResNet-50, 101 and 152 convert: no smaller one, "
+            "no deep stem, no wide ResNet, no ResNeXt. If it is one, is the file complete, and "
+            "--prefix right?"
         )
     return depth
 

@@ -34,26 +34,14 @@ def load_converted(path: str | Path) -> dict[str, Any]:
     if not is_converted(loaded):
         raise CheckpointError(
             f"{path}: not converted for Detectron2, which would start from random weights without "
-            f"an error. Run: {_command(path)}"
+            f"an error. Run: python -m transfer.convert {shlex.quote(str(path))} backbone.pth"
         )
-    if path.suffix != ".pth":
-        raise CheckpointError(f"{path}: Detectron2 unpickles other names than *.pth; rename it")
     if loaded["format"] != FORMAT:
         raise CheckpointError(
             f"{path}: format {shown(loaded['format'])} of converted weights, this version reads "
             f"{FORMAT}. Update the repository, or convert the checkpoint again"
         )
     return loaded
-
-
-def _command(path: Path) -> str:
-    if path.is_dir():
-        out = path / "backbone.pth"
-    elif path.match("checkpoints/step_*.pth"):
-        out = path.parent.parent / "backbone.pth"
-    else:
-        out = path.with_name(f"{path.name.split('.')[0]}_d2.pth")
-    return f"python -m transfer.convert {shlex.quote(str(path))} {shlex.quote(str(out))}"
 
 
 def is_converted(loaded: Mapping[str, Any]) -> bool:

@@ -78,9 +78,9 @@ def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
     first = datasets[0]
     for other in datasets[1:]:
         if other.classes != first.classes:
-            differing = set(first.classes).symmetric_difference(other.classes)
-            names = f" ({', '.join(sorted(differing)[:5])})" if differing else " (another order)"
-            raise ConfigError(f"{first.name} and {other.name} have different classes{names}")
+            differing = sorted(set(first.classes) ^ set(other.classes))[:5] or ["another order"]
+            names = ", ".join(differing)
+            raise ConfigError(f"{first.name} and {other.name} have different classes ({names})")
     pairs = {}
     if len(first.classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         pairs["MODEL.ROI_HEADS.NUM_CLASSES"] = len(first.classes)

@@ -110,16 +110,11 @@ def _classes(file: Path, categories: list[dict[str, Any]], metadata: Metadata) -
     """
     listed = {category["id"]: category["name"] for category in categories}
     listed = {key: listed[key] for key in sorted(listed)}
-    if metadata.get("thing_dataset_id_to_contiguous_id") is None:
-        names = metadata.get("thing_classes", list(listed.values()))
-        if list(listed.values()) != list(names):
-            found, wanted = ", ".join(listed.values()), ", ".join(names)
-            raise DataError(f"{file}: its categories are {found}, the task's {wanted}")
-        return listed
-    known = {
-        key: metadata.thing_classes[index]
-        for key, index in metadata.thing_dataset_id_to_contiguous_id.items()
-    }
+    contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
+    if contiguous is None:
+        known = dict(zip(listed, metadata.get("thing_classes", listed.values()), strict=False))
+    else:
+        known = {key: metadata.thing_classes[index] for key, index in contiguous.items()}
     for key in sorted(listed.keys() | known.keys()):
         found, wanted = listed.get(key, "missing"), known.get(key, "missing")
         if found != wanted:

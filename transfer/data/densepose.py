@@ -20,7 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from transfer.data.coco import KEYS, check_content, read_json
-from transfer.data.layout import DataError, Dataset, absent_keys, data_root, first_twice
+from transfer.data.layout import DataError, Dataset, absent_keys, data_root
 from transfer.densepose.annotations import MASK_KEY, MASK_SIDE, POINT_KEYS, has_points
 from transfer.densepose.flip import TABLE
 
@@ -65,17 +65,10 @@ def register(root: Path) -> None:
 
 
 def load(name: str) -> list[dict[str, Any]]:
-    """The records of a registered data set, ordered by image id.
-
-    Raises DataError for an annotation id that comes twice, except in the minival files: the
-    published ones have some.
-    """
+    """The records of a registered data set, ordered by image id."""
     metadata = MetadataCatalog.get(name)
     file, folder = Path(metadata.json_file), Path(metadata.image_root)
     content = json.loads(file.read_bytes())
-    twice = first_twice(annotation["id"] for annotation in content["annotations"])
-    if twice is not None and not _may_repeat(file):
-        raise DataError(f"{file}: two annotations have the id {twice}")
     people = defaultdict(list)
     for annotation in content["annotations"]:
         person = _person(annotation, metadata.thing_dataset_id_to_contiguous_id)
@@ -141,7 +134,8 @@ def check(name: str) -> Dataset:
     """
     metadata = MetadataCatalog.get(name)
     file, folder = Path(metadata.json_file), Path(metadata.image_root)
-    content = read_json(file, KEYS, ["annotations"] if _may_repeat(file) else [])
+    # In the published minival files some annotations have one id
+    content = read_json(file, KEYS, ["annotations"] if "minival" in str(file) else [])
     names = {category["id"]: category["name"] for category in content["categories"]}
     if names.get(PERSON) != "person":
         raise DataError(f"{file}: category {PERSON} is {names.get(PERSON, 'missing')}, not person")
@@ -155,11 +149,6 @@ def check(name: str) -> Dataset:
             _check_masks(where, annotation[MASK_KEY])
     masks = all(_segmentation(a) for a in annotations if not a.get("iscrowd"))
     return replace(dataset, masks=masks, densepose=sum(map(has_points, annotations)))
-
-
-def _may_repeat(file: Path) -> bool:
-    """Whether two annotations may have one id: in the published minival files some have."""
-    return "minival" in str(file)
 
 
 def _check_points(where: str, annotation: dict[str, Any]) -> None:
@@ -181,26 +170,23 @@ def _check_points(where: str, annotation: dict[str, Any]) -> None:
 
 def _check_masks(where: str, masks: Any) -> None:
     """DataError for ``dp_masks`` that are no run lengths of 256 x 256 pixels."""
-    if isinstance(masks, dict):
-        entries = {"dp_masks": masks}
-    elif isinstance(masks, list) and len(masks) == PARTS:
-        entries = {f"dp_masks[{part}]": entry for part, entry in enumerate(masks) if entry != []}
-    else:
-        found = f"{len(masks)} entries" if isinstance(masks, list) else reprlib.repr(masks)
-        raise DataError(f"{where}: dp_masks is {found}, not {PARTS} or one mapping")
-    for place, entry in entries.items():
-        code = entry.get("counts") if isinstance(entry, dict) else None
-        if (
-            not isinstance(code, str)
-            or not RUN_LENGTHS.fullmatch(code)
-            or entry.get("size") != [MASK_SIDE, MASK_SIDE]
-        ):
+    entries = [masks] if isinstance(masks, dict) else masks
+    if not isinstance(entries, list) or len(entries) != (1 if isinstance(masks, dict) else PARTS):
+        raise DataError(f"{where}: dp_masks is neither {PARTS} entries nor one mapping")
+    for entry in entries:
+        if entry != [] and not _is_mask(entry):
             found = reprlib.repr(entry)
-            raise DataError(f"{where}: {place} is {found}, not run lengths of a 256 x 256 mask")
-        runs = decode_runs(code)
-        if min(runs) < 0 or sum(runs) != MASK_SIDE**2:
-            fault = "a negative run" if min(runs) < 0 else f"runs of {sum(runs)} pixels"
-            raise DataError(f"{where}: {place} has {fault}, not of {MASK_SIDE} x {MASK_SIDE}")
+            raise DataError(f"{where}: in dp_masks {found} is not run lengths of a 256 x 256 mask")
+
+
+def _is_mask(entry: Any) -> bool:
+    if not isinstance(entry, dict) or entry.get("size") != [MASK_SIDE, MASK_SIDE]:
+        return False
+    code = entry.get("counts")
+    if not isinstance(code, str) or not RUN_LENGTHS.fullmatch(code):
+        return False
+    runs = decode_runs(code)
+    return min(runs) >= 0 and sum(runs) == MASK_SIDE**2
 
 
 def decode_runs(code: str) -> list[int]:

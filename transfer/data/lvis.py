@@ -30,11 +30,9 @@ def check(name: str) -> Dataset:
     classes = dict(enumerate(metadata.thing_classes, start=1))
     differing = classes.keys() ^ {category["id"] for category in content["categories"]}
     if differing:
-        odd = min(differing)
-        place = "the task has" if odd in classes else "the file has"
         raise DataError(
-            f"{file}: only {place} category {odd}; the task's {len(classes)} are 1 to "
-            f"{len(classes)}, as in LVIS v1"
+            f"{file}: file and task do not both have category {min(differing)}; the task's are 1 "
+            f"to {len(classes)}, as in LVIS v1"
         )
     paths = [root.joinpath(*image["coco_url"].split("/")[-2:]) for image in content["images"]]
     return check_content(name, file, content, classes, paths)

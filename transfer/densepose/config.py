@@ -1,5 +1,6 @@
 """DensePose's config keys, with upstream's names and defaults (its densepose/config.py)."""
 
+from functools import reduce
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -67,56 +68,49 @@ def check_densepose_config(cfg: CfgNode) -> None:
     if not cfg.MODEL.DENSEPOSE_ON:
         return
     head, name = cfg.MODEL.ROI_DENSEPOSE_HEAD, "MODEL.ROI_DENSEPOSE_HEAD"
-    _require(cfg, "MODEL.META_ARCHITECTURE", "GeneralizedRCNN")
-    _require(cfg, "MODEL.ROI_HEADS.NAME", "DensePoseROIHeads")
-    _require(cfg, "MODEL.ROI_HEADS.NUM_CLASSES", 1)
-    _require(cfg, f"{name}.NAME", "DensePoseV1ConvXHead")
-    _require(cfg, f"{name}.PREDICTOR_NAME", *PREDICTORS)
-    _require(cfg, f"{name}.LOSS_NAME", *LOSSES)
-    _require(cfg, f"{name}.NUM_PATCHES", CHARTS)
-    _require(cfg, f"{name}.NUM_COARSE_SEGM_CHANNELS", 2, 15)
-    heatmap = head.POOLER_RESOLUTION * 2 * head.UP_SCALE
-    _require(cfg, f"{name}.HEATMAP_SIZE", heatmap, why="it is POOLER_RESOLUTION * 2 * UP_SCALE")
-    _require(cfg, f"{name}.COARSE_SEGM_TRAINED_BY_MASKS", False)
-    for key in ("UV_CONFIDENCE.ENABLED", "SEGM_CONFIDENCE.ENABLED"):
-        _require(cfg, f"{name}.{key}", False, why="confidence models are not supported")
+    allowed = {
+        "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
+        "MODEL.ROI_HEADS.NAME": ("DensePoseROIHeads",),
+        "MODEL.ROI_HEADS.NUM_CLASSES": (1,),
+        f"{name}.NAME": ("DensePoseV1ConvXHead",),
+        f"{name}.PREDICTOR_NAME": PREDICTORS,
+        f"{name}.LOSS_NAME": LOSSES,
+        f"{name}.NUM_PATCHES": (CHARTS,),
+        f"{name}.NUM_COARSE_SEGM_CHANNELS": (2, 15),
+        f"{name}.HEATMAP_SIZE": (head.POOLER_RESOLUTION * 2 * head.UP_SCALE,),
+        f"{name}.COARSE_SEGM_TRAINED_BY_MASKS": (False,),
+        f"{name}.UV_CONFIDENCE.ENABLED": (False,),
+        f"{name}.SEGM_CONFIDENCE.ENABLED": (False,),
+        "TEST.AUG.ROTATION_ANGLES": ((),),
+        "DENSEPOSE_EVALUATION.TYPE": ("iou",),
+        "DENSEPOSE_EVALUATION.STORAGE": ("none",),
+        "DENSEPOSE_EVALUATION.DISTRIBUTED_INFERENCE": (True,),
+        "DENSEPOSE_EVALUATION.EVALUATE_MESH_ALIGNMENT": (False,),
+        "DATASETS.CATEGORY_MAPS": ({},),
+        "DATASETS.WHITELISTED_CATEGORIES": ({},),
+        "DATASETS.CLASS_TO_MESH_NAME_MAPPING": ({},),
+    }
     if head.DECODER_ON:
-        width = cfg.MODEL.FPN.OUT_CHANNELS
-        _require(cfg, f"{name}.DECODER_NUM_CLASSES", width, why="it is MODEL.FPN.OUT_CHANNELS")
-        _require(cfg, f"{name}.DECODER_COMMON_STRIDE", 4)
-    _require(cfg, "TEST.AUG.ROTATION_ANGLES", ())
-    _require(cfg, "DENSEPOSE_EVALUATION.TYPE", "iou")
-    _require(cfg, "DENSEPOSE_EVALUATION.STORAGE", "none")
-    _require(cfg, "DENSEPOSE_EVALUATION.DISTRIBUTED_INFERENCE", True)
-    _require(cfg, "DENSEPOSE_EVALUATION.EVALUATE_MESH_ALIGNMENT", False)
-    for key in ("CATEGORY_MAPS", "WHITELISTED_CATEGORIES", "CLASS_TO_MESH_NAME_MAPPING"):
-        _require(cfg, f"DATASETS.{key}", {})
+        allowed[f"{name}.DECODER_NUM_CLASSES"] = (cfg.MODEL.FPN.OUT_CHANNELS,)
+        allowed[f"{name}.DECODER_COMMON_STRIDE"] = (4,)
+    _require(cfg, allowed)
     check_augmentations(cfg)
     minimum = cfg.DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD
     if not 0 <= minimum <= 0.5:
-        raise ConfigError(
-            f"DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD is {minimum}: thresholds go from it to 0.95, "
-            "with 0.5 among them. Add: DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD 0.5"
-        )
+        raise ConfigError(f"DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD {minimum}: must be 0 to 0.5")
 
 
 def check_augmentations(cfg: CfgNode) -> None:
     """ConfigError, with the pair to add, for what DensePose annotations cannot follow."""
+    allowed = {"INPUT.ROTATION_ANGLES": ([0],), "INPUT.CROP.ENABLED": (False,)}
     if cfg.INPUT.RANDOM_FLIP != "none":
-        _require(cfg, "INPUT.RANDOM_FLIP", "horizontal", why="DensePose is only mirrored sideways")
-    _require(cfg, "INPUT.ROTATION_ANGLES", [0], why="DensePose annotations are not rotated")
-    _require(cfg, "INPUT.CROP.ENABLED", False, why="DensePose annotations belong to whole boxes")
+        allowed["INPUT.RANDOM_FLIP"] = ("horizontal",)
+    _require(cfg, allowed)
 
 
-def _require(
-    cfg: CfgNode,
-    key: str,
-    *allowed: Any,
-    why: str = "nothing else is supported with MODEL.DENSEPOSE_ON",
-) -> None:
-    value = cfg
-    for part in key.split("."):
-        value = value[part]
-    if value not in allowed:
-        choices = " or ".join(f"{key} {choice}" for choice in allowed)
-        raise ConfigError(f"{key} is {value!r}: {why}. Add: {choices}")
+def _require(cfg: CfgNode, allowed: dict[str, tuple[Any, ...]]) -> None:
+    for key, choices in allowed.items():
+        value = reduce(getattr, key.split("."), cfg)
+        if value not in choices:
+            pairs = " or ".join(f"{key} {choice}" for choice in choices)
+            raise ConfigError(f"{key} is {value!r}, which DensePose does not support. Add: {pairs}")

@@ -13,7 +13,7 @@ from detectron2.data import transforms as T
 from pretrain.runtime.files import DataError
 from transfer.densepose.annotations import Annotation, Annotations, has_points
 from transfer.densepose.config import check_augmentations
-from transfer.densepose.flip import WAY_OUT, FlipTable
+from transfer.densepose.flip import FlipTable
 
 
 class DensePoseMapper(DatasetMapper):
@@ -75,8 +75,7 @@ def read_flip_table(cfg: CfgNode) -> FlipTable | None:
     if cfg.INPUT.RANDOM_FLIP == "none":
         return None
     names = cfg.DATASETS.TRAIN
-    for name in names:
-        table = MetadataCatalog.get(name).get("densepose_transform_src")
-        if table is not None:
-            return FlipTable.read(table)
-    raise DataError(f"{', '.join(names)}: no densepose_transform_src in their metadata. {WAY_OUT}")
+    tables = [MetadataCatalog.get(name).get("densepose_transform_src") for name in names]
+    if not any(tables):
+        raise DataError(f"{', '.join(names)}: no densepose_transform_src in their metadata")
+    return FlipTable.read(next(filter(None, tables)))

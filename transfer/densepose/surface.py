@@ -56,16 +56,12 @@ class Surface:
         file, index_file = folder / VERTICES, folder / INDEX
         u, v, charts = _vectors(file, ("U_subdiv", "V_subdiv", "Part_ID_subdiv"))
         (index,) = _vectors(index_file, ("index",))
-        if not len(u) == len(v) == len(charts) == len(index):
+        fits = len(u) == len(v) == len(charts) == len(index) and not (index % 1).any()
+        if not fits or index.min() < 1 or set(charts) != set(range(1, CHARTS + 1)):
             raise DataError(
-                f"{file} and {index_file} have {len(u)}, {len(v)}, {len(charts)} and {len(index)} "
-                "entries; expected one each per UV vertex"
+                f"{file} and {index_file} do not fit: expected U, V, Part_ID (whole numbers, all "
+                f"from 1 to {CHARTS}) and index (1, 2, ..., M) of each UV vertex"
             )
-        if set(charts) != set(range(1, CHARTS + 1)):
-            raise DataError(f"{file}: Part_ID_subdiv is not all whole numbers from 1 to {CHARTS}")
-        wrong = index[(index < 1) | (index % 1 != 0)]
-        if len(wrong):
-            raise DataError(f"{index_file}: index has {wrong[0]:g}; expected 1, 2, ..., M")
         vertices = index.astype(np.int64) - 1
         packed = _distances(folder, int(vertices.max()) + 1)
         return cls(np.stack([u, v], axis=1), charts.astype(np.int64), vertices, packed)
@@ -125,18 +121,13 @@ def _vectors(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
     content = read_matlab(file, names, _way_out(file))
     vectors = []
     for name in names:
-        if name not in content:
-            raise DataError(f"{file} has no variable {name}")
-        value = np.asarray(content[name])
+        value = np.asarray(content.get(name, "absent"))
         if (
             value.dtype.kind not in "iuf"
             or not 0 < value.size == max(value.shape)
             or not np.isfinite(value).all()
         ):
-            raise DataError(
-                f"{file}: {name} has shape {value.shape} and type {value.dtype}; expected a row or "
-                "a column of finite numbers"
-            )
+            raise DataError(f"{file}: {name} is not a row or a column of finite numbers")
         vectors.append(value.ravel().astype(np.float64))
     return vectors
 

@@ -1,26 +1,21 @@
 """COCO's metrics of boxes, masks and keypoints, through faster-coco-eval."""
 
-import gc
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator
 from faster_coco_eval import COCOeval_faster
-from faster_coco_eval.core import mask as fast_masks
 from pycocotools import mask as masks
 
 from pretrain.runtime.config import ConfigError
 
 logger = logging.getLogger(__name__)
 
-FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 # Of one class in one image; the last one counts for AP.
 MAX_DETECTIONS = {"bbox": (1, 10, 100), "segm": (1, 10, 100), "keypoints": (20,)}
 COCO_KEYPOINTS = 17
@@ -29,9 +24,9 @@ COCO_KEYPOINTS = 17
 class Evaluation(COCOeval_faster):
     """faster-coco-eval's matching and curves; what it does before that is done here, and faster.
 
-    It would copy and index all annotations, decode every mask, also those of classes that the
-    image does not have, and go through keypoints one by one. objects: of ``as_object``;
-    detections: of ``as_detection``, in an image best first.
+    It would copy and index all annotations, and decode every mask, also those of classes that the
+    image does not have. objects: of ``as_object``; detections: of ``as_detection``, in an image
+    best first.
     """
 
     def __init__(
@@ -47,7 +42,7 @@ class Evaluation(COCOeval_faster):
         super().__init__(iouType=iou_type, print_function=logger.debug, kpt_oks_sigmas=oks_sigmas)
         self.params.imgIds, self.params.catIds = sorted(image_ids), sorted(category_ids)
         self.params.maxDets = list(max_detections)
-        self.params.compute_rle = False
+        self.params.compute_rle = iou_type == "segm"
         self._objects, self._detections = objects, detections
 
     def _prepare(self) -> None:
@@ -63,50 +58,7 @@ class Evaluation(COCOeval_faster):
                 target.append_ref(annotation["image_id"], annotation["category_id"], annotation)
         self._nonempty_iou_pairs = pairs[0] & pairs[1]
 
-    def computeIoU(self, imgId: int, catId: int) -> np.ndarray:
-        """IoU of boxes or masks: (detections, objects)."""
-        field = FIELDS[self.params.iouType]
-        found, objects = self.dt_dataset.get(imgId, catId), self.gt_dataset.get(imgId, catId)
-        # Of masks, pycocotools' is the faster one.
-        iou = fast_masks.iou if field == "bbox" else masks.iou
-        return iou(
-            [detection[field] for detection in found],
-            [thing[field] for thing in objects],
-            [thing["iscrowd"] for thing in objects],
-        )
 
-    def computeOks(self, imgId: int, catId: int) -> np.ndarray:
-        """Object keypoint similarity: (detections, objects)."""
-        found, objects = self.dt_dataset.get(imgId, catId), self.gt_dataset.get(imgId, catId)
-        sigmas = np.asarray(self.params.kpt_oks_sigmas)  # (K,)
-        points = np.array([d["keypoints"] for d in found]).reshape(len(found), 1, len(sigmas), 3)
-        truth = np.array([o["keypoints"] for o in objects]).reshape(1, -1, len(sigmas), 3)
-        boxes = np.array([o["bbox"] for o in objects], dtype=float)[:, None]  # (objects, 1, 4)
-        areas = np.array([o["area"] for o in objects])[:, None]
-        points, visible = points[..., :2], truth[..., 2] > 0
-        # An object without visible keypoints takes what lies within twice its box.
-        low, high = boxes[..., :2] - boxes[..., 2:], boxes[..., :2] + 2 * boxes[..., 2:]
-        outside = np.maximum(low - points, 0) + np.maximum(points - high, 0)
-        labelled = visible.any(axis=-1, keepdims=True)  # (1, objects, 1)
-        distance = np.where(labelled[..., None], points - truth[..., :2], outside)
-        error = (distance**2).sum(axis=-1) / (2 * sigmas) ** 2 / (areas + np.spacing(1)) / 2
-        counted = visible | ~labelled
-        return (np.exp(-error) * counted).sum(axis=-1) / counted.sum(axis=-1)
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Do not look for garbage: there is none among the many dicts, and it took a third longer."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@no_collection()
 def evaluate_coco(
     dataset: dict[str, Any],
     results: Sequence[dict[str, Any]],
@@ -158,19 +110,12 @@ def best_first(
 
 def as_detection(number: int, result: dict[str, Any], iou_type: str) -> dict[str, Any]:
     """A result as an annotation; its area is the mask's, or else the box's."""
-    field = FIELDS[iou_type]
+    detection = {key: result[key] for key in ("image_id", "category_id", "score")} | {"id": number}
     if iou_type == "segm":
-        area = int(masks.area(result[field]))
-    else:
-        area = result["bbox"][2] * result["bbox"][3]
-    return {
-        "id": number,
-        "image_id": result["image_id"],
-        "category_id": result["category_id"],
-        "score": result["score"],
-        "area": area,
-        field: result[field],
-    }
+        rle = result["segmentation"]
+        return detection | {"rle": rle, "area": int(masks.area(rle))}
+    area = result["bbox"][2] * result["bbox"][3]
+    return detection | {iou_type: result[iou_type], "area": area}
 
 
 def as_object(annotation: dict[str, Any], iou_type: str, size: tuple[int, int]) -> dict[str, Any]:
@@ -182,7 +127,7 @@ def as_object(annotation: dict[str, Any], iou_type: str, size: tuple[int, int]) 
         label = masks.merge(masks.frPyObjects(label, *size))
     elif isinstance(label["counts"], list):
         label = masks.frPyObjects(label, *size)
-    return annotation | {"segmentation": label}
+    return annotation | {"rle": label}
 
 
 class FastCOCOEvaluator(COCOEvaluator):

@@ -11,20 +11,13 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import LVISEvaluator
 from detectron2.utils.logger import create_small_table
 
-from transfer.evaluation.coco import (
-    Evaluation,
-    as_detection,
-    as_object,
-    best_first,
-    no_collection,
-)
+from transfer.evaluation.coco import Evaluation, as_detection, as_object, best_first
 
 MAX_DETECTIONS = 300  # of an image, whatever their classes
 AP50, AP75 = 0, 5  # of the IoU thresholds 0.5, 0.55, ..., 0.95
 ALL, SMALL, MEDIUM, LARGE = range(4)  # areas
 
 
-@no_collection()
 def evaluate_lvis(
     dataset: dict[str, Any], results: Sequence[dict[str, Any]], iou_type: str
 ) -> dict[str, float]:

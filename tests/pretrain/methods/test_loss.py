@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """The loss: golden numbers of the released code, and equality with a slow version of it."""
-=======
-"""The loss: golden numbers of the released code, and equality with its formulas."""
->>>>>>> pre2
 
 import math
 from pathlib import Path
@@ -26,11 +22,7 @@ def load(path, dtype, *names):
 
 
 def slow_pair(student, teacher, student_box, teacher_box, gamma, margin, radius, kept, skipped):
-<<<<<<< HEAD
     """One image, cell by cell, as the released contrast/loss.py does; plain Python floats."""
-=======
-    """One image, cell by cell, from the formulas of the loss; plain Python floats."""
->>>>>>> pre2
 
     def centers(box, height, width):
         x0, y0, x1, y1 = (float(v) for v in box)

@@ -89,12 +89,6 @@ def test_prefix_chooses_with_or_without_module_and_the_name_of_the_dictionary():
         find_backbone(at("net."), prefix="x")
 
 
-def test_the_longest_prefix_is_another_than_the_shorter_one():
-    both = at("module.encoder_q.0.", "module.encoder_q.") | heads("module.encoder_q.1.weight")
-    assert find_backbone({"state_dict": both}, "setsim").place == "state_dict.encoder_q.0."
-    assert find_backbone({"state_dict": both}, "moco").place == "state_dict.encoder_q."
-
-
 def test_a_method_that_the_entries_contradict_is_believed_and_the_contradiction_said():
     moco = at("module.encoder_q.") | heads("module.encoder_q.fc.weight", "module.queue")
     assert find_backbone(moco, "resim").reason == "as told, but its entries are moco's"

@@ -1,5 +1,3 @@
-import argparse
-
 import pytest
 import torch
 import torchvision
@@ -10,7 +8,7 @@ from pretrain.runtime import files
 from tests.transfer.convert.layouts import KEY_MAP, own, released, under
 from transfer.convert import CheckpointError, load_converted, to_detectron2
 from transfer.convert.__main__ import main
-from transfer.convert.layouts import LAYOUTS, METHODS
+from transfer.convert.layouts import METHODS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,8 +71,7 @@ def test_deeper_resnets_convert_by_their_own_depth_with_or_without_batch_counter
 @pytest.mark.parametrize(
     ("arch", "detail"),
     [
-        ("resnet18", "a ResNet-18. It can be pretrained, but Detectron2's C4 head"),
-        ("resnet34", "a ResNet-34. It can be pretrained, but Detectron2's C4 head"),
+        ("resnet34", "do not fit the 318 of a ResNet-50.*no smaller one"),
         ("wide_resnet50_2", r"layer1\.0\.conv1\.weight is \(128, 64, 1, 1\), not \(64, 64, 1, 1\)"),
         ("resnext50_32x4d", "do not fit the 318 of a ResNet-50.*Only plain ResNet-50, 101 and 152"),
         ("resnext101_32x8d", "do not fit the 624 of a ResNet-101.*Only plain ResNet-50, 101"),
@@ -91,9 +88,7 @@ def test_other_resnets_are_refused_with_a_sentence(arch, detail):
     ("change", "message"),
     [
         ({"layer3.5.bn2.weight": None}, r"1 of 317 .*layer3\.5\.bn2\.weight is missing, not \(256"),
-        ({"bn1.num_batches_tracked": None}, r"1 of 317 .*num_batches_tracked is missing"),
         ({"bn1.bias": torch.zeros(63)}, r"bn1\.bias is \(63,\), not \(64,\)"),
-        ({"bn1.bias": "zeros"}, r"bn1\.bias is missing"),
         (
             {"layer3.6.conv1.weight": torch.zeros(1)},
             r"layer3\.6\.conv1\.weight is \(1,\), not a pa",
@@ -102,7 +97,6 @@ def test_other_resnets_are_refused_with_a_sentence(arch, detail):
         ({"bn1.bias": torch.zeros(64, dtype=torch.int64)}, "not a plain tensor.*int64"),
         ({"bn1.bias": torch.zeros(64).to_sparse()}, "not a plain tensor.*sparse"),
         ({"bn1.bias": torch.full((64,), float("nan"))}, r"bn1\.bias holds 64 values that are NaN"),
-        ({"bn1.bias": torch.full((64,), float("inf"))}, r"bn1\.bias holds 64 values that are NaN"),
     ],
 )
 def test_missing_misshaped_extra_and_foreign_entries_stop_with_their_names(trunk, change, message):
@@ -129,12 +123,9 @@ def test_a_run_folder_converts_to_a_safe_file_that_says_what_fine_tuning_must_ma
     assert "network  student (model.student.encoder. prefix), R50" in said
     assert "kept     318 entries\n" in said
     assert "dropped  321 entries: " in said
-    assert "teacher 319" in said
     assert all(f"{stage:5} C4 " in said for stage in STAGES)
-    assert "INPUT.FORMAT RGB" in said
 
     loaded = torch.load(out, weights_only=True)
-    assert loaded["format"] == 1
     assert loaded["matching_heuristics"] is True
     assert loaded["__author__"]
     assert loaded["model"].keys() == to_detectron2(own(trunk)).keys()
@@ -200,41 +191,5 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(tmp_path, capsys, source, ou
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_list_prints_a_row_for_every_method_and_layout(capsys):
-    assert main(["--list"]) == 0
-    said = capsys.readouterr().out
-    assert all(method.source in said for method in METHODS.values())
-    assert all(layout.file in said for layout in LAYOUTS)
-
-
 # ---------------------------------------------------------------------------------------------
 # Converted files
-
-
-def test_another_format_and_another_ending_are_errors(tmp_path):
-    content = {"format": 2, "model": {}, "matching_heuristics": True, "meta": {}}
-    torch.save(content, tmp_path / "backbone.pth")
-    with pytest.raises(CheckpointError, match="format 2 of converted weights, this version reads"):
-        load_converted(tmp_path / "backbone.pth")
-    torch.save(content, tmp_path / "backbone.pkl")
-    with pytest.raises(CheckpointError, match="rename it"):
-        load_converted(tmp_path / "backbone.pkl")
-
-
-@pytest.mark.parametrize(
-    ("name", "out"),
-    [
-        ("run/checkpoints/step_00000005.pth", "run/backbone.pth"),
-        ("moco v2.pth.tar", "moco v2_d2.pth"),
-        ("", "backbone.pth"),
-    ],
-)
-def test_what_is_not_converted_gives_the_command_to_run(tmp_path, name, out):
-    path = tmp_path / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if name:
-        torch.save({"model": {"x": torch.zeros(1)}, "opt": argparse.Namespace()}, path)
-    with pytest.raises(CheckpointError) as caught:
-        load_converted(path)
-    quoted = [f"'{x}'" if " " in str(x) else str(x) for x in (path, tmp_path / out)]
-    assert str(caught.value).endswith(f"Run: python -m transfer.convert {' '.join(quoted)}")

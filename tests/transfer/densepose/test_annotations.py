@@ -70,14 +70,6 @@ def test_an_int_gives_the_entry_and_all_else_annotations():
         field[torch.tensor([True, False])]
 
 
-def test_another_device_takes_all_tensors():
-    moved = Annotations([None, Annotation.from_coco(person(1))]).to("meta")
-    assert moved[0] is None
-    for name in ("x", "y", "i", "u", "v", "segm"):
-        assert getattr(moved[1], name).is_meta
-    assert annotation(np.ones((5, 2))).to("cpu").segm is None
-
-
 @pytest.mark.parametrize("changes", [{}, {"dp_masks": None}])
 def test_pickling_changes_nothing(changes):
     before = Annotation.from_coco(person(1, **changes))

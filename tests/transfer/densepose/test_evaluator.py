@@ -1,4 +1,4 @@
-"""The evaluator from model outputs, against golden numbers; two processes against one."""
+"""The evaluator from model outputs, against golden numbers."""
 
 import json
 
@@ -7,12 +7,9 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
-from detectron2.utils import comm
-from pycocotools import mask as coco_mask
 
 from tests.transfer.densepose.cases import GOLDEN, MAPS, load, load_json, write_surface
 from transfer.config import resolve
-from transfer.data.layout import DataError
 from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.evaluator import PREDICTIONS, DensePoseEvaluator
 from transfer.densepose.matching import MEASURES
@@ -167,49 +164,6 @@ def test_without_predictions_all_numbers_are_minus_1(surface, tmp_path, change):
     for numbers in results.values():
         assert numbers == dict.fromkeys(numbers, -1)
     assert torch.load(tmp_path / PREDICTIONS, weights_only=True) == []
-
-
-def test_a_box_below_a_pixel_is_saved_with_an_empty_mask(surface, tmp_path):
-    def shrink(found):
-        found.pred_boxes.tensor[:, 2:] = found.pred_boxes.tensor[:, :2] + 0.5
-        return found
-
-    results = evaluate(surface, change=shrink, output_dir=tmp_path)
-    assert results["densepose_gps"]["AP"] == 0
-    for record in torch.load(tmp_path / PREDICTIONS, weights_only=True):
-        assert record["densepose"].shape == (3, 1, 1)
-        assert coco_mask.area(record["segmentation"]) == 0
-
-
-def test_surface_files_are_asked_for_before_anything_is_predicted(tmp_path):
-    with pytest.raises(DataError, match=r"SMPL_subdiv\.mat does not exist"):
-        DensePoseEvaluator(NAME, tmp_path)
-
-
-def on_a_rank(rank, surface, folder):
-    """What one of two processes does: half of the images, one that both have; then all."""
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    comm.create_local_process_group(2)
-    register()
-    found = evaluate(surface, ([6, 1, 3], [5, 2, 3, 4])[rank], output_dir=folder)
-    assert rank == 0 or found == {}
-    (folder / f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_processes_evaluate_as_one(surface, tmp_path):
-    torch.multiprocessing.spawn(on_a_rank, (surface, tmp_path), nprocs=2)
-    expected = dict(evaluate(surface, output_dir=tmp_path / "one"))
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert (first, second) == (expected, {})
-    one, two = (
-        torch.load(folder / PREDICTIONS, weights_only=True)
-        for folder in (tmp_path / "one", tmp_path)
-    )
-    maps = [[record.pop("densepose") for record in saved] for saved in (one, two)]
-    assert one == two
-    assert all(torch.equal(*pair) for pair in zip(*maps, strict=True))
 
 
 @pytest.mark.parametrize("root", ["data", "/data"])

@@ -8,7 +8,7 @@ import torch
 
 from tests.transfer.densepose.cases import POINTS, annotation, load, write_table
 from transfer.data.layout import DataError
-from transfer.densepose.flip import MIRRORED_CHARTS, MIRRORED_PARTS, FlipTable
+from transfer.densepose.flip import FlipTable
 
 GOLDEN = load("flip")
 SOURCE = "https://dl.fbaipublicfiles.com/densepose/data/UV_symmetry_transforms.mat"
@@ -32,11 +32,6 @@ def test_the_file_is_read_by_chart_v_and_u(table):
         found = getattr(table, name)
         assert found.dtype == torch.float32
         np.testing.assert_array_equal(found, (GOLDEN[f"lut_{name}_q"] / 255.0).astype(np.float32))
-
-
-def test_mirrored_labels_are_upstreams():
-    assert MIRRORED_CHARTS.tolist() == GOLDEN["point_label_symmetries"].tolist()
-    assert MIRRORED_PARTS.tolist() == GOLDEN["mask_label_symmetries"].tolist()
 
 
 @pytest.mark.parametrize("case", range(int(GOLDEN["num_cases"])))
@@ -78,21 +73,12 @@ def test_a_mirrored_annotation_equals_a_slow_one_by_point_and_pixel(table):
         assert after.segm[row, column] == pairs[segm[row, 255 - column]]
 
 
-def test_an_annotation_without_masks_or_points_is_mirrored(table):
-    after = annotation(np.zeros((5, 0))).flipped(table)
-    assert len(after.x) == len(after.u) == 0
-    assert after.segm is None
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"U_transforms": cells(side=255)}, "U_transforms is not 24 cells of 256x256 numbers"),
         ({"V_transforms": cells(count=23)}, "V_transforms is not 24 cells of 256x256 numbers"),
-        ({"V_transforms": np.zeros((256, 256))}, "V_transforms is not 24 cells"),
-        ({"U_transforms": "text"}, "U_transforms is not 24 cells"),
         ({"U_transforms": cells(value=np.nan)}, "U_transforms is not 24 cells of 256x256 numbers"),
-        ({"V_transforms": cells(value=-0.1)}, "V_transforms is not 24 cells of 256x256 numbers"),
     ],
 )
 def test_a_table_that_does_not_fit_is_named_with_the_way_out(changes, message, tmp_path):

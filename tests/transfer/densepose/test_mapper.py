@@ -94,23 +94,6 @@ def compare(entry, expected):
         assert entry.segm.sum(0)[::16].tolist() == expected["segm_colsum"]
 
 
-def test_an_even_number_of_flips_changes_nothing(table, tmp_path):
-    flips = [T.RandomFlip(prob=1.0), T.RandomFlip(prob=1.0)]
-    found = mapper(table, *flips)(record(tmp_path, 0))["instances"].gt_densepose
-    plain = mapper(table)(record(tmp_path, 0))["instances"].gt_densepose
-    for entry, expected in zip(found, plain, strict=True):
-        assert (entry is None) == (expected is None)
-        if entry is not None:
-            assert all(torch.equal(getattr(entry, n), getattr(expected, n)) for n in POINTS)
-
-
-def test_an_image_whose_only_annotated_person_is_a_crowd_has_no_field(table, root):
-    write_data(root, MINIVAL, [person(1, iscrowd=1), person(2, points=0)])
-    mapped = mapper(table)(load(MINIVAL)[0])["instances"]
-    assert len(mapped) == 1
-    assert not mapped.has("gt_densepose")
-
-
 def test_an_empty_box_goes_with_its_annotation(table, root):
     people = [person(1, bbox=[60, 10, 20, 16]), person(2, dp_U=[0.5, 0.5, 0.5])]
     write_data(root, MINIVAL, people)  # the first is beyond the right edge

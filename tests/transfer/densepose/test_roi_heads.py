@@ -157,26 +157,3 @@ def test_without_any_detection_there_is_no_field(model, one_thread):
         model.roi_heads.box_predictor.test_score_thresh = threshold
     assert all(len(image) for image in found)
     assert all(len(image.pred_densepose) == len(image) for image in found)
-
-
-def test_switched_off_it_is_faster_rcnn(one_thread):
-    results = []
-    for name in ("DensePoseROIHeads", "StandardROIHeads"):
-        cfg = config("s1x", SMALL | {"MODEL.DENSEPOSE_ON": False, "MODEL.ROI_HEADS.NAME": name})
-        torch.manual_seed(0)
-        built = build_model(cfg)
-        images = batch([[1, 0], [1]])
-        for image in images:
-            image["instances"].remove("gt_densepose")
-        torch.manual_seed(1)
-        with EventStorage():
-            losses = {key: loss.item() for key, loss in built(images).items()}
-        built.eval()
-        with torch.no_grad():
-            found = built([{"image": image["image"]} for image in images])
-        boxes = [image["instances"].pred_boxes.tensor for image in found]
-        results.append((losses, torch.cat(boxes), list(built.state_dict())))
-    (one, one_boxes, one_keys), (other, other_boxes, other_keys) = results
-    assert one == other
-    assert torch.equal(one_boxes, other_boxes)
-    assert one_keys == other_keys

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
@@ -119,11 +118,6 @@ def test_numbers_equal_pycocotools(iou_type, largest, truth, detections):
     assert (found == -1).any() == (largest == 1000)  # ranges of areas without objects
 
 
-@pytest.mark.parametrize("iou_type", GIVEN)
-def test_no_detection_at_all_scores_zero(truth, iou_type):
-    assert (evaluate_coco(truth, [], iou_type).stats[:10] == 0).all()
-
-
 def test_other_sigmas_give_other_numbers(truth, detections):
     usual = evaluate_coco(truth, detections, "keypoints").stats[0]
     strict = evaluate_coco(truth, detections, "keypoints", oks_sigmas=[0.02] * POINTS).stats[0]
@@ -145,19 +139,6 @@ def test_evaluator_gives_what_detectron2_gives_with_pycocotools(name, truth, det
     assert ours.keys() == theirs.keys() == GIVEN.keys()
     for iou_type, expected in theirs.items():
         assert ours[iou_type] == pytest.approx(expected, rel=0, abs=1e-9, nan_ok=True)
-
-
-def test_a_silent_model_without_masks_scores_zero_with_its_boxes(name, truth):
-    results = evaluate(build_evaluator(default_config(), name), truth, [])
-    assert list(results) == ["bbox"]
-    assert results["bbox"]["AP"] == 0
-
-
-def test_a_layout_without_evaluator_says_which_there_are(name):
-    MetadataCatalog.pop(name)
-    MetadataCatalog.get(name).evaluator_type = "mine"
-    with pytest.raises(ConfigError, match=r"evaluator_type mine has no .*coco, lvis, cityscapes_"):
-        build_evaluator(default_config(), name)
 
 
 def test_sigmas_that_are_not_one_a_keypoint_stop_before_the_evaluation(name):
