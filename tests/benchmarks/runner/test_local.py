@@ -76,23 +76,6 @@ def test_a_cell_that_outlives_a_killed_run_is_waited_for(bench):
     assert bench.calls("a/coco_c4/seed0") == 1
 
 
-def test_the_gpus_of_a_cell_that_outlives_a_killed_run_are_not_used(bench, monkeypatch):
-    one = {"SOLVER.IMS_PER_BATCH": 1}  # process
-    bench.write(inits={"a": RANDOM, "b": RANDOM}, tasks=["coco_c4"], overrides=one)
-    bench.order(a="slow")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    process = bench.start()
-    wait_until((bench.output / "a" / "coco_c4" / "seed0" / "calls").exists, process)
-    process.kill()
-    process.communicate()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
-    assert bench.run() == 0
-    a_ended = (bench.output / "a" / "coco_c4" / "seed0" / "metrics.json").stat()
-    b_started = (bench.output / "b" / "coco_c4" / "seed0" / "calls").stat()
-    assert a_ended.st_mtime_ns < b_started.st_mtime_ns
-    assert bench.calls("a/coco_c4/seed0") == bench.calls("b/coco_c4/seed0") == 1
-
-
 def test_a_cell_that_another_run_made_of_other_settings_is_not_taken_for_ours(bench):
     bench.write(inits={"a": RANDOM}, tasks=["coco_c4"], overrides={"SOLVER.MAX_ITER": 1})
     bench.order(a="slow")
@@ -110,16 +93,6 @@ def test_a_cell_that_another_run_made_of_other_settings_is_not_taken_for_ours(be
         Local([other], 1, make_slots(1), 0, interrupted).run()
     assert (bench.output / "a/coco_c4/seed0.stale-1").exists()
     assert bench.calls("a/coco_c4/seed0") == 1
-
-
-def test_a_stage_that_cannot_be_started_does_not_stop_the_others(bench, monkeypatch):
-    bench.write(inits={"a": RANDOM, "b": RANDOM}, tasks=["coco_c4"], retries=1)
-    (bench.output / "a" / "coco_c4").mkdir(parents=True)
-    (bench.output / "a" / "coco_c4" / "seed0").write_text("a file in the place of its folder")
-    assert bench.run() == 1
-    assert "a/coco_c4/seed0 FAILED: could not be started: " in bench.log()
-    assert bench.log().count("it is tried again") == 1
-    assert bench.calls("b/coco_c4/seed0") == 1
 
 
 @pytest.mark.slow

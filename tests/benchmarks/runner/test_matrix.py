@@ -57,7 +57,7 @@ def test_a_yaml_of_ones_own_is_a_task_called_as_its_file(bench, monkeypatch):
         ({"seed": [0]}, "unknown key seed (did you mean seeds?)"),
         ({"inits": {"a": RANDOM | {"epoch": 3}}}, "unknown key epoch (did you mean epochs?)"),
         ({"inits": {"A-b": RANDOM}}, "'A-b' is not a name of lower-case letters"),
-        ({"inits": {"a": {"method": "colve"}}}, "did you mean clove?); choose from clove, random"),
+        ({"inits": {"a": {"method": "colve"}}}, "unknown method colve (did you mean clove?)"),
         ({"inits": {"a": {"method": "clove"}}}, "checkpoint is missing"),
         ({"inits": {"a": RANDOM | {"checkpoint": "x.pth"}}}, "random weights have no checkpoint"),
         ({"inits": {"a": {"method": "clove", "checkpoint": "."}}}, "without checkpoints/step_*"),
