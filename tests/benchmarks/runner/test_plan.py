@@ -34,7 +34,6 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(bench, capsys):
     assert "| ours/pretrain | 1      | 1      | 31 to 93  | 1.6     |" in said
     assert "| coco_c4       | 2      | 2      | 234       | 0.6     |" in said
     assert "| cells         | 4      | 4      | unknown   | unknown |" in said
-    assert "and those of 4 cells that are not known" in said
     assert not bench.output.exists()
 
 
@@ -88,7 +87,7 @@ def test_what_stands_before_stale_cells_is_planned_where_it_is_stale(bench, caps
     said = dry_run(bench, capsys)
     assert "1 cells, 0 of them done" in said
     assert "| ours/convert  | 1      | 0      |" in said
-    assert "ours/pretrain" not in said
+    assert "ours/pretrain: " not in said
 
 
 def test_hours_are_the_zoos_where_it_ran_such_images_and_batches(bench):
