@@ -180,55 +180,11 @@ def test_a_curve_has_each_iteration_once_and_no_value_that_is_not_finite(lab):
     assert len(curve) == MAX_POINTS
 
 
-def test_what_a_config_names_no_more_is_removed_from_the_results(lab):
-    assert lab.run("--seed", "100", "--regime", "full") == 0
-    tree = load_yaml(lab.configs / "scenes.yaml")
-    lab.write("scenes", **tree | {"tasks": ["coco_fpn"]})
-    assert lab.run("--seed", "100", "--regime", "full") == 0
-    assert {row["task"] for row in lab.table("results")} == {"coco_fpn"}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("metrics.json", '{"format": 1', "metrics.json: not readable as JSON"),
-        ("training.jsonl", "{}\n", "training.jsonl: no total_loss in it. Delete"),
-        ("training.jsonl", None, "training.jsonl: No such file"),
-    ],
-)
-def test_a_file_of_the_run_that_cannot_be_used_is_named_and_nothing_written(
-    lab, capsys, name, content, message
-):
-    assert lab.run("--seed", "100", "--regime", "full") == 0
-    before = lab.files()
-    path = lab.runs / "100" / "full" / "random" / "keypoints_fpn" / "seed100" / name
-    path.unlink() if content is None else path.write_text(content)
-    assert lab.run("--seed", "100", "--regime", "full") == 2
-    assert message in capsys.readouterr().err
-    assert lab.files() == before
-
-
-@pytest.mark.parametrize("words", [[], ["--seed", "-3"], ["--seed", "x"], ["--seed", "1.5"]])
-def test_a_seed_must_be_there_and_a_whole_number(lab, capsys, words):
-    with pytest.raises(SystemExit) as ended:
-        lab.run(*words)
-    assert ended.value.code == 2
-    assert "--seed" in capsys.readouterr().err.splitlines()[-1]
-    assert not lab.runs.exists()
-
-
-CLOVE = {"method": "clove", "checkpoint": "runs/x/pretrain"}
-
-
 @pytest.mark.parametrize(
     ("inits", "message"),
     [
-        (None, "no_locals: there is no"),
-        ({"clove": CLOVE}, "checkpoint runs/x/pretrain has no SEED in it"),
-        (
-            {"clove": {"method": "colve"}},
-            "scenes-no_locals.yaml: inits: clove: unknown method colve",
-        ),
+        (None, "scenes-no_locals.yaml: no such config file"),
+        ({"clove": {"method": "colve"}}, "no_locals.yaml: inits: clove: unknown method colve"),
     ],
 )
 def test_a_bad_regime_is_an_error_before_anything_is_drawn(lab, capsys, inits, message):
@@ -246,21 +202,6 @@ def test_a_frozen_regime_waits_for_the_end_of_the_pretraining(lab, capsys):
     assert lab.run("--seed", "100", "--regime", "frozen") == 2
     assert f"{run} is no finished pretraining" in capsys.readouterr().err
     assert not (lab.runs / "100" / "frozen").exists()
-
-
-def test_other_scenes_are_refused_where_a_pretraining_may_have_seen_the_first(
-    lab, monkeypatch, capsys
-):
-    assert lab.run("--seed", "100", "--regime", "full") == 0
-    (lab.runs / "100" / "data" / "scenes.json").unlink()
-    monkeypatch.setattr(replicate, "REQUEST", replicate.scenes.Request(9, 4, 2, 96))
-    for known in (lab.runs / "100", lab.results / "replicates.csv"):
-        assert lab.run("--seed", "100", "--regime", "full") == 2
-        error = capsys.readouterr().err
-        assert "seed 100 was begun or published with other scenes" in error
-        assert "'unlabelled': 9" in error
-        known.rename(lab.folder / f"{known.name}-aside")
-    assert lab.run("--seed", "100", "--regime", "full") == 0
 
 
 def test_fewer_labels_are_the_first_of_all(tmp_path):
