@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import IO, NamedTuple
 
+import torch
+
 from benchmarks.runner.stages import Stage, logger
 from benchmarks.runner.state import read_json, take_lock
 from pretrain.runtime.config import REPOSITORY, ConfigError
@@ -31,29 +33,18 @@ class Slot(NamedTuple):
 
 def make_slots(count: int, environment: Mapping[str, str] = os.environ) -> list[Slot]:
     """``count`` equal parts of this machine's GPUs, or of its cores where it has none."""
-    if count < 1:
-        raise ConfigError(f"--slots {count} is under 1")
-    gpus = _gpus(environment)
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        visible = ",".join(str(number) for number in range(torch.cuda.device_count()))
+    gpus = [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
+    each = len(gpus) // max(count, 1)
+    if count < 1 or (gpus and not each):
+        raise ConfigError(f"--slots {count}: 1 at least; each has whole GPUs, of {len(gpus)} here")
     if not gpus:
         own = {} if count == 1 else {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // count, 1))}
         return [Slot({**own, **environment}, 0) for _ in range(count)]
-    each = len(gpus) // count
-    if each == 0:
-        raise ConfigError(
-            f"--slots {count}: there are {len(gpus)} GPUs here, and a slot has whole ones"
-        )
     parts = [gpus[n * each : (n + 1) * each] for n in range(count)]
     return [Slot({**environment, "CUDA_VISIBLE_DEVICES": ",".join(p)}, each) for p in parts]
-
-
-def _gpus(environment: Mapping[str, str]) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES says, or the numbers of all GPUs."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 class Attempt:
@@ -225,8 +216,8 @@ class Local:
     def report(self) -> int:
         """List what failed; the exit code of the whole run."""
         for stage, reason in self.failures:
-            last = "".join(f"\n    {line}" for line in stage.state.get("last_lines", []))
-            logger.error("failed: %s: %s\n  %s%s", stage.name, reason, stage.log, last)
+            last = "\n    ".join([str(stage.log), *stage.state["last_lines"]])
+            logger.error("failed: %s: %s\n  %s", stage.name, reason, last)
         if self.failures:
             logger.error("The same command tries what failed again and keeps what is done.")
         return 1 if self.failures else 0
