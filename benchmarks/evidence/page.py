@@ -15,7 +15,6 @@ from benchmarks.evidence.rows import (
     FULL,
     INITS,
     RANDOM,
-    RESULTS,
     Replicate,
     read_replicates,
 )
@@ -33,12 +32,6 @@ TITLES = {
     FULL: "Full fine-tuning (`full`)",
     FROZEN: "Frozen trunk: only neck and heads learn (`frozen`)",
 }
-
-
-def main(_: Sequence[str]) -> int:
-    """Write both files; ConfigError, and neither is written, where a row cannot be used."""
-    write(RESULTS, SCENES_MD)
-    return 0
 
 
 def write(results: Path, page_path: Path) -> None:
@@ -213,7 +206,9 @@ def _provenance(replicates: Sequence[Replicate]) -> str:
     for replicate in replicates:
         cells, about = replicate.cells.values(), replicate.about
         sources = [row for row in replicate.pretrainings.values() if row["checkpoint_sha256"]]
-        commits = {_commit(row["git_commit"]) for row in (about, *cells, *sources)}
+        # 8 digits, and what may follow the 40 of a commit: +changes
+        found = {row["git_commit"] for row in (about, *cells, *sources)}
+        commits = {commit[:8] + commit[40:] for commit in found}
         weights = [f"{row['regime']} {short(row['checkpoint_sha256'])}" for row in sources]
         data = []
         for task in _tasks([replicate], {regime for regime, _, _ in replicate.cells}):
@@ -226,11 +221,6 @@ def _provenance(replicates: Sequence[Replicate]) -> str:
             f"{', '.join(weights)}; data {', '.join(data)}."
         )
     return "\n".join(lines)
-
-
-def _commit(commit: str) -> str:
-    digits, plus, changes = commit.partition("+")
-    return short(digits) + plus + changes
 
 
 def _prose(text: str) -> str:

@@ -3,8 +3,6 @@
 import itertools
 import json
 import math
-import os
-import subprocess
 
 import pytest
 
@@ -90,17 +88,6 @@ def test_a_regime_that_failed_is_not_published_and_the_same_command_goes_on(lab)
     assert lab.run("--seed", "100") == 0
     assert set(lab.calls.values()) == {1}
     assert len(lab.table("cells")) == 8
-
-
-def test_interrupted_while_scenes_are_drawn_the_same_command_goes_on(lab, monkeypatch, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(replicate.scenes, "generate", interrupted)
-        assert lab.run("--seed", "100") == 75
-    assert "the same command goes on" in capsys.readouterr().err
-    assert lab.run("--seed", "100") == 0
 
 
 def test_ablations_are_further_regimes_with_the_same_data(lab):
@@ -262,17 +249,3 @@ def test_the_shipped_regimes_differ_from_full_in_what_their_names_say(lab, monke
         "no_locals": {"CROPS.NUM_LOCALS": "0"},
         "hardest_kept": {"METHOD.NUM_SKIPPED": "0"},
     }
-
-
-def test_make_asks_for_the_seed():
-    def make(*words):
-        command = ["make", "--dry-run", "scenes-replicate", "PYTHON=/somewhere/python", *words]
-        # As if not within another make, as under `make test`
-        hidden = ("MAKEFLAGS", "MAKELEVEL", "SEED")
-        env = {key: value for key, value in os.environ.items() if key not in hidden}
-        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=env)
-
-    without = make()
-    assert without.returncode == 2
-    assert "SEED is missing: make scenes-replicate SEED=100" in without.stderr
-    assert make("SEED=7").stdout == "/somewhere/python -m benchmarks.evidence replicate --seed 7\n"
