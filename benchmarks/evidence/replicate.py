@@ -58,8 +58,6 @@ def main(arguments: Sequence[str]) -> int:
         "--run", type=int, default=1, help="2: a seed that is done, run again in another clone"
     )
     args = parser.parse_args(arguments)
-    if args.seed < 0:
-        parser.error(f"--seed {args.seed} is below 0")
     return replicate(args.seed, args.regime, args.slots, args.run)
 
 
@@ -114,8 +112,7 @@ def write_config(folder: Path, seed: int, regime: str) -> str:
     labelled = f"{data}-{regime}" if regime in FEWER else data
     own = {"_BASE_": where, "datasets": labelled, "inits": inits, "seeds": [seed]}
     path = folder / f"{regime}.yaml"
-    command = f"python -m benchmarks run --config-file {short(path)} --output {short(path)[:-5]}"
-    write_text(path, f"# {command}\n{yaml.safe_dump(own, sort_keys=False)}")
+    write_text(path, yaml.safe_dump(own, sort_keys=False))
     return short(path)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import IO, NamedTuple
 
 import torch
@@ -87,10 +88,8 @@ class Attempt:
 
     @property
     def duration(self) -> str:
-        """How long it has taken."""
-        minutes, seconds = divmod(round(time.monotonic() - self.started), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+        """How long it has taken, as hours:minutes:seconds."""
+        return str(timedelta(seconds=round(time.monotonic() - self.started)))
 
     def kill(self) -> None:
         """Have it end, torchrun after its processes; saved, if that takes no longer than

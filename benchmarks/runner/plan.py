@@ -19,7 +19,7 @@ _published = functools.cache(load_published)
 GEOMETRY = ("MODEL", "CROPS.GLOBAL_SIZE", "CROPS.NUM_LOCALS", "CROPS.LOCAL_SIZE")
 
 
-def fine_tuning_hours(stage: Stage, cost: Mapping[str, Any]) -> float | None:
+def fine_tuning_hours(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, float] | None:
     """GPU-hours of a cell, as the model zoo's time per iteration has it; None where that is not for
     such images and batches."""
     zoo, asked = cost["fine_tuning"], stage.fine_tuning
@@ -28,7 +28,8 @@ def fine_tuning_hours(stage: Stage, cost: Mapping[str, Any]) -> float | None:
         return None
     if asked.images_per_batch != task.schedule.images_per_batch:
         return None
-    return known["seconds_per_iteration"] * asked.iterations * zoo["num_gpus"] / 3600
+    hours = known["seconds_per_iteration"] * asked.iterations * zoo["num_gpus"] / 3600
+    return hours, hours
 
 
 def pretraining_hours(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -136,7 +137,4 @@ def gpu_hours_of(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, float] |
     """The least and the most; None where that is not known."""
     if stage.kind == CONVERT:
         return 0.0, 0.0
-    if stage.kind == PRETRAIN:
-        return pretraining_hours(stage, cost)
-    hours = fine_tuning_hours(stage, cost)
-    return None if hours is None else (hours, hours)
+    return (pretraining_hours if stage.kind == PRETRAIN else fine_tuning_hours)(stage, cost)

@@ -118,16 +118,6 @@ def test_frozen_trunks_and_ablations_have_tables_of_their_own(tmp_path):
     assert "- `no_locals`: no local crops in pretraining." in text
 
 
-def test_an_ablation_with_random_weights_is_compared_with_them_too(tmp_path):
-    for n in range(3):
-        quarter = {"clove": {"coco_fpn": 10.0 + n * n}, "random": {"coco_fpn": 4.0 + n}}
-        full = {"clove": {"coco_fpn": 20.0 + n}, "random": {"coco_fpn": 9.0}}
-        write_replicate(tmp_path, 100 + n, {"full": full, "quarter": quarter})
-    text = page_of(tmp_path)
-    row = rows_of(text, "## `quarter`: clove against random")[0]
-    assert row["p"] == p_cell(slow_paired_p([10, 11, 14], [4, 5, 6]))
-
-
 def test_every_regime_of_the_repository_is_explained():
     names = {path.stem.removeprefix("scenes-") for path in replicate.CONFIGS.glob("scenes-*.yaml")}
     for name in names - {"frozen"}:

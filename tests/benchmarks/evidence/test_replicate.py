@@ -217,7 +217,6 @@ def test_the_shipped_regimes_differ_from_full_in_what_their_names_say(lab, monke
         replicate.write_config(REPOSITORY / "runs" / "scenes" / "100", 100, regime)
     matrices = {}
     for path, text in written.items():
-        assert "python -m benchmarks run --config-file runs/scenes/100/" in text
         (lab.folder / path.name).write_text(text)
         matrices[path.stem] = load_matrix(lab.folder / path.name)
     full, frozen = matrices["full"], matrices["frozen"]

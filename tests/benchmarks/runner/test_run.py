@@ -22,7 +22,7 @@ def test_every_cell_runs_into_a_folder_of_its_own(bench):
     assert (bench.output / "clove" / "backbone.pth").read_text() == "converted weights"
     calls = bench.output / "clove" / "coco_fpn" / "seed0" / "calls"
     assert calls.read_text() == f"{bench.output / 'clove' / 'backbone.pth'}\n"
-    assert "random/coco_fpn/seed0 took 0 min" in bench.log()
+    assert "random/coco_fpn/seed0 took 0:00:0" in bench.log()
     assert "bbox/AP 12.50" in bench.log()
 
 
