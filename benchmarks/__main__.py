@@ -5,6 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.report.page import report
+from benchmarks.runner.run import run
+from benchmarks.runner.status import status
+from benchmarks.tables.collect import PUBLISHED_YAML, collect
+from benchmarks.tables.export import export
 from pretrain.runtime.config import ConfigError
 
 
@@ -38,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "folder", help="what `run` was given as --output; its matrix.json names the tasks"
     )
     collect_parser.add_argument(
-        "--published", help="YAML of published values (default: the one here)"
+        "--published", default=PUBLISHED_YAML, help="YAML of published values (default: ours)"
     )
     collect_parser.add_argument("--output", help="folder to write to (default: the folder itself)")
 
@@ -53,27 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         if args.command == "run":
-            from benchmarks.runner.run import run
-
             return run(
                 args.config_file, args.output, args.executor, args.slots, dry_run=args.dry_run
             )
         if args.command == "status":
-            from benchmarks.runner.status import status
-
             print(status(args.folder))
             return 0
         if args.command == "report":
-            from benchmarks.report.page import report
-
             return report(args.folder, args.output)
         if args.command == "export":
-            from benchmarks.tables.export import export
-
             return export(args.folder, args.out)
-        from benchmarks.tables.collect import PUBLISHED_YAML, collect
-
-        return collect(args.folder, args.published or PUBLISHED_YAML, args.output)
+        return collect(args.folder, args.published, args.output)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

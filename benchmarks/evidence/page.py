@@ -15,14 +15,12 @@ from benchmarks.evidence.rows import (
     FULL,
     INITS,
     RANDOM,
-    RESULTS,
     Replicate,
     read_replicates,
 )
 from benchmarks.tables.build import NOTHING, short
 from benchmarks.tables.markdown import grid
 from benchmarks.tables.published import load_published
-from benchmarks.tables.statistics import MIN_SEEDS
 from pretrain.runtime.files import write_text
 
 SCENES_MD = Path(__file__).parents[1] / "SCENES.md"
@@ -34,12 +32,6 @@ TITLES = {
     FULL: "Full fine-tuning (`full`)",
     FROZEN: "Frozen trunk: only neck and heads learn (`frozen`)",
 }
-
-
-def main(_: Sequence[str]) -> int:
-    """Write both files; ConfigError, and neither is written, where a row cannot be used."""
-    write(RESULTS, SCENES_MD)
-    return 0
 
 
 def write(results: Path, page_path: Path) -> None:
@@ -59,9 +51,9 @@ def page(replicates: Sequence[Replicate], repeated: Sequence[Replicate], picture
     parts = {
         "regimes": [part for regime in regimes for part in _regime(replicates, regime)],
         "ablations": _ablations(replicates, ablations),
-        "repeated": [grid(repeated_rows), *_bullets([_provenance(run) for run in repeated])],
+        "repeated": [grid(repeated_rows), _provenance(repeated)],
         "hours": [_hours(replicates, regimes)],
-        "hashes": _hashes(replicates, regimes),
+        "hashes": [_provenance(replicates)],
     }
     return TEMPLATE.read_text().format(
         **{name: "\n\n".join(own) for name, own in parts.items()},
@@ -99,7 +91,8 @@ def _regime(replicates: Sequence[Replicate], regime: str) -> list[str]:
     metrics = [_metrics()[task] for task in pairs]
     said, *table = _compared(pairs, "task", (CLOVE, RANDOM), ("`clove`", "`random`"), metrics)
     title = TITLES.get(regime, f"`{regime}`: {CLOVE} against {RANDOM}")
-    return [f"## {title}", _prose(f"Replicates: {_list(r.seed for r in own)}. {said}"), *table]
+    seeds = ", ".join(str(replicate.seed) for replicate in own)
+    return [f"## {title}", _prose(f"Replicates: {seeds}. {said}"), *table]
 
 
 def _ablations(replicates: Sequence[Replicate], names: Sequence[str]) -> list[str]:
@@ -121,7 +114,7 @@ def _compared(
     words: tuple[str, str],
     metrics: Sequence[str] = (),
 ) -> list[str]:
-    """What came of the comparisons, their table, and notes on its rows.
+    """What came of the comparisons, and their table.
 
     kind: of the rows. names: of the two in the head, words: in a sentence.
     """
@@ -129,15 +122,13 @@ def _compared(
     first, second = names
     head = [kind, *(["metric"] if metrics else []), first, f"n of {first}", second]
     rows = [[*head, f"n of {second}", "pairs", f"{first} − {second}", "p", "p (Holm)"]]
-    notes = []
     for number, row in enumerate(compared):
         cells = [f"`{name}`" for name in (row.name, *metrics[number : number + 1])]
         for own in (row.first, row.second):
             cells += [_mean([cell["value"] for cell in own.values()]), str(len(own))]
         cells += [str(len(row.differences)), _mean(row.differences, "+"), _p(row.p), _p(row.p_holm)]
         rows.append(cells)
-        notes += [f"`{row.name}`: {note}" for note in _notes(row, words)]
-    return [_verdict(compared, words), grid(rows), *_bullets(notes)]
+    return [_verdict(compared, words), grid(rows)]
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:
@@ -165,28 +156,6 @@ def _verdict(compared: Sequence[Comparison], words: tuple[str, str]) -> str:
         f"{words[1]} with p < {ALPHA} in {found(1, 1)} of them and below it in {found(-1, 1)}; "
         f"after Holm's correction in {found(1, 2)} and {found(-1, 2)}."
     )
-
-
-def _notes(row: Comparison, words: tuple[str, str]) -> list[str]:
-    """What is in no pair, why there is no p, and why values should not be averaged or ranked."""
-    notes, pairs, (first, second) = [], len(row.differences), (row.first, row.second)
-    for name, only in zip(words, (first.keys() - second, second.keys() - first), strict=True):
-        if only:
-            count = f"{len(only)} replicate{'s' * (len(only) > 1)}"
-            notes.append(f"{count} in no pair, only {name} has {_list(sorted(only))}.")
-    if row.p is None:
-        why = f"{pairs} of {MIN_SEEDS} pairs" if pairs < MIN_SEEDS else "all differences are equal"
-        notes.append(f"not tested and not counted: {why}.")
-    # The machine, and with it perhaps the precision, is a difference, too
-    both = sorted(first.keys() & second.keys())
-    if unlike := [s for s in both if first[s]["hardware"] != second[s]["hardware"]]:
-        notes.append(f"two kinds of machine in the pair of {_list(unlike)}, as listed below.")
-    cells = [*first.values(), *second.values()]
-    if len({cell["config_sha256"] for cell in cells}) > 1:
-        notes.append("not all were fine-tuned under one config.")
-    if max(cell["value"] for cell in cells) < 1:
-        notes.append("**every value is under 1: this shows the road, not quality.**")
-    return notes
 
 
 def _again(
@@ -231,51 +200,27 @@ def _number(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.2f}"
 
 
-def _hashes(replicates: Sequence[Replicate], regimes: Sequence[str]) -> list[str]:
-    """A line per replicate, and whether their pretrainings had one config."""
-    parts = _bullets([_provenance(replicate) for replicate in replicates])
-    for regime in regimes:
-        rows = [r.pretrainings[regime] for r in replicates if regime in r.pretrainings]
-        if len(hashes := {row["config_sha256"] for row in rows}) > 1:
-            which = _hashes_of(hashes)
-            parts.append(
-                f"**The pretrainings of `{regime}` did not all have one config: {which}.**"
-            )
-    return parts
-
-
-def _provenance(replicate: Replicate) -> str:
-    cells, about = replicate.cells.values(), replicate.about
-    sources = [row for row in replicate.pretrainings.values() if row["checkpoint_sha256"]]
-    commits = {_commit(row["git_commit"]) for row in (about, *cells, *sources)}
-    weights = [f"{row['regime']} {short(row['checkpoint_sha256'])}" for row in sources]
-    data = [
-        f"{task} {_hashes_of({cell['data_sha256'] for cell in cells if cell['task'] == task})}"
-        for task in _tasks([replicate], {regime for regime, _, _ in replicate.cells})
-    ]
-    return (
-        f"{replicate.seed}: commit {', '.join(sorted(commits))}; {'easy ' * about['easy']}scenes "
-        f"of {about['longest_side']} px, {about['unlabelled']} unlabelled, {about['train']} to "
-        f"train, {about['val']} to test; pretraining {', '.join(weights)}; data "
-        f"{', '.join(data)}."
-    )
-
-
-def _hashes_of(found: Iterable[str]) -> str:
-    return " and ".join(sorted(map(short, found)))
-
-
-def _commit(commit: str) -> str:
-    digits, plus, changes = commit.partition("+")
-    return short(digits) + plus + changes
-
-
-def _list(seeds: Iterable[int]) -> str:
-    return ", ".join(map(str, seeds))
-
-
-def _bullets(lines: Sequence[str]) -> list[str]:
-    return ["\n".join(f"- {line}" for line in lines)] if lines else []
+def _provenance(replicates: Sequence[Replicate]) -> str:
+    """A line per replicate: commits, scenes, fingerprints of weights and data."""
+    lines = []
+    for replicate in replicates:
+        cells, about = replicate.cells.values(), replicate.about
+        sources = [row for row in replicate.pretrainings.values() if row["checkpoint_sha256"]]
+        # 8 digits, and what may follow the 40 of a commit: +changes
+        found = {row["git_commit"] for row in (about, *cells, *sources)}
+        commits = {commit[:8] + commit[40:] for commit in found}
+        weights = [f"{row['regime']} {short(row['checkpoint_sha256'])}" for row in sources]
+        data = []
+        for task in _tasks([replicate], {regime for regime, _, _ in replicate.cells}):
+            found = {short(cell["data_sha256"]) for cell in cells if cell["task"] == task}
+            data.append(f"{task} {' and '.join(sorted(found))}")
+        lines.append(
+            f"- {replicate.seed}: commit {', '.join(sorted(commits))}; {'easy ' * about['easy']}"
+            f"scenes of {about['longest_side']} px, {about['unlabelled']} unlabelled, "
+            f"{about['train']} to train, {about['val']} to test; pretraining "
+            f"{', '.join(weights)}; data {', '.join(data)}."
+        )
+    return "\n".join(lines)
 
 
 def _prose(text: str) -> str:

@@ -1,5 +1,6 @@
 """From a finished regime of a replicate to the rows that are kept of it."""
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -7,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.rows import PRETRAINING, Row, write_rows
-from benchmarks.runner.matrix import Cell, Init, Matrix, short
-from benchmarks.tables.results import METRICS, ResultError, read_result
-from pretrain.runtime.config import ConfigError, config_hash
+from benchmarks.runner.matrix import Cell, Init, Matrix
+from benchmarks.runner.state import read_json
+from benchmarks.tables.results import METRICS, read_result
+from pretrain.runtime.config import config_hash
 from pretrain.runtime.files import list_checkpoints, sha256_of
 
 MAX_POINTS = 50  # of one curve
@@ -23,8 +25,7 @@ OF_REPLICATE = ("SEED", "DATA.ROOT")  # in which the pretrainings of all replica
 def publish(regime: str, matrix: Matrix, output: Path, about: Row, folder: Path) -> int:
     """Write the rows of a finished regime, in the place of those that it had; returns its cells.
 
-    output: of the matrix. about: the replicate's row. folder: of the CSV files. Raises ConfigError,
-    before anything is written, for a file of the run that is missing or cannot be used.
+    output: of the matrix. about: the replicate's row. folder: of the CSV files.
     """
     of = {"run": about["run"], "seed": about["seed"], "regime": regime}
     rows: dict[str, list[Row]] = {"pretraining": [], "cells": [], "results": [], "curves": []}
@@ -37,8 +38,8 @@ def publish(regime: str, matrix: Matrix, output: Path, about: Row, folder: Path)
     for init in matrix.inits:
         key = of | {"init": init.name}
         if init.pretrain is not None:
-            weights = {r["weights_sha256"] for r in rows["cells"] if r["init"] == init.name}
-            rows["pretraining"].append(key | _pretraining(init, output, weights))
+            weights = [r["weights_sha256"] for r in rows["cells"] if r["init"] == init.name]
+            rows["pretraining"].append(key | _pretraining(init, output, weights[0]))
             log, key = init.source(output) / "metrics.jsonl", key | {"task": PRETRAINING}
             for name in ("loss", "monitor/match_rate", "monitor/match_chance"):
                 rows["curves"] += _curve(log, key, "step", name)
@@ -53,36 +54,26 @@ def publish(regime: str, matrix: Matrix, output: Path, about: Row, folder: Path)
 def _cell(cell: Cell, output: Path) -> tuple[Row, dict[str, float]]:
     """The row less its key, and the metrics."""
     path = cell.folder / METRICS
-    try:
-        result = read_result(path, path.relative_to(output).parts)
-    except ResultError as error:
-        raise ConfigError(
-            f"{short(path)}: {error}. Delete it: the same command runs this cell again"
-        ) from error
-    content, data = json.loads(path.read_text()), result.data
-    row = {"train_images": data.train_images, "test_images": data.test_images}
-    return row | {"data_sha256": data.sha256} | {n: content[n] for n in OF_CELL}, result.metrics
+    result, content = read_result(path, path.relative_to(output).parts), read_json(path)
+    row = {name: getattr(result.data, name) for name in ("train_images", "test_images")}
+    row["data_sha256"] = result.data.sha256
+    return row | {name: content[name] for name in OF_CELL}, result.metrics
 
 
-def _pretraining(init: Init, output: Path, weights: set[str | None]) -> Row:
-    """The row less its key; ``weights``: hashes of what the cells came from.
+def _pretraining(init: Init, output: Path, weights: str) -> Row:
+    """The row less its key; ``weights``: the hash of what the cells came from.
 
     ``seconds`` are those of training alone: images over the rates in the log, without the start,
     the monitors and what an interruption lost; None where the log has no rate. ``config_sha256``:
     of the resolved config less what differs between replicates.
     """
     run, settings = init.source(output), init.pretrain.settings
-    if len(weights) != 1:
-        raise ConfigError(
-            f"{short(output)}: the cells of {init.name} came from more than one checkpoint "
-            f"({weights}). Delete {short(output / init.name)} and run it anew"
-        )
     log, batch_size = _lines(run / "metrics.jsonl"), int(settings["SOLVER.TOTAL_BATCH_SIZE"])
     return {
         "checkpoint_sha256": sha256_of(list_checkpoints(run)[-1]),
-        "backbone_sha256": next(iter(weights)),
+        "backbone_sha256": weights,
         "config_sha256": config_hash(settings, OF_REPLICATE),
-        "git_commit": json.loads((run / "provenance.json").read_text()).get("git_commit"),
+        "git_commit": read_json(run / "provenance.json").get("git_commit"),
         "seconds": _training_seconds(log, batch_size),
     }
 
@@ -104,11 +95,6 @@ def _curve(log: Path, key: Row, place: str, name: str) -> list[Row]:
     """At most MAX_POINTS rows, evenly spaced, first and last among them."""
     # What was done twice, around an interruption, is the same twice
     points = dict(sorted((line[place], line[name]) for line in _lines(log) if name in line))
-    if not points:
-        raise ConfigError(
-            f"{short(log)}: no {name} in it. Delete {short(log.parent)}: the same command makes it "
-            "again"
-        )
     steps, last = list(points), len(points) - 1
     if last >= MAX_POINTS:
         steps = [steps[round(n * last / (MAX_POINTS - 1))] for n in range(MAX_POINTS)]
@@ -120,17 +106,8 @@ def _curve(log: Path, key: Row, place: str, name: str) -> list[Row]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a log of one per line; a line that a killed process cut off is none."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError as error:
-        raise ConfigError(
-            f"{short(path)}: {error.strerror}. Delete {short(path.parent)}: the same command makes "
-            "it again"
-        ) from error
     objects = []
-    for line in text.splitlines():
-        try:
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
             objects.append(json.loads(line))
-        except ValueError:
-            continue
     return objects

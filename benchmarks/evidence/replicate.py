@@ -6,7 +6,6 @@ command goes on where it was interrupted, and does nothing that is done.
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -16,17 +15,10 @@ from pathlib import Path
 import yaml
 
 from benchmarks.evidence.publish import publish
-from benchmarks.evidence.rows import (
-    CLOVE,
-    FROZEN,
-    FULL,
-    RESULTS,
-    SCENES,
-    Row,
-    read_rows,
-)
+from benchmarks.evidence.rows import FROZEN, FULL, RESULTS, SCENES, Row
 from benchmarks.runner.matrix import load_matrix, short
 from benchmarks.runner.run import run
+from benchmarks.runner.state import read_json
 from benchmarks.scenes import generate as scenes
 from pretrain.runtime.config import REPOSITORY, ConfigError, load_yaml
 from pretrain.runtime.files import write_json, write_text
@@ -66,8 +58,6 @@ def main(arguments: Sequence[str]) -> int:
         "--run", type=int, default=1, help="2: a seed that is done, run again in another clone"
     )
     args = parser.parse_args(arguments)
-    if args.seed < 0:
-        parser.error(f"--seed {args.seed} is below 0")
     return replicate(args.seed, args.regime, args.slots, args.run)
 
 
@@ -82,7 +72,7 @@ def replicate(seed: int, regimes: Sequence[str], slots: int, number: int = 1) ->
     """
     folder = RUNS / str(seed)
     configs = {regime: write_config(folder, seed, regime) for regime in regimes}
-    about = {"run": number, "seed": seed} | draw_scenes(folder, seed, number)
+    about = {"run": number, "seed": seed} | draw_scenes(folder, seed)
     for regime in FEWER.keys() & configs:
         request = replace(FEWER[regime], seed=seed)
         scenes.generate(folder / f"data-{regime}", request, os.cpu_count() or 1)
@@ -107,60 +97,38 @@ def write_config(folder: Path, seed: int, regime: str) -> str:
     """Write ``folder``/<regime>.yaml, which ``python -m benchmarks run`` takes; returns its name.
 
     The regime's own config with the replicate's data and seed. Raises ConfigError where there is
-    none, or where replicates would share a checkpoint.
+    none.
     """
     base = CONFIGS / ("scenes.yaml" if regime == FULL else f"scenes-{regime}.yaml")
-    if not base.is_file():
-        known = [FULL, *(path.stem.removeprefix("scenes-") for path in CONFIGS.glob("scenes-*"))]
-        raise ConfigError(
-            f"--regime {regime}: there is no {short(base)}; choose from {', '.join(sorted(known))}"
-        )
     where, data, inits = short(base), short(folder / "data"), {}
-    tree = load_yaml(base)
+    tree = load_yaml(where)
     for init in load_matrix(where).inits:
         if init.pretrain is not None:
             overrides = {"SEED": seed, "DATA.ROOT": f"{data}/coco/unlabeled2017"}
             inits[init.name] = {"pretrain": {"overrides": overrides}}
         elif init.checkpoint is not None:
             checkpoint = tree["inits"][init.name]["checkpoint"]
-            if SEED not in checkpoint:
-                raise ConfigError(
-                    f"{where}: inits: {init.name}: checkpoint {checkpoint} has no SEED in it, so "
-                    "all replicates would share one pretraining; write "
-                    f"{short(RUNS)}/SEED/{FULL}/{CLOVE}/pretrain"
-                )
             inits[init.name] = {"checkpoint": checkpoint.replace(SEED, f"/{seed}/")}
     labelled = f"{data}-{regime}" if regime in FEWER else data
     own = {"_BASE_": where, "datasets": labelled, "inits": inits, "seeds": [seed]}
     path = folder / f"{regime}.yaml"
-    command = f"python -m benchmarks run --config-file {short(path)} --output {short(path)[:-5]}"
-    write_text(path, f"# {command}\n{yaml.safe_dump(own, sort_keys=False)}")
+    write_text(path, yaml.safe_dump(own, sort_keys=False))
     return short(path)
 
 
-def draw_scenes(folder: Path, seed: int, number: int) -> Row:
-    """Draw the scenes that are not there yet; returns what ``replicates.csv`` says of them.
-
-    Raises ConfigError where the replicate was begun, or published, with other scenes: a pretraining
-    or a regime that saw those would be taken for one of these.
-    """
-    request, record = replace(REQUEST, seed=seed), folder / "replicate.json"
-    asked = {"format": scenes.FORMAT} | asdict(request)
-    asked = {name: int(asked[name]) for name in SCENES}
-    begun = json.loads(record.read_text()) if record.exists() else {}
-    kept = [row for row in read_rows(RESULTS, "replicates") if row["seed"] == seed]
-    for known in (begun or asked, *(row for row in kept if row["run"] == number)):
-        if not asked.items() <= known.items():
-            raise ConfigError(
-                f"seed {seed} was begun or published with other scenes than are asked for now, "
-                f"{asked}. Remove it from {short(folder)} and {short(RESULTS)}, or choose another"
-            )
-    start = time.monotonic()
+def draw_scenes(folder: Path, seed: int) -> Row:
+    """Draw the scenes that are not there yet; returns what ``replicates.csv`` says of them."""
+    request, record, start = (
+        replace(REQUEST, seed=seed),
+        folder / "replicate.json",
+        time.monotonic(),
+    )
     drawn = scenes.generate(folder / "data", request, os.cpu_count() or 1)
-    if drawn is not None or not begun:
+    if drawn is not None or not record.exists():
+        asked = {"format": scenes.FORMAT} | asdict(request)
         hours = None if drawn is None else round((time.monotonic() - start) / 3600, 4)
         source = provenance()
         packages = "; ".join(f"{name} {version}" for name, version in source["packages"].items())
-        begun = asked | {"hours": hours} | source | {"packages": packages}
-        write_json(record, begun)
-    return begun
+        about = {name: int(asked[name]) for name in SCENES} | {"hours": hours}
+        write_json(record, about | source | {"packages": packages})
+    return read_json(record)

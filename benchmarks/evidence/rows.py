@@ -13,15 +13,12 @@ has it, so that it is read again as it was.
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runner.matrix import short
 from benchmarks.tables.published import load_published
-from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text
 
 RESULTS = Path(__file__).with_name("results")
@@ -55,46 +52,31 @@ class Replicate:
 
 
 def read_replicates(folder: Path = RESULTS, run: int = 1) -> list[Replicate]:
-    """All replicates of that run, by seed; the value of each cell's main metric joins its row.
-
-    Raises ConfigError for a row that cannot be used or belongs to nothing.
-    """
+    """All replicates of that run, by seed; the value of each cell's main metric joins its row."""
     rows = {name: [r for r in read_rows(folder, name) if r["run"] == run] for name in FILES}
     main_metrics = {name: task.main_metric for name, task in load_published().items()}
-    try:
-        found = {row["seed"]: Replicate(row) for row in rows["replicates"]}
-        for row in rows["pretraining"]:
-            found[row["seed"]].pretrainings[row["regime"]] = row
-        for row in rows["results"]:
-            found[row["seed"]].metrics[*_cell(row), row["metric"]] = row["value"]
-        for row in rows["curves"]:
-            curves = found[row["seed"]].curves
-            curves.setdefault((*_cell(row), row["quantity"]), {})[row["step"]] = row["value"]
-        for row in rows["cells"]:
-            own, cell = found[row["seed"]], _cell(row)
-            own.cells[cell] = row | {"value": own.metrics[*cell, main_metrics[row["task"]]]}
-    except KeyError as error:
-        raise ConfigError(
-            f"{short(folder)}: run {run}: one file names what another lacks ({error}). Restore it, "
-            "or run the replicate anew"
-        ) from error
+    found = {row["seed"]: Replicate(row) for row in rows["replicates"]}
+    for row in rows["pretraining"]:
+        found[row["seed"]].pretrainings[row["regime"]] = row
+    for row in rows["results"]:
+        found[row["seed"]].metrics[*_cell(row), row["metric"]] = row["value"]
+    for row in rows["curves"]:
+        curves = found[row["seed"]].curves
+        curves.setdefault((*_cell(row), row["quantity"]), {})[row["step"]] = row["value"]
+    for row in rows["cells"]:
+        own, cell = found[row["seed"]], _cell(row)
+        own.cells[cell] = row | {"value": own.metrics[*cell, main_metrics[row["task"]]]}
     return [found[seed] for seed in sorted(found)]
 
 
 def read_rows(folder: Path, name: str) -> list[Row]:
-    """The rows of one file, none where it is not there. Raises ConfigError for one that is bad."""
-    path, rows = folder / f"{name}.csv", []
+    """The rows of one file, none where it is not there. ValueError for what should be a number."""
+    path = folder / f"{name}.csv"
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        for line in reader:
-            try:
-                rows.append({column: _value(column, text) for column, text in line.items()})
-            except (TypeError, ValueError) as error:  # a word for a number; a line cut off
-                where = f"{short(path)}: line {reader.line_num}"
-                raise ConfigError(f"{where}: {error}. Restore it") from error
-    return rows
+        rows = list(csv.DictReader(file))
+    return [{column: _value(column, text) for column, text in row.items()} for row in rows]
 
 
 def write_rows(folder: Path, name: str, of: Mapping[str, Any], rows: Iterable[Row]) -> None:
@@ -113,11 +95,9 @@ def _cell(row: Row) -> tuple[str, str, str]:
 
 
 def _value(column: str, text: str) -> Any:
-    """None where nothing stands; TypeError and ValueError for what should be a number."""
-    if len(text) == 0:
-        return None
+    """None where nothing stands."""
     if column in INTEGERS:
         return int(text)
-    if column in DECIMALS and not math.isfinite(float(text)):
-        raise ValueError(f"{column} is {text}")
-    return float(text) if column in DECIMALS else text
+    if column in DECIMALS:
+        return float(text) if text else None
+    return text or None

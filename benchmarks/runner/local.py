@@ -1,18 +1,18 @@
 """Runs stages on this machine, as many at once as it has slots."""
 
-import contextlib
-import json
 import os
 import shlex
-import socket
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import IO, NamedTuple
 
+import torch
+
 from benchmarks.runner.stages import Stage, logger
-from benchmarks.runner.state import is_locked, last_lines, lock_of, read_json, take_lock
+from benchmarks.runner.state import read_json, take_lock
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
 from pretrain.runtime.logging import progress_bar
@@ -34,48 +34,33 @@ class Slot(NamedTuple):
 
 def make_slots(count: int, environment: Mapping[str, str] = os.environ) -> list[Slot]:
     """``count`` equal parts of this machine's GPUs, or of its cores where it has none."""
-    if count < 1:
-        raise ConfigError(f"--slots {count} is under 1")
-    gpus = _gpus(environment)
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        visible = ",".join(str(number) for number in range(torch.cuda.device_count()))
+    gpus = [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
+    each = len(gpus) // max(count, 1)
+    if count < 1 or (gpus and not each):
+        raise ConfigError(f"--slots {count}: 1 at least; each has whole GPUs, of {len(gpus)} here")
     if not gpus:
         own = {} if count == 1 else {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // count, 1))}
         return [Slot({**own, **environment}, 0) for _ in range(count)]
-    each = len(gpus) // count
-    if each == 0:
-        raise ConfigError(
-            f"--slots {count}: there are {len(gpus)} GPUs here, and a slot has whole ones"
-        )
     parts = [gpus[n * each : (n + 1) * each] for n in range(count)]
     return [Slot({**environment, "CUDA_VISIBLE_DEVICES": ",".join(p)}, each) for p in parts]
-
-
-def _gpus(environment: Mapping[str, str]) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES says, or the numbers of all GPUs."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 class Attempt:
     """Once the command of a stage, which prints to the stage's log."""
 
-    def __init__(self, stage: Stage, gpus: int, environment: Mapping[str, str], lock: IO) -> None:
-        """Raises OSError where it cannot be started; the lock is held until then."""
+    def __init__(self, stage: Stage, slot: Slot, lock: IO) -> None:
+        """The lock is held until ``end``."""
         self.stage, self.lock, self.started = stage, lock, time.monotonic()
         stage.begin()
-        command = _spread(stage.command, stage.processes, gpus)
+        command, environment = _spread(stage.command, stage.processes, slot.gpus), slot.environment
         if stage.datasets is not None:
             environment = {**environment, DATA_ROOT: str(stage.datasets)}
         said = shlex.join(command)
         if DATA_ROOT in environment:
             said = f"{DATA_ROOT}={shlex.quote(environment[DATA_ROOT])} {said}"
-        lock.truncate(0)
-        gpus_used = environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpus else []
-        json.dump({"host": socket.gethostname(), "gpus": gpus_used}, lock)
-        lock.flush()
         stage.log.parent.mkdir(parents=True, exist_ok=True)
         with open(stage.log, "a") as stream:
             print(f"$ {said}", file=stream, flush=True)
@@ -103,21 +88,18 @@ class Attempt:
 
     @property
     def duration(self) -> str:
-        """How long it has taken."""
-        minutes, seconds = divmod(round(time.monotonic() - self.started), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+        """How long it has taken, as hours:minutes:seconds."""
+        return str(timedelta(seconds=round(time.monotonic() - self.started)))
 
     def kill(self) -> None:
         """Have it end, torchrun after its processes; saved, if that takes no longer than
         PATIENCE."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        self.process.terminate()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 class Local:
@@ -137,19 +119,18 @@ class Local:
     ) -> None:
         self.waiting, self.cells, self.slots = list(todo), cells, slots
         self.retries, self.interrupted = retries, interrupted
-        self.position = cells - sum(stage.is_cell for stage in todo)  # begun last
         self.pending = {stage.name for stage in todo}  # neither done nor given up
         self.running: dict[int, Attempt] = {}  # by slot
         self.attempts: Counter[str] = Counter()  # that have failed
         self.failures: list[tuple[Stage, str]] = []  # and why
         self.gone: set[str] = set()  # failed, or left out
         self.told: set[str] = set()  # stages that another process works on
-        self.orphans = [stage for stage in todo if is_locked(stage.output, stage.name)]
 
     def run(self) -> None:
         """Run what is not done. Raises Interrupted after a signal, once everything is saved."""
-        logger.info("%d of %d cells are done", self.position, self.cells)
-        with progress_bar(self.cells, self.position, unit="cell") as bar:
+        done = self.cells - sum(stage.is_cell for stage in self.waiting)
+        logger.info("%d of %d cells are done", done, self.cells)
+        with progress_bar(self.cells, done, unit="cell") as bar:
             try:
                 while self.waiting or self.running:
                     if self.interrupted:
@@ -163,49 +144,35 @@ class Local:
                             del self.running[number]
                             done = self.end(attempt, code)
                             bar.update(done and attempt.stage.is_cell)
-                    if not bar.disable:
-                        logs = [attempt.stage.log for attempt in self.running.values()]
-                        lines = [line for log in logs for line in last_lines(log, 1)]
-                        bar.set_postfix_str(" | ".join(lines))
             finally:
                 for attempt in self.running.values():
                     attempt.kill()
 
     def start_next(self, number: int, slot: Slot) -> None:
-        """Start the first stage that can run in that slot, once nothing else uses its GPUs."""
-        own = set(slot.environment.get("CUDA_VISIBLE_DEVICES", "").split(",")) if slot.gpus else ()
-        if any(not _gpus_held(stage).isdisjoint(own) for stage in self.orphans):
-            return
+        """Start the first stage that can run in that slot."""
         for stage in list(self.waiting):
             if stage.needs in self.gone:
                 logger.info("%s: left out, %s is missing", stage.name, stage.needs)
                 self.waiting.remove(stage)
                 self.gone.add(stage.name)
-            elif stage.needs not in self.pending:
-                if (lock := take_lock(stage.output, stage.name)) is None:
-                    if stage.name not in self.told:
-                        logger.info("%s: another process works on it; waiting for that", stage.name)
-                        self.told.add(stage.name)
-                    continue
-                self.waiting.remove(stage)
-                if stage.done and not stage.stale:  # another process has done it meanwhile
-                    lock.close()
-                    self.pending.remove(stage.name)
-                    return
-                position, again = "", self.attempts[stage.name]
-                if stage.is_cell and not again:
-                    self.position += 1
-                    position = f"cell {self.position} of {self.cells}: "
-                attempt = f", attempt {again + 1}" if again else ""
-                logger.info("%s%s runs%s, log in %s", position, stage.name, attempt, stage.log)
-                try:
-                    self.running[number] = Attempt(stage, slot.gpus, slot.environment, lock)
-                except OSError as error:  # a full disk, no memory for a process
-                    reason = f"could not be started: {error}"
-                    with lock, contextlib.suppress(OSError):
-                        stage.end(reason)
-                    self.note_failure(stage, reason)
+                continue
+            if stage.needs in self.pending:
+                continue
+            if (lock := take_lock(stage.output, stage.name)) is None:
+                if stage.name not in self.told:
+                    logger.info("%s: another process works on it; waiting for that", stage.name)
+                    self.told.add(stage.name)
+                continue
+            self.waiting.remove(stage)
+            if stage.done and not stage.stale:  # another process has done it meanwhile
+                lock.close()
+                self.pending.remove(stage.name)
                 return
+            again = self.attempts[stage.name]
+            attempt = f", attempt {again + 1}" if again else ""
+            logger.info("%s runs%s, log in %s", stage.name, attempt, stage.log)
+            self.running[number] = Attempt(stage, slot, lock)
+            return
 
     def end(self, attempt: Attempt, code: int) -> bool:
         """Whether the stage is done; else it is tried again after the others, or has failed.
@@ -216,34 +183,26 @@ class Local:
         if code == EXIT_CODE or (code and self.interrupted):
             attempt.lock.close()
             raise self.save()
-        try:
-            reason = attempt.end(code)
-        except OSError as error:
-            reason = f"could not be concluded: {error}"
+        reason = attempt.end(code)
         if reason is None:
             self.pending.remove(stage.name)
             logger.info("%s took %s%s", stage.name, attempt.duration, _main_metric(stage))
             return True
-        self.note_failure(stage, reason, again=code != CANNOT)
-        return False
-
-    def note_failure(self, stage: Stage, reason: str, again: bool = True) -> None:
-        """Have it tried again after the others, or nevermore."""
         self.attempts[stage.name] += 1
-        if again and self.attempts[stage.name] <= self.retries:
+        if code != CANNOT and self.attempts[stage.name] <= self.retries:
             logger.warning("%s: %s; it is tried again", stage.name, reason)
             self.waiting.append(stage)
         else:
             logger.error("%s FAILED: %s, log in %s", stage.name, reason, stage.log)
             self.failures.append((stage, reason))
             self.gone.add(stage.name)
+        return False
 
     def save(self) -> Interrupted:
         """Wait until all that runs is saved; what there is to raise then."""
-        signals = ", ".join(self.interrupted.received) or "interrupted"
         for attempt in self.running.values():
             # Ctrl-C reached it already; a signal to us alone did not.
-            logger.info("%s: waiting until %s is saved", signals, attempt.stage.name)
+            logger.info("interrupted: waiting until %s is saved", attempt.stage.name)
             attempt.process.terminate()
         for number, attempt in list(self.running.items()):
             code = attempt.process.wait()
@@ -256,8 +215,8 @@ class Local:
     def report(self) -> int:
         """List what failed; the exit code of the whole run."""
         for stage, reason in self.failures:
-            last = "".join(f"\n    {line}" for line in stage.state.get("last_lines", []))
-            logger.error("failed: %s: %s\n  %s%s", stage.name, reason, stage.log, last)
+            last = "\n    ".join([str(stage.log), *stage.state["last_lines"]])
+            logger.error("failed: %s: %s\n  %s", stage.name, reason, last)
         if self.failures:
             logger.error("The same command tries what failed again and keeps what is done.")
         return 1 if self.failures else 0
@@ -268,13 +227,6 @@ def _main_metric(stage: Stage) -> str:
     result = read_json(stage.folder / "metrics.json") if stage.is_cell else {}
     name = result.get("main_metric")
     return f": {name} {result['metrics'][name]:.2f}" if name else ""
-
-
-def _gpus_held(stage: Stage) -> set[str]:
-    """The GPUs of this machine that a process of an earlier run uses for the stage."""
-    held = read_json(lock_of(stage.output, stage.name))
-    here = held.get("host") == socket.gethostname() and is_locked(stage.output, stage.name)
-    return set(held["gpus"]) if here else set()
 
 
 def _spread(command: list[str], processes: int, gpus: int) -> list[str]:

@@ -141,9 +141,10 @@ class Matrix:
         for init in self.inits:
             file = init.checkpoint
             if file is not None and not file.is_file():
-                folder = "is a folder without checkpoints/step_*.pth"
-                fault = folder if file.exists() else "does not exist"
-                missing.append(f"inits: {init.name}: checkpoint {short(file)} {fault}")
+                missing.append(
+                    f"inits: {init.name}: checkpoint {short(file)} is no file, and no folder with "
+                    "checkpoints/step_*.pth"
+                )
         return missing
 
     def resources(self, kind: str) -> slurm.Resources:
@@ -151,14 +152,11 @@ class Matrix:
         where = f"{self.config}: slurm: {kind}"
         asked = self.slurm.get(EVERYTHING, {}) | self.slurm.get(kind, {})
         options = slurm.parse_options(str(asked.pop("options", None) or ""), where)
-        for key, least in (("gpus", 0), ("cpus", 1)):
-            _check_whole(asked.get(key, least), f"{where}: {key}", least)
+        for key in ("gpus", "cpus"):
+            _check_whole(asked.get(key, 1), f"{where}: {key}")
         hours = asked.get("hours", slurm.Resources.hours)
         if type(hours) not in (int, float) or 3600 * hours < 2 * slurm.SIGNAL_DELAY:
-            raise ConfigError(
-                f"{where}: hours {hours!r} is no time to work in: a job saves itself "
-                f"{slurm.SIGNAL_DELAY} s before its end"
-            )
+            raise ConfigError(f"{where}: hours {hours!r} is no time to work in")
         return slurm.Resources(**asked, options=options)
 
     def summary(self) -> dict[str, Any]:
@@ -205,7 +203,7 @@ def load_matrix(path: str | Path) -> Matrix:
     check_double_keys(path)
     tree = check_keys(load_yaml(path), where, KEYS, required=("inits", "tasks"))
     tasks = _tasks(tree["tasks"], f"{where}: tasks")
-    seeds = _seeds(tree.get("seeds", [0]), f"{where}: seeds")
+    seeds = tree.get("seeds", [0])
     task_seeds = check_keys(tree.get("task_seeds") or {}, f"{where}: task_seeds", tasks)
     task_overrides = check_keys(tree.get("task_overrides") or {}, f"{where}: task_overrides", tasks)
     asked = check_keys(
@@ -214,28 +212,27 @@ def load_matrix(path: str | Path) -> Matrix:
     inits = tree["inits"]
     if not isinstance(inits, dict) or not inits:
         raise ConfigError(f"{where}: inits: expected a mapping name: settings, found {inits!r}")
+    for kind, entry in asked.items():
+        check_keys(entry, f"{where}: slurm: {kind}", SLURM_KEYS)
     retries = tree.get("retries", 1)
     _check_whole(retries, f"{where}: retries")
-    datasets = tree.get("datasets")
-    own = {
-        task: _seeds(given, f"{where}: task_seeds: {task}") for task, given in task_seeds.items()
-    }
+    datasets, overlay = tree.get("datasets"), tree.get("overlay")
     return Matrix(
         config=where,
         inits=tuple(_init(name, entry, f"{where}: inits") for name, entry in inits.items()),
         tasks=tasks,
-        seeds=dict.fromkeys(tasks, seeds) | own,
+        seeds={
+            task: _seeds(task_seeds.get(task, seeds), f"{where}: seeds of {task}") for task in tasks
+        },
         datasets=None if datasets is None else REPOSITORY / str(datasets),
-        overlay=find_config(str(tree["overlay"])) if tree.get("overlay") else None,
+        overlay=find_config(str(overlay)) if overlay else None,
         overrides=_overrides(tree.get("overrides"), f"{where}: overrides"),
         task_overrides={
             task: _overrides(entry, f"{where}: task_overrides: {task}")
             for task, entry in task_overrides.items()
         },
         retries=retries,
-        slurm={
-            kind: check_keys(asked[kind], f"{where}: slurm: {kind}", SLURM_KEYS) for kind in asked
-        },
+        slurm=asked,
     )
 
 
@@ -257,13 +254,9 @@ def _tasks(values: Any, where: str) -> dict[str, Path | None]:
             tasks[check_choice(value, where, "task", known)] = None
             continue
         name = Path(value).stem
-        if name in known or name in tasks:
-            raise ConfigError(f"{where}: {value}: another task is called {name}; rename the file")
-        if name in (PRETRAIN, CONVERT, EVERYTHING):
-            raise ConfigError(f"{where}: {value}: a task cannot be called {name}; rename the file")
+        if name in (*known, *tasks, PRETRAIN, CONVERT, EVERYTHING):
+            raise ConfigError(f"{where}: {value}: the name {name} is taken; rename the file")
         tasks[name] = find_config(value)
-        if tasks[name].is_relative_to(REPOSITORY / "configs" / "transfer"):
-            raise ConfigError(f"{where}: {value} is one of ours; give the task's name")
     return tasks
 
 
@@ -274,23 +267,18 @@ def _init(name: Any, entry: Any, where: str) -> Init:
     check_keys(entry, where, INIT_KEYS, required=("method",))
     method = check_choice(entry["method"], where, "method", METHODS)
     checkpoint, asked = entry.get("checkpoint"), entry.get("pretrain")
-    given = [value for value in (checkpoint, asked) if value is not None]
-    if method == "random" and given:
-        raise ConfigError(f"{where}: random weights have no checkpoint; remove {given[0]}")
-    if len(given) == 2:
-        raise ConfigError(f"{where}: checkpoint or pretrain: one of the two, not both")
+    if (checkpoint is not None) + (asked is not None) != (method != "random"):
+        raise ConfigError(
+            f"{where}: checkpoint, a file or a pretraining run's folder, or pretrain: "
+            "{config: ...}: random has neither, every other method one of the two"
+        )
     if asked is not None and method != "clove":
         raise ConfigError(f"{where}: python -m pretrain trains clove, not {method}")
-    if method != "random" and asked is None and not isinstance(checkpoint, str):
-        raise ConfigError(
-            f"{where}: checkpoint is missing: a file, or a pretraining run's folder; "
-            "or pretrain: {config: ...}"
-        )
     pretrain, epochs = (None, None) if asked is None else _pretrain(asked, f"{where}: pretrain")
     return Init(
         name=name,
         method=method,
-        checkpoint=None if checkpoint is None else newest(REPOSITORY / checkpoint),
+        checkpoint=None if checkpoint is None else newest(REPOSITORY / str(checkpoint)),
         pretrain=pretrain,
         epochs=check_epochs(entry.get("epochs", epochs), where),
         overrides=_overrides(entry.get("overrides"), f"{where}: overrides"),
@@ -310,18 +298,16 @@ def _pretrain(entry: Any, where: str) -> tuple[Pretraining, int]:
     merge(cfg, entry["config"], _words(overrides))
     cfg = complete(cfg)
     kept = {k: str(value) for k, value in flatten(cfg).items() if not is_within(k, NOT_HASHED)}
-    processes = max(cfg.SOLVER.TOTAL_BATCH_SIZE // cfg.SOLVER.BATCH_SIZE_PER_GPU, 1)
-    processes = 1 if cfg.DEVICE == "cpu" else processes
+    processes = cfg.SOLVER.TOTAL_BATCH_SIZE // cfg.SOLVER.BATCH_SIZE_PER_GPU
+    processes = 1 if cfg.DEVICE == "cpu" else max(processes, 1)
     return Pretraining(entry["config"], _words(overrides), kept, processes), cfg.SOLVER.EPOCHS
 
 
 def _overrides(tree: Any, where: str) -> dict[str, str]:
     """``KEY: VALUE``, dotted or nested, as the words of a command line."""
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
+    if not isinstance(tree or {}, dict):
         raise ConfigError(f"{where}: expected a mapping KEY: VALUE, found {tree!r}")
-    return {key: str(value) for key, value in flatten(tree).items()}
+    return {key: str(value) for key, value in flatten(tree or {}).items()}
 
 
 def _words(overrides: dict[str, str]) -> tuple[str, ...]:
@@ -335,9 +321,9 @@ def _seeds(values: Any, where: str) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _check_whole(value: Any, where: str, least: int = 0) -> None:
-    if type(value) is not int or value < least:
-        raise ConfigError(f"{where}: {value!r} is not a whole number from {least} on")
+def _check_whole(value: Any, where: str) -> None:
+    if type(value) is not int or value < 0:
+        raise ConfigError(f"{where}: {value!r} is not a whole number from 0 on")
 
 
 def _unique_list(values: Any, where: str) -> list:

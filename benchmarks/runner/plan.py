@@ -20,7 +20,7 @@ _published = functools.cache(load_published)
 GEOMETRY = ("METHOD", "ENCODER", "CROPS.GLOBAL_SIZE", "CROPS.NUM_LOCALS", "CROPS.LOCAL_SIZE")
 
 
-def fine_tuning_hours(stage: Stage, cost: Mapping[str, Any]) -> float | None:
+def fine_tuning_hours(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, float] | None:
     """GPU-hours of a cell, as the model zoo's time per iteration has it; None where that is not for
     such images and batches."""
     zoo, asked = cost["fine_tuning"], stage.fine_tuning
@@ -29,7 +29,8 @@ def fine_tuning_hours(stage: Stage, cost: Mapping[str, Any]) -> float | None:
         return None
     if asked.images_per_batch != task.schedule.images_per_batch:
         return None
-    return known["seconds_per_iteration"] * asked.iterations * zoo["num_gpus"] / 3600
+    hours = known["seconds_per_iteration"] * asked.iterations * zoo["num_gpus"] / 3600
+    return hours, hours
 
 
 def pretraining_hours(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -64,25 +65,24 @@ def disk_bytes(stage: Stage, cost: Mapping[str, Any]) -> int | None:
 
 def require_disk(todo: Sequence[Stage], output: Path, at_once: int) -> None:
     """Raise ConfigError where there is no space for what is not done yet."""
-    needed, free = needed_bytes(todo, at_once), free_bytes(output)
+    needed, free = disk_of(todo, output, at_once)
     if free < needed:
         raise ConfigError(
-            f"{output}: the plan needs {_gb(needed)} GB, {_gb(free)} GB are free: free some, or "
+            f"{output}: the plan needs {needed:.1f} GB, {free:.1f} GB are free: free some, or "
             "choose another --output"
         )
 
 
-def needed_bytes(todo: Sequence[Stage], at_once: int) -> int:
-    """Of all that is to do and known: what is kept, and what is written beside it meanwhile."""
+def disk_of(todo: Sequence[Stage], output: Path, at_once: int) -> tuple[float, float]:
+    """GB that all that is to do needs, as far as that is known, and that are free.
+
+    Needed is what is kept, and what is written beside it meanwhile.
+    """
     cost = load_cost()
     sizes = [disk_bytes(stage, cost) or 0 for stage in todo]
-    return sum(sizes) + sum(sorted(sizes)[-at_once:])
-
-
-def free_bytes(output: Path) -> int:
-    """On the disk that ``output`` is, or will be, on."""
     existing = next(folder for folder in (output, *output.parents) if folder.exists())
-    return shutil.disk_usage(existing).free
+    needed = sum(sizes) + sum(sorted(sizes)[-at_once:])
+    return needed / 1e9, shutil.disk_usage(existing).free / 1e9
 
 
 def describe(
@@ -104,52 +104,38 @@ def describe(
     parts = [f"{matrix.config}: {inits}, {len(cells)} cells, {done} of them done"]
     if missing := matrix.missing():
         parts.append("missing, so that nothing can run:\n" + "\n".join(f"  {m}" for m in missing))
-    wanted = names | {stage.needs for stage in todo}
     rows: dict[str, list[Stage]] = {}
     for stage in stages:
-        if stage.is_cell or stage.name in wanted:
-            rows.setdefault(stage.kind if stage.is_cell else stage.name, []).append(stage)
-    head = ["stage or task", "in all", "to run", "GPU-hours", "GB"]
-    lines = [_row(row, group, names, cost) for row, group in rows.items()]
-    hours = [fine_tuning_hours(cell, cost) for cell in todo if cell.is_cell]
+        rows.setdefault(stage.kind if stage.is_cell else stage.name, []).append(stage)
+    table = [["stage or task", "in all", "to run", "GPU-hours", "GB"]]
+    for row, group in rows.items():
+        own = [stage for stage in group if stage.name in names]
+        hours = [gpu_hours_of(stage, cost) for stage in own]
+        sizes = [disk_bytes(stage, cost) for stage in own]
+        said = UNKNOWN
+        if None not in hours:
+            fast, slow = (sum(column) for column in zip((0, 0), *hours, strict=True))
+            said = f"{fast:,.0f}" if fast == slow else f"{fast:,.0f} to {slow:,.0f}"
+        size = UNKNOWN if None in sizes else f"{sum(sizes) / 1e9:.1f}"
+        table.append([row, str(len(group)), str(len(own)), said, size])
     zoo, gpu, shares = cost["fine_tuning"], next(iter(cost["gpus"])), cost["shares_of_limit"]
-    unknown = hours.count(None)
-    needed, free = needed_bytes(todo, at_once), free_bytes(output)
-    least = "at least " if None in [disk_bytes(stage, cost) for stage in todo] else ""
+    needed, free = disk_of(todo, output, at_once)
     parts += [
-        grid([head, *lines]),
-        f"GPU-hours of the cells: {sum(filter(None, hours)):,.0f} on {zoo['gpu']}"
-        f"{f', and those of {unknown} cells that are not known' if unknown else ''}. Seconds per "
-        f"iteration are those of Detectron2's model zoo on {zoo['num_gpus']} of them "
-        f"({zoo['source']}), for variants that are lighter than ours; evaluation is not in them.",
-        f"Disk: {least}{_gb(needed)} GB are needed, {_gb(free)} GB are free at {output}. Assumed: "
-        "a cell keeps one checkpoint (weights and momentum) and has two while it runs, "
-        f"{at_once} at once; logs are not counted.",
+        grid(table),
+        f"GPU-hours of cells: on {zoo['gpu']}, by the seconds per iteration of Detectron2's model "
+        f"zoo on {zoo['num_gpus']} of them ({zoo['source']}), for variants that are lighter than "
+        "ours; evaluation is not in them. Of a pretraining: counted FLOPs on one "
+        f"{gpu} at {max(shares):.0%} to {min(shares):.0%} of its rate, which is assumed; "
+        f"{cost['pretraining']['images']:,} images per epoch.",
+        f"Disk: {needed:.1f} GB are needed, as far as is known; {free:.1f} GB are free at "
+        f"{output}. Assumed: a cell keeps one checkpoint (weights and momentum) and has two while "
+        f"it runs, {at_once} at once; logs are not counted.",
     ]
-    if any(stage.kind == PRETRAIN for stage in todo):
-        parts.append(
-            f"GPU-hours of a pretraining: counted FLOPs on one {gpu} at {max(shares):.0%} to "
-            f"{min(shares):.0%} of its rate, which is assumed; {cost['pretraining']['images']:,} "
-            "images per epoch."
-        )
     return "\n\n".join(parts)
 
 
-def _row(
-    name: str, stages: Sequence[Stage], names: Collection[str], cost: Mapping[str, Any]
-) -> list[str]:
-    """One of a task's cells, or of a stage before cells; names: of what is to run."""
-    todo = [stage for stage in stages if stage.name in names]
-    hours, sizes = "", [disk_bytes(stage, cost) for stage in todo]
-    if stages[0].is_cell:
-        of_cells = [fine_tuning_hours(cell, cost) for cell in todo]
-        hours = UNKNOWN if None in of_cells else f"{sum(of_cells):,.0f}"
-    elif stages[0].kind == PRETRAIN and todo:
-        both = pretraining_hours(stages[0], cost)
-        hours = UNKNOWN if both is None else f"{both[0]:,.0f} to {both[1]:,.0f}"
-    size = UNKNOWN if None in sizes else _gb(sum(sizes))
-    return [name, str(len(stages)), str(len(todo)), hours, size]
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f}"
+def gpu_hours_of(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The least and the most; None where that is not known."""
+    if stage.kind == CONVERT:
+        return 0.0, 0.0
+    return (pretraining_hours if stage.kind == PRETRAIN else fine_tuning_hours)(stage, cost)

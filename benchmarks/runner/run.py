@@ -9,14 +9,7 @@ from benchmarks.runner.matrix import CONVERT, load_matrix
 from benchmarks.runner.stages import Stage, all_stages, logger, stages_to_do
 from benchmarks.runner.state import changes, is_locked, move_aside, read_json
 from benchmarks.tables.published import load_published
-from benchmarks.tables.results import (
-    FORMAT,
-    METRICS,
-    CorruptError,
-    ResultError,
-    read_result,
-    read_results,
-)
+from benchmarks.tables.results import read_results
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_json
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
@@ -40,22 +33,15 @@ def run(
     stages = all_stages(matrix, output)
     cells = [stage for stage in stages if stage.is_cell]
     at_once = slots if executor == "local" else len(stages)
-    others, corrupt = _unusable(cells)
+    asked = data.requests(stages)
+    records = data.unchanged(read_json(output / MATRIX).get("data", {}), asked)
     if dry_run:
-        sound = [stage for stage in stages if stage.name not in {*others, *corrupt}]
-        asked = data.requests(sound)
-        records = data.unchanged(read_json(output / MATRIX).get("data", {}), asked)
-        stale = {stage.name: change for stage, change in _stale(sound, records)}
-        print(plan.describe(matrix, stages, output, at_once, {*others, *corrupt, *stale}))
-        for name in others:
-            print(f"{name}: {METRICS} is of another format: nothing would run")
-        for name, reason in corrupt.items():
-            print(f"{name}: {METRICS}: {reason}: it would be set aside and the cell run again")
-        for name, change in stale.items():
-            if is_locked(output, name):
-                print(f"{name}: {change}, and it runs: nothing would run before its end")
-            else:
-                print(f"{name}: {change}: it would be moved aside and run anew")
+        stale = _stale(stages, records)
+        print(plan.describe(matrix, stages, output, at_once, {stage.name for stage, _ in stale}))
+        for stage, change in stale:
+            runs = is_locked(output, stage.name)
+            then = "it runs: nothing would run before its end" if runs else "it would be run anew"
+            print(f"{stage.name}: {change}; {then}")
         for task in sorted(asked.keys() - records.keys()):
             print(f"{task}: the data that its cells have run on would be read first, and compared")
         return 0
@@ -66,12 +52,6 @@ def run(
             + "\nPaths start at the repository. A checkpoint is a file or the folder of a run of "
             "python -m pretrain"
         )
-    if others:
-        raise ConfigError(
-            f"nothing was run; of another format than {FORMAT}:\n"
-            + "\n".join(f"  {output / name / METRICS}" for name in others)
-            + "\nUpdate this checkout to the version that wrote them, or choose another --output"
-        )
     parts = make_slots(slots) if executor == "local" else []
     if executor == "slurm":
         slurm.check(matrix, stages)
@@ -79,8 +59,6 @@ def run(
     _, problems = read_results(output, load_published(), quarantine=True)
     for place, problem in problems.items():
         logger.warning("%s: %s", place, problem)
-    asked = data.requests(stages)
-    records = data.unchanged(read_json(output / MATRIX).get("data", {}), asked)
     for task in sorted(asked.keys() - records.keys()):
         logger.info("%s: reading the data that cells have run on", task)
         try:
@@ -116,21 +94,6 @@ def run(
             )
             return EXIT_CODE
         return local.report()
-
-
-def _unusable(cells: Collection[Stage]) -> tuple[list[str], dict[str, str]]:
-    """The names of the cells whose result another version has written; by name those whose result
-    is corrupt, and why. What else is wrong with one, ``collect`` says."""
-    others, corrupt = [], {}
-    for cell in cells:
-        try:
-            read_result(cell.folder / METRICS, (*cell.name.split("/"), METRICS))
-        except CorruptError as error:
-            corrupt[cell.name] = str(error)
-        except ResultError:
-            if read_json(cell.folder / METRICS).get("format", FORMAT) != FORMAT:
-                others.append(cell.name)
-    return others, corrupt
 
 
 def _stale(stages: Collection[Stage], records: Mapping[str, dict]) -> list[tuple[Stage, str]]:

@@ -22,10 +22,6 @@ from pretrain.runtime.logging import setup_logger
 FLAG = "--executor slurm"
 
 
-class StageFailed(Exception):
-    """Makes a job fail, so that those that need it do not start."""
-
-
 def check(matrix: Matrix, stages: Sequence[Stage]) -> dict[str, slurm.Resources]:
     """What the jobs ask for, by kind. ConfigError where that is wrong, or there is no Slurm."""
     if not matrix.slurm:
@@ -78,13 +74,14 @@ def submit(matrix: Matrix, todo: Sequence[Stage], output: Path) -> None:
 
 
 def perform(stage: Stage, gpus: int, retries: int) -> None:
-    """A stage as a job. Raises Interrupted once it is saved, and StageFailed."""
+    """A stage as a job. Raises Interrupted once it is saved, and RuntimeError where it failed,
+    so that the jobs that need it do not start."""
     setup_logger("benchmarks")
     with InterruptFlag() as interrupted:
         local = Local([stage], int(stage.is_cell), [Slot(os.environ, gpus)], retries, interrupted)
         local.run()
     if local.report():
-        raise StageFailed(f"{stage.name}: failed, log in {stage.log}")
+        raise RuntimeError(f"{stage.name}: failed, log in {stage.log}")
 
 
 def job_of(output: Path, name: str) -> Path:

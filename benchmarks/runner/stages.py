@@ -107,7 +107,8 @@ class Stage:
         """The sha256 of the annotations that the finished or begun cell was run on."""
         finished = state.read_json(self.folder / "metrics.json")
         begun = state.read_json(self.folder / "provenance.json").get("run") or {}
-        return (finished or begun).get("data", {}).get("sha256")
+        found = (finished or begun).get("data")
+        return found.get("sha256") if isinstance(found, dict) else None
 
 
 def backbone(output: Path, init: Init) -> Path:

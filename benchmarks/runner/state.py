@@ -19,7 +19,6 @@ STATE = "state.json"
 BEGUN, FAILED, DONE = "begun", "failed", "done"
 LAST_LINES = 5  # of a failed stage's log
 DEFAULT = "the default"  # of a setting that nobody wrote down
-SHOWN = 3  # changed settings named for one stage
 
 
 def changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
@@ -33,13 +32,11 @@ def changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
             said.append(f"another {key}")
             continue
         new, old = now[key], before[key]
-        names = [n for n in sorted(new.keys() | old.keys()) if new.get(n) != old.get(n)]
         said += [
             f"{name} {new.get(name, DEFAULT)} (before: {old.get(name, DEFAULT)})"
-            for name in names[:SHOWN]
+            for name in sorted(new.keys() | old.keys())
+            if new.get(name) != old.get(name)
         ]
-        if len(names) > SHOWN:
-            said.append(f"{len(names) - SHOWN} more")
     return ", ".join(said)
 
 

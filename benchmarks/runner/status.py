@@ -19,49 +19,38 @@ def status(output: Path) -> str:
     """A table of inits and tasks, a letter for each seed, and how many there are of each.
 
     Where there is a squeue, a stage in the queue is told from one that is not. Raises ConfigError
-    for a folder that ``run`` has not written to.
+    for a folder that ``run`` has not written to, and where squeue fails.
     """
     matrix = read_json(output / "matrix.json")
     if not {"inits", "tasks", "seeds"} <= matrix.keys():
         raise ConfigError(f"{output}: no matrix.json of python -m benchmarks run")
-    known, jobs, problem = (DONE, RUNNING, FAILED, WAITING), set(), ""
-    if shutil.which("squeue") is not None:
-        try:
-            jobs = slurm.queued_ids("status")
-            known = (DONE, RUNNING, QUEUED, FAILED, WAITING)
-        except ConfigError as error:
-            problem = f"\n{error}"
+    has_queue = shutil.which("squeue") is not None
+    jobs = slurm.queued_ids("status") if has_queue else set()
+    known = (DONE, RUNNING, *([QUEUED] if has_queue else []), FAILED, WAITING)
     counts: Counter[str] = Counter()
     rows = []
     for init, entry in matrix["inits"].items():
         row = [init]
         for stage, folder in ((PRETRAIN, f"{init}/{PRETRAIN}"), (CONVERT, init)):
-            outcome = read_json(output / folder / STATE).get("outcome")
-            word = _word(output, f"{init}/{stage}", outcome, jobs)
+            word = _word(output, f"{init}/{stage}", folder, jobs)
             row.append(word[0] if stage in entry["stages"] else "")
         for task in matrix["tasks"]:
             names = [f"{init}/{task}/seed{seed}" for seed in matrix["seeds"][task]]
-            words = [_word(output, name, _outcome(output / name), jobs) for name in names]
+            words = [_word(output, name, name, jobs) for name in names]
             counts.update(words)
             row.append("".join(word[0] for word in words))
         rows.append(row)
     total = ", ".join(f"{counts[name]} {name}" for name in known)
     letters, words = ", ".join(name[0] for name in known), ", ".join(known)
     head = ["init", PRETRAIN, CONVERT, *matrix["tasks"]]
-    return f"{grid([head, *rows])}\n\n{letters}: {words}. Cells: {total}{problem}"
+    return f"{grid([head, *rows])}\n\n{letters}: {words}. Cells: {total}"
 
 
-def _outcome(cell: Path) -> str | None:
-    """Of a cell, whose result says more than its state file."""
-    if (cell / "metrics.json").is_file():
-        return DONE
-    outcome = read_json(cell / STATE).get("outcome")
-    return None if outcome == DONE else outcome
-
-
-def _word(output: Path, name: str, outcome: str | None, jobs: Collection[str]) -> str:
+def _word(output: Path, name: str, folder: str, jobs: Collection[str]) -> str:
     """For the stage of that name; jobs: the ids in Slurm's queue."""
-    if outcome == DONE:
+    # A result says more than a state file: it may come from elsewhere, or be set aside
+    is_cell, outcome = name.count("/") == 2, read_json(output / folder / STATE).get("outcome")
+    if (output / folder / "metrics.json").is_file() if is_cell else outcome == DONE:
         return DONE
     if is_locked(output, name):
         return RUNNING

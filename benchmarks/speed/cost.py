@@ -4,7 +4,6 @@ Counts, published rates and assumed shares of them: nothing here runs a model.
 """
 
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ COST_MD = COST_YAML.with_name("COST.md")
 TEMPLATE = Path(__file__).with_name("cost_page.md")
 
 
-def load_cost(path: str | Path = COST_YAML) -> dict[str, Any]:
-    """The facts and assumptions; ConfigError where they cannot be read."""
-    return load_yaml(path)
+def load_cost() -> dict[str, Any]:
+    """The facts and assumptions."""
+    return load_yaml(COST_YAML)
 
 
 def flops_per_image(pretraining: Mapping[str, Any]) -> int:
@@ -52,7 +51,7 @@ def page(cost: Mapping[str, Any]) -> str:
     pretraining, gpus, shares = cost["pretraining"], cost["gpus"], cost["shares_of_limit"]
     flops, log = flops_per_image(pretraining), pretraining["authors_log"]
     limits = {name: images_per_second(gpu, flops) for name, gpu in gpus.items()}
-    percents = [_percent(share, 0) for share in shares]
+    percents = [f"{100 * share:.0f} %" for share in shares]
 
     counts = {name: [*part.values()] for name, part in pretraining["flops_per_image"].items()}
     counts["all"] = [sum(column) for column in zip(*counts.values(), strict=True)]
@@ -87,7 +86,7 @@ def page(cost: Mapping[str, Any]) -> str:
         sizes_table.append([str(size), f"{held / 1e9:.1f}"])
 
     rate = log["images"] / log["seconds"]
-    reached = [f"{_percent(rate / limits[name], 1)} of an {name}'s rate" for name in gpus]
+    reached = [f"{100 * rate / limits[name]:.1f} % of an {name}'s rate" for name in gpus]
     return TEMPLATE.read_text().format(
         **cost,
         flops_table=grid(flops_table),
@@ -110,15 +109,5 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _percent(share: float, digits: int) -> str:
-    return f"{100 * share:.{digits}f} %"
-
-
-def main() -> int:
-    """Write COST.md beside cost.yaml."""
-    write_text(COST_MD, page(load_cost()))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    write_text(COST_MD, page(load_cost()))

@@ -119,11 +119,14 @@ def step_rows() -> Iterator[Row]:
     baseline = plain.PlainCLoVE(build_encoder()).train()
     baseline.multicrop_loss = lambda *maps: (plain.multicrop_loss(*maps), {})
     by_hand = plain.LARS(baseline.parameters(), lr=0.1, weight_decay=2e-5)
-    model, by_foreach, views = step_inputs()
+    model = CLoVE(build_encoder()).to(memory_format=torch.channels_last).train()
+    by_foreach = LARS(lars_param_groups(model, 2e-5), lr=0.1)
+    boxes = torch.tensor([0.1, 0.1, 0.8, 0.9]).repeat(8, STEP_BATCH, 1)
+    crops = torch.randn(2, STEP_BATCH, 3, 224, 224), torch.randn(6, STEP_BATCH, 3, 96, 96)
 
     def step(network: CLoVE, optimizer: LARS | plain.LARS, bf16: bool) -> Sequence[float]:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = network(*views, MOMENTUM)["loss"]
+            loss = network(*crops, boxes, MOMENTUM)["loss"]
         loss.backward()
         optimizer.step()
         network.zero_grad()
@@ -132,17 +135,6 @@ def step_rows() -> Iterator[Row]:
     theirs = partial(step, baseline, by_hand, False)
     for name, bf16 in (("step, bf16", True), ("step, fp32", False)):
         yield Row(name, "plain fp32", tuple, partial(step, model, by_foreach, bf16), theirs)
-
-
-def step_inputs() -> tuple[CLoVE, LARS, tuple[torch.Tensor, ...]]:
-    """Our network in channels_last, its optimizer, and what ``forward`` takes of STEP_BATCH images.
-
-    Crops (2,B,3,224,224) and (6,B,3,96,96), boxes (8,B,4).
-    """
-    model = CLoVE(build_encoder()).to(memory_format=torch.channels_last).train()
-    crops = torch.randn(2, STEP_BATCH, 3, 224, 224), torch.randn(6, STEP_BATCH, 3, 96, 96)
-    boxes = torch.tensor([0.1, 0.1, 0.8, 0.9]).repeat(8, STEP_BATCH, 1)
-    return model, LARS(lars_param_groups(model, 2e-5), lr=0.1), (*crops, boxes)
 
 
 def photograph() -> bytes:

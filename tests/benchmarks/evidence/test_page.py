@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.evidence import replicate
 from benchmarks.evidence.page import SCENES_MD, TEMPLATE, write
 from benchmarks.evidence.picture import draw
-from benchmarks.evidence.rows import RESULTS, read_replicates, read_rows, write_rows
+from benchmarks.evidence.rows import RESULTS, read_replicates
 from tests.benchmarks.evidence.lab import (
     page_of,
     rows_of,
@@ -63,16 +63,7 @@ def test_the_table_is_what_the_formulas_give(tmp_path):
     )
 
 
-def test_what_is_below_random_is_counted_as_such_and_values_under_one_are_said(tmp_path):
-    write_pairs(tmp_path, [0.1, 0.11, 0.125, 0.13], [0.2, 0.211, 0.22, 0.23])
-    text = page_of(tmp_path)
-    said = " ".join(text.split())
-    assert "in 0 of them and below it in 1; after Holm's correction in 0 and 1." in said
-    assert rows_of(text, FULL_HEADING)[0]["clove − random"].startswith("-0.10")
-    assert "`coco_fpn`: **every value is under 1: this shows the road" in text
-
-
-def test_a_task_that_one_init_misses_is_in_no_pair_and_that_is_said(tmp_path):
+def test_a_task_that_one_init_misses_is_in_no_pair(tmp_path):
     write_pairs(tmp_path, [10.0, 11.0, 12.5, 13.0], [9.0, 9.5, 9.7, 9.1])
     write_replicate(tmp_path, 104, {"full": {"clove": {"coco_fpn": 99.0}}})
     write_replicate(tmp_path, 105, {"full": {"random": {"coco_c4": 5.0}}})
@@ -82,13 +73,11 @@ def test_a_task_that_one_init_misses_is_in_no_pair_and_that_is_said(tmp_path):
     assert row["clove − random"] == "+2.30 ± 1.31"
     assert row["clove"] == "29.10 ± 39.09"
     assert row["p"] == p_cell(slow_paired_p([10.0, 11.0, 12.5, 13.0], [9.0, 9.5, 9.7, 9.1]))
-    assert "- `coco_fpn`: 1 replicate in no pair, only `clove` has 104." in text
-    assert "- `coco_c4`: 1 replicate in no pair, only `random` has 105." in text
     row = rows_of(text, FULL_HEADING)[0]
     assert (row["clove"], row["n of clove"], row["clove − random"]) == ("–", "0", "–")
 
 
-def test_what_is_not_tested_is_said_not_counted_and_no_nan(tmp_path):
+def test_what_is_not_tested_is_not_counted_and_no_nan(tmp_path):
     for n, (a, b, c) in enumerate([(10.1, 11.0, 9.0), (12.3, 11.5, 9.9), (11.7, 12.0, 9.4)]):
         clove = {"coco_c4": a, "coco_fpn": a, "voc_c4": b}
         random = {"coco_c4": a, "coco_fpn": a - 0.1, "voc_c4": c}
@@ -101,9 +90,6 @@ def test_what_is_not_tested_is_said_not_counted_and_no_nan(tmp_path):
     assert (shifted["clove − random"], shifted["p"], few["p"]) == ("+0.10 ± 0.00", "–", "–")
     assert tested["p"] == tested["p (Holm)"] != "–"
     assert "Comparisons in this table: 1." in text
-    for task in ("coco_c4", "coco_fpn"):
-        assert f"- `{task}`: not tested and not counted: all differences are equal." in text
-    assert "- `keypoints_fpn`: not tested and not counted: 2 of 3 pairs." in text
     assert "nan" not in text.lower()
 
 
@@ -128,22 +114,8 @@ def test_frozen_trunks_and_ablations_have_tables_of_their_own(tmp_path):
     assert (row["regime"], row["n of ablation"], row["n of full"]) == ("no_locals", "3", "4")
     assert (row["pairs"], row["ablation − full"]) == ("3", "-1.50 ± 0.87")
     assert row["p"] == p_cell(slow_paired_p((18, 20.5, 21), (20, 21, 23)))
-    assert "- `no_locals`: 1 replicate in no pair, only `full` has 103." in text
     assert "`no_locals`: clove against random" not in text
     assert "- `no_locals`: no local crops in pretraining." in text
-
-
-def test_an_ablation_with_random_weights_is_compared_with_them_too(tmp_path):
-    for n in range(3):
-        quarter = {"clove": {"coco_fpn": 10.0 + n * n}, "random": {"coco_fpn": 4.0 + n}}
-        full = {"clove": {"coco_fpn": 20.0 + n}, "random": {"coco_fpn": 9.0}}
-        write_replicate(tmp_path, 100 + n, {"full": full, "quarter": quarter})
-        changed = {"init": "clove", "task": "coco_fpn", "value": 10.0 + n * n}
-        write_result(tmp_path, 100 + n, "quarter", **changed, config_sha256="ab" * 32)
-    text = page_of(tmp_path)
-    row = rows_of(text, "## `quarter`: clove against random")[0]
-    assert row["p"] == p_cell(slow_paired_p([10, 11, 14], [4, 5, 6]))
-    assert "- `quarter`: not all were fine-tuned under one config." in text
 
 
 def test_every_regime_of_the_repository_is_explained():
@@ -172,34 +144,6 @@ def test_a_second_run_stands_beside_the_first_and_the_spread_of_all(tmp_path):
         "- 100: commit",
         "- 102: commit",
     ]
-
-
-def test_replicates_under_other_configs_are_pointed_out(tmp_path):
-    write_pairs(tmp_path, [10.0, 11.0, 12.0], [9.0, 9.5, 9.7])
-    assert "under one config" not in page_of(tmp_path)
-    write_result(tmp_path, 101, "full", "clove", "coco_fpn", 11.0, config_sha256="ab" * 32)
-    key = {"seed": 102, "regime": "full"}
-    (row,) = (r for r in read_rows(tmp_path, "pretraining") if key.items() <= r.items())
-    write_rows(tmp_path, "pretraining", key, [row | {"config_sha256": "cd" * 32}])
-    text = page_of(tmp_path)
-    assert "- `coco_fpn`: not all were fine-tuned under one config." in text
-    assert (
-        "**The pretrainings of `full` did not all have one config: c0c0c0c0 and cdcdcdcd.**" in text
-    )
-
-
-def test_pairs_of_unlike_machines_are_pointed_out(tmp_path):
-    write_pairs(tmp_path, [10.0, 11.0, 12.0], [9.0, 9.5, 9.7])
-    for seed, value in ((100, 8.0), (101, 9.0), (102, 9.0)):
-        write_result(tmp_path, seed, "no_locals", "clove", "coco_fpn", value)
-    assert "kinds of machine" not in page_of(tmp_path)
-    slower = {"hardware": "CPU without bf16, 2 cores"}
-    write_result(tmp_path, 100, "full", "random", "coco_fpn", 9.0, **slower)
-    for seed, value in ((101, 9.0), (102, 9.0)):
-        write_result(tmp_path, seed, "no_locals", "clove", "coco_fpn", value, **slower)
-    against_random, ablations = page_of(tmp_path).split("## Ablations")
-    assert "- `coco_fpn`: two kinds of machine in the pair of 100, as listed" in against_random
-    assert "- `no_locals`: two kinds of machine in the pair of 101, 102, as listed" in ablations
 
 
 def test_machines_hours_commits_and_fingerprints_of_each_replicate_are_there(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.evidence.picture import COLOURS, GREY, draw, mean, panels
+from benchmarks.evidence.picture import draw, mean, panels
 from benchmarks.evidence.rows import read_replicates
 from tests.benchmarks.evidence.lab import STEPS, write_curves, write_pairs, write_replicate
 
@@ -48,17 +48,3 @@ def test_the_mean_of_curves_of_different_steps_is_that_of_the_lines_between():
     assert y == pytest.approx([(0.5 + 2) / 2, (1 + 3) / 2, (2 + 4) / 2, (3 + 5) / 2])
     apart = np.array([40.0, 50.0]), np.array([1.0, 1.0])
     assert len(mean([first, apart])[0]) == 0
-
-
-def luminance(colour: str) -> float:
-    """As the Web Content Accessibility Guidelines 2 define it."""
-    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.parametrize("page", ["#ffffff", "#0d1117"])
-def test_every_colour_stands_out_from_light_and_dark_pages(page):
-    for colour in {*COLOURS.values(), GREY}:
-        high, low = sorted((luminance(colour), luminance(page)), reverse=True)
-        assert (high + 0.05) / (low + 0.05) >= 4

@@ -2,8 +2,6 @@
 
 import pytest
 
-from benchmarks.evidence import page
-from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.rows import FILES, RESULTS, read_replicates, read_rows, write_rows
 from tests.benchmarks.evidence.lab import write_pairs, write_replicate
 
@@ -38,28 +36,3 @@ def test_second_runs_are_kept_apart(results):
     assert [replicate.seed for replicate in second] == [101]
     values = [r.cells["full", "clove", "coco_fpn"]["value"] for r in (*first, *second)]
     assert values == [10.0, 11.0, 50.0]
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new", "message"),
-    [
-        ("results", "bbox/AP,10.0", "bbox/AP,ten", "results.csv: line 2: could not convert"),
-        ("results", "bbox/AP,10.0", "bbox/AP,nan", "results.csv: line 2: value is nan"),
-        ("results", "bbox/AP,10.0", "bbox/AP", "results.csv: line 2"),
-        ("results", "bbox/AP,10.0", "segm/AP,10.0", "run 1: one file names what another lacks"),
-        ("cells", "coco_fpn", "coco_fnp", "run 1: one file names what another lacks"),
-        ("replicates", "1,101", "1,102", "run 1: one file names what another lacks (101)"),
-        ("curves", ",19,", ",x,", "curves.csv: line 6: invalid literal"),
-    ],
-)
-def test_a_bad_row_is_named_and_no_page_written(
-    results, monkeypatch, capsys, name, old, new, message
-):
-    path = results / f"{name}.csv"
-    path.write_text(path.read_text().replace(old, new, 1))
-    written = results.parent / "SCENES.md"
-    monkeypatch.setattr(page, "RESULTS", results)
-    monkeypatch.setattr(page, "SCENES_MD", written)
-    assert main(["page"]) == 2
-    assert message in capsys.readouterr().err
-    assert not written.exists()

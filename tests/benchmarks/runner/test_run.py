@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from tests.benchmarks.runner.bench import RANDOM, wait_until, with_checkpoint
-from tests.benchmarks.tables.cells import metrics_json, write_cell
+from tests.benchmarks.tables.cells import write_cell
 
 
 def test_every_cell_runs_into_a_folder_of_its_own(bench):
@@ -22,8 +22,7 @@ def test_every_cell_runs_into_a_folder_of_its_own(bench):
     assert (bench.output / "clove" / "backbone.pth").read_text() == "converted weights"
     calls = bench.output / "clove" / "coco_fpn" / "seed0" / "calls"
     assert calls.read_text() == f"{bench.output / 'clove' / 'backbone.pth'}\n"
-    assert "cell 4 of 4: random/coco_fpn/seed0 runs" in bench.log()
-    assert "random/coco_fpn/seed0 took 0 min" in bench.log()
+    assert "random/coco_fpn/seed0 took 0:00:0" in bench.log()
     assert "bbox/AP 12.50" in bench.log()
 
 
@@ -38,46 +37,17 @@ def test_cells_with_metrics_are_skipped(bench):
     assert bench.calls("random/coco_fpn/seed0") == 1
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ('{"format": 1, "task": ', "not readable as JSON"),
-        ("[1]", "not the mapping that a result is"),
-        ('{"format": null, "data": null}', "format"),
-        (json.dumps(metrics_json(task="coco_c4", data=None)), "not the mapping that a result is"),
-    ],
-)
-def test_a_corrupt_result_is_set_aside_and_its_cell_runs_again(bench, capsys, content, reason):
+@pytest.mark.parametrize("content", ['{"format": 1, "task": ', "[1]"])
+def test_a_corrupt_result_is_set_aside_and_its_cell_runs_again(bench, content):
     assert bench.run() == 0
     path = bench.output / "random" / "coco_c4" / "seed0" / "metrics.json"
     path.write_text(content)
-    capsys.readouterr()
-    assert bench.run("--dry-run") == 0
-    said = capsys.readouterr().out
-    assert "2 cells, 1 of them done" in said
-    assert "random/coco_c4/seed0: metrics.json: " in said
-    assert reason in said
-    assert "it would be set aside and the cell run again" in said
-    assert path.read_text() == content
     assert bench.run() == 0
     assert "random/coco_c4/seed0/metrics.json.bad-1: " in bench.log()
-    assert reason in bench.log()
     assert path.with_name("metrics.json.bad-1").read_text() == content
     assert json.loads(path.read_text())["init"] == "random"
     assert bench.calls("random/coco_c4/seed0") == 2
     assert bench.calls("random/coco_fpn/seed0") == 1
-
-
-def test_a_result_of_another_format_stops_a_run_and_stays_where_it_is(bench, capsys):
-    path = write_cell(bench.output, task="coco_c4", format=2, data="sha256:0")
-    assert bench.run() == 2
-    error = capsys.readouterr().err
-    assert f"of another format than 1:\n  {path}\nUpdate this checkout" in error
-    assert bench.run("--dry-run") == 0
-    said = capsys.readouterr().out
-    assert "coco_c4/seed0: metrics.json is of another format: nothing would run" in said
-    assert path.exists()
-    assert bench.calls("random/coco_fpn/seed0") == 0
 
 
 def test_a_failing_cell_keeps_its_log_and_stops_no_other(bench, capsys):
@@ -109,17 +79,15 @@ def test_a_failing_conversion_stops_only_its_own_init(bench):
 
 
 @pytest.mark.parametrize(
-    ("number", "to_group"),
-    [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)],
-    ids=["ctrl-c", "sigint alone", "sigterm alone"],
+    ("number", "kill"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)]
 )
-def test_interrupted_run_saves_its_cell_and_the_same_command_goes_on(bench, number, to_group):
+def test_interrupted_run_saves_its_cell_and_the_same_command_goes_on(bench, number, kill):
     bench.write(inits={"a": {"method": "random"}, "b": {"method": "random"}})
     bench.order(b="wait")
     process = bench.start()
     cell = bench.output / "b" / "coco_c4" / "seed0"
     wait_until((cell / "started").exists, process)
-    (os.killpg if to_group else os.kill)(process.pid, number)
+    kill(process.pid, number)
     error = process.communicate()[1]
     assert process.returncode == 75, error
     assert "interrupted with 1 of 4 cells done; the same command goes on from here" in error

@@ -1,14 +1,13 @@
 """The matrix as Slurm jobs: a stand-in for Slurm on PATH, and one for what the stages run."""
 
 import signal
-import subprocess
 
 import pytest
 import yaml
 
 from benchmarks.__main__ import main
 from benchmarks.runner.matrix import load_matrix
-from benchmarks.runner.slurm import StageFailed, job_of, perform
+from benchmarks.runner.slurm import job_of
 from pretrain.runtime.files import write_json
 from tests import slurm as stand_in
 from tests.benchmarks.runner.bench import RANDOM, with_checkpoint
@@ -117,29 +116,6 @@ def test_status_tells_what_is_queued_from_what_is_not(bench, cluster, capsys):
     assert "| a    |          |         | q       |" in said
     assert "| b    |          |         | w       |" in said
     assert "d, r, q, f, w: done, running, queued, failed, waiting. Cells: 0 done, 0 run" in said
-    (cluster / "squeue").write_text("#!/bin/sh\necho down >&2\nexit 1\n")
-    assert main(["status", str(bench.output)]) == 0
-    said = capsys.readouterr().out
-    assert "d, r, f, w: done, running, failed, waiting. Cells: 0 done, 0 running, 0 f" in said
-    assert "status: squeue does not say what is queued: down; try again" in said
-
-
-def test_a_job_whose_stage_cannot_be_started_is_marked_as_failed(bench, capsys, monkeypatch):
-    bench.write(inits={"a": RANDOM}, tasks=["coco_c4"])
-    write_json(bench.output / "matrix.json", load_matrix(bench.config).summary())
-    stage = bench.stages()["a/coco_c4/seed0"]
-
-    def no_memory(*_, **__):
-        raise OSError("Cannot allocate memory")
-
-    monkeypatch.setattr(subprocess, "Popen", no_memory)
-    with pytest.raises(StageFailed, match="a/coco_c4/seed0: failed, log in"):
-        perform(stage, gpus=0, retries=1)
-    assert stage.state["reason"] == "could not be started: Cannot allocate memory"
-    monkeypatch.undo()
-    monkeypatch.setenv("PATH", "")
-    assert main(["status", str(bench.output)]) == 0
-    assert "Cells: 0 done, 0 running, 1 failed, 0 waiting" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -144,15 +144,6 @@ def test_sets_share_out_the_images_under_the_names_of_2014(out, labels):
             ).read_bytes() == original.read_bytes()
 
 
-def test_small_minival_is_the_first_100_images(tmp_path):
-    image = {"id": 1}
-    entries = [{"set": "minival", "image": image, "annotations": []} for _ in range(130)]
-    densepose.finish(tmp_path, {"train": [], "val": entries})
-    counts = {name: len(read(tmp_path, name)["images"]) for name in SETS}
-    assert counts == {"train": 0, "valminusminival": 0, "minival": 130}
-    assert len(read_json(tmp_path, "densepose_minival2014_100")["images"]) == 100
-
-
 def test_people_are_those_of_the_keypoints(out, labels):
     keypoints = [read_json(out, f"person_keypoints_{split}2017") for split in SPLITS]
     expected, found = (
@@ -162,18 +153,6 @@ def test_people_are_those_of_the_keypoints(out, labels):
     assert found == expected
     for content in labels.values():
         assert content["categories"] == [{"id": 1, "name": "person", "supercategory": "person"}]
-
-
-def test_most_people_are_annotated_but_no_crowd_and_none_that_is_small(people):
-    large = [a for a, p in people if not a["iscrowd"] and min(a["bbox"][2:]) >= densepose.MIN_SIDE]
-    others = [a for a, _ in people if a not in large]
-    assert len(others) > 3
-    assert any(a["iscrowd"] for a in others)
-    assert not any(key.startswith("dp_") for a in others for key in a)
-    assert 0.65 < np.mean(["dp_x" in a for a in large]) < 0.92
-    for label in large:
-        keys = {key for key in label if key.startswith("dp_")}
-        assert keys in (set(), {f"dp_{key}" for key in ("x", "y", "I", "U", "V", "masks")})
 
 
 def test_points_read_the_charts_of_their_own_pixel(people):
