@@ -37,9 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     collect_parser.add_argument(
         "folder", help="what `run` was given as --output; its matrix.json names the tasks"
     )
-    collect_parser.add_argument(
-        "--published", help="YAML of published values (default: the one here)"
-    )
     collect_parser.add_argument("--output", help="folder to write to (default: the folder itself)")
 
     report_parser = commands.add_parser("report", help="write one HTML page of all results")
@@ -71,9 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from benchmarks.tables.export import export
 
             return export(args.folder, args.out)
-        from benchmarks.tables.collect import PUBLISHED_YAML, collect
+        from benchmarks.tables.collect import collect
 
-        return collect(args.folder, args.published or PUBLISHED_YAML, args.output)
+        return collect(args.folder, args.output)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,26 +5,24 @@ from pathlib import Path
 
 from benchmarks.tables import latex, markdown, records
 from benchmarks.tables.build import build_tables
-from benchmarks.tables.published import PUBLISHED_YAML, load_published
+from benchmarks.tables.published import load_published
 from benchmarks.tables.results import read_folder
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_json, write_text
 
 
-def collect(
-    folder: str | Path, published: str | Path = PUBLISHED_YAML, output: str | Path | None = None
-) -> int:
+def collect(folder: str | Path, output: str | Path | None = None) -> int:
     """Write the tables of the results below ``folder``, and print them; returns the exit code.
 
     A file that is not a result does not stop the others: it is named, and the exit code is 1. A
     corrupt one is renamed, so that ``run`` runs its cell again. A task that ``matrix.json`` asks
     for has its table before any of its cells is finished: then of published values only.
 
-    Raises ConfigError where there is nothing to collect, for a ``published`` that cannot be used,
-    and where ``output`` (default: ``folder``) cannot be written to.
+    Raises ConfigError where there is nothing to collect, and where ``output`` (default: ``folder``)
+    cannot be written to.
     """
     folder = Path(folder)
-    tasks = load_published(published)
+    tasks = load_published()
     found = read_folder(folder, tasks, quarantine=True)
     if not (found.results or found.problems or found.matrix["tasks"]):
         raise ConfigError(

@@ -12,7 +12,6 @@ from typing import Any
 from jinja2 import StrictUndefined, Template
 from safetensors.torch import save
 
-from benchmarks.runner.state import STATE, read_json
 from benchmarks.tables import wording
 from benchmarks.tables.build import Row, Table, build_tables
 from benchmarks.tables.markdown import grid
@@ -55,7 +54,6 @@ def export(folder: str | Path, out: str | Path) -> int:
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
     meta = converted["meta"]
-    _check_source(folder, meta)
     # One string: safetensors writes the entries of its metadata in random order.
     tensors = save(dict(converted["model"]), {"meta": json.dumps(meta, sort_keys=True)})
     content = {PTH: backbone.read_bytes(), SAFETENSORS: tensors}
@@ -66,20 +64,6 @@ def export(folder: str | Path, out: str | Path) -> int:
     for name, data in content.items():
         print(f"wrote {out / name} ({len(data) / 1e6:.1f} MB)")
     return 0
-
-
-def _check_source(folder: Path, meta: Mapping[str, Any]) -> None:
-    """The state of the conversion must tell of the same checkpoint; one made by hand has none."""
-    state = read_json(folder / STATE)
-    if state.get("outcome") != "done":
-        return
-    said = (state["made_from"]["method"], state["made_from"]["checkpoint"])
-    made_from = (meta["method"], meta["source_sha256"])
-    if said != made_from:
-        raise ConfigError(
-            f"{folder / PTH}: made from {' '.join(made_from)}, {STATE} beside it says "
-            f"{' '.join(map(str, said))}. Put back the file that belongs here, or run the init anew"
-        )
 
 
 def _read_results(folder: Path, weights_sha256: str) -> list[Result]:

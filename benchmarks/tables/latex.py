@@ -24,7 +24,6 @@ UNMARKED = "Measured values have no marks, since their rows were not all run und
 PROTOCOLS = (
     "Published rows of different protocols do not compare, though the marks are over all of them."
 )
-TEST_ROWS = 40  # of a float: more do not fit a page
 SPECIAL = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -34,7 +33,7 @@ SPECIAL = str.maketrans(
 
 
 def page(tables: Iterable[Table]) -> str:
-    """results.tex: a float for each block of metrics, and one or more for the tests of inits."""
+    """results.tex: a float for each block of metrics, and one for the tests of inits."""
     parts = [INTRODUCTION]
     for task, own in itertools.groupby(tables, key=lambda table: table.task.name):
         label = "tab:" + re.sub(r"[^A-Za-z0-9_-]", "-", task)
@@ -54,12 +53,8 @@ def _floats(table: Table) -> list[tuple[str, str]]:
         if block.rows:
             said = text(f"{', '.join(block.metrics)}. {_caption(table, block)}")
             floats.append((f"{title}: {said}", _body(table, block)))
-    said, columns = wording.tests(table) or ("", [])
-    starts = range(0, len(columns[0].entries) if columns else 0, TEST_ROWS)
-    for number, start in enumerate(starts, start=1):
-        which = f" Part {number} of {len(starts)}." if len(starts) > 1 else ""
-        part = [c._replace(entries=c.entries[start : start + TEST_ROWS]) for c in columns]
-        floats.append((f"{title}: {text(said + which)}", _tabular(part, table)))
+    if tests := wording.tests(table):
+        floats.append((f"{title}: {text(tests[0])}", _tabular(tests[1], table)))
     return floats
 
 
@@ -73,8 +68,9 @@ def _caption(table: Table, block: Block) -> str:
         UNMARKED: measured and not table.one_config,
         PROTOCOLS: len(letters - {None}) > 1,
     }
-    said = [wording.caption(table), *wording.warnings(table), *wording.comparability(table)]
-    return " ".join([*said, *(sentence for sentence, holds in sentences.items() if holds)])
+    said = [wording.caption(table), *wording.warnings(table), wording.comparability(table)]
+    said += [sentence for sentence, holds in sentences.items() if holds]
+    return " ".join(filter(None, said))
 
 
 def _body(table: Table, block: Block) -> str:

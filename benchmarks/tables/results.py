@@ -1,6 +1,5 @@
 """Reads what ``run`` leaves: the ``metrics.json`` of finished cells, and what was asked for."""
 
-import itertools
 import json
 import math
 import reprlib
@@ -151,26 +150,18 @@ def read_results(
                 _check_has(result, tasks[result.task].main_metric)
             results.append(result)
         except ResultError as error:
-            problems[place] = str(error)
             if quarantine and isinstance(error, CorruptError):
                 # Never over another one, and never deleted: a newer version may be able to read it.
-                names = (path.with_name(f"{METRICS}.bad-{number}") for number in itertools.count(1))
-                try:
-                    path.rename(next(name for name in names if not name.exists()))
-                    del problems[place]  # it is found again below
-                except OSError as refused:
-                    problems[place] += f" (and not renamed: {refused})"
+                number = 1 + len(list(path.parent.glob(f"{METRICS}.bad-*")))
+                place = place.with_name(f"{METRICS}.bad-{number}")
+                path.rename(folder / place)
+            problems[place] = str(error)
     # What was set aside is named until its cell has a metrics.json again.
     for path in sorted(folder.rglob(f"{METRICS}.bad-*")):
         place = path.relative_to(folder)
         if not path.with_name(METRICS).exists():
-            try:
-                read_result(path, place.with_name(METRICS).parts)
-                problems[place] = f"set aside, but readable now: rename it to {METRICS}"
-
-            except ResultError as error:
-                again = "(set aside: `python -m benchmarks run` runs this cell again)"
-                problems[place] = f"{error} {again}"
+            said = problems.get(place, "no result")
+            problems[place] = f"{said} (set aside: `python -m benchmarks run` runs this cell again)"
     return results, problems
 
 

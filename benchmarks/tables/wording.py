@@ -51,23 +51,19 @@ def warnings(table: Table) -> list[str]:
     return said
 
 
-def comparability(table: Table) -> list[str]:
-    """Why there is no difference to published values, where there is none."""
+def comparability(table: Table) -> str:
+    """Where there is a difference to published values, and why there is none elsewhere."""
     task = table.task
     if table.data is None:
-        return []
+        return ""
     if not table.official:
-        return [
-            "Measured values do not compare with published ones here; no difference is computed."
-        ]
-    if task.rows and not any(map(table.compares, task.metrics)):
-        return [f"No difference is computed: no published row is known to be {task.protocol}'s."]
-    if task.rows and any(r.config_sha256 != task.config_sha256 for r in table.results):
-        return [
-            "No difference is computed where the config is not the task's own "
-            f"({short(task.config_sha256)}), which is protocol {task.protocol}'s."
-        ]
-    return []
+        return "Measured values do not compare with published ones here; no difference is computed."
+    if not task.rows:
+        return ""
+    return (
+        f"A difference is computed only to values published under protocol {task.protocol}, and "
+        f"only where the config is that protocol's own ({short(task.config_sha256)})."
+    )
 
 
 def protocols(table: Table) -> list[str]:
@@ -102,11 +98,6 @@ def tests(table: Table) -> tuple[str, list[Column]] | None:
         "p (Holm) is corrected for all of these, not for those of other tables. Seeds change the "
         "fine-tuning only: neither says how another pretraining would come out."
     )
-    lacking = dict.fromkeys(
-        row.init for row in table.rows if row.results and metric not in row.measured
-    )
-    if lacking:
-        said += f" Left out, since not every seed has a value of {metric}: {', '.join(lacking)}."
     if len(tested) < len(pairs):
         said += f" {NOTHING}: not tested, since neither init has any spread."
     return said, [
