@@ -71,7 +71,7 @@ def draw_curves(
     of_all: how many cells the page has, which decides how many points are drawn.
     """
     most = min(MAX_POINTS, max(MIN_POINTS, POINTS // of_all))
-    records = {cell: _read(cell, main_metric, most) for cell in cells}
+    records = {cell: _read(cell) for cell in cells}
     names = {name for own in records.values() for record in own for name in record}
     kinds = ("total_loss", re.escape(main_metric), "loss_.*", "(?!.*/fg_).*accuracy", "lr")
     charts = []
@@ -94,13 +94,11 @@ def draw_curves(
     return charts
 
 
-def _read(cell: Cell, main_metric: str, points: int) -> list[dict[str, float]]:
-    """About ``points`` evenly spaced lines of the log, and those with an evaluation."""
+def _read(cell: Cell) -> list[dict[str, float]]:
+    """The lines of the log, those of one iteration in one."""
     path = cell.folder / "training.jsonl"
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    evaluations = [line for line in lines if f'"{main_metric}"'.encode() in line]
     records: dict[int, dict[str, float]] = {}
-    for line in [*lines[:: -(math.ceil(len(lines) / points) or 1)], *evaluations]:
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError):  # cut off where a run was killed
             record = json.loads(line)
             # What was done twice, before and after an interruption, is the same twice.

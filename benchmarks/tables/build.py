@@ -270,11 +270,10 @@ def _rows(task: TaskInfo, results: list[Result], folder: Folder) -> list[Row]:
         for published in task.rows
         if published not in shown
     ]
-    return sorted(rows, key=lambda row: (_rank(row.method), row.epochs or 0, row.init or "~"))
-
-
-def _rank(method: str) -> int:
-    return ORDER.index(method) if method in ORDER else len(ORDER)
+    rank = {method: number for number, method in enumerate(ORDER)}
+    return sorted(
+        rows, key=lambda row: (rank.get(row.method, len(rank)), row.epochs or 0, row.init or "~")
+    )
 
 
 def _published(method: str, epochs: float | None, task: TaskInfo) -> list[PublishedRow]:

@@ -1,6 +1,7 @@
 """Collects finished cells into tables, in four formats."""
 
-import sys
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.tables import latex, markdown, records
@@ -9,6 +10,17 @@ from benchmarks.tables.published import load_published
 from benchmarks.tables.results import read_folder
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_json, write_text
+
+
+@contextlib.contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Turns an OSError into a ConfigError that names the place: a full disk's own names none."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{output}: not written ({error.strerror}). Make room there, or name another place"
+        ) from error
 
 
 def collect(folder: str | Path, output: str | Path | None = None) -> int:
@@ -32,17 +44,10 @@ def collect(folder: str | Path, output: str | Path | None = None) -> int:
     tables = build_tables(found, tasks)
     page = markdown.page(tables, found)
     output = folder if output is None else Path(output)
-    try:
+    with writing(output):
         write_text(output / "RESULTS.md", page)
         write_text(output / "results.csv", records.as_csv(tables, found))
         write_json(output / "results.json", records.as_json(tables, found))
         write_text(output / "results.tex", latex.page(tables))
-    except OSError as error:
-        raise ConfigError(
-            f"{output}: tables not written ({error.strerror}). Make room there, or name another "
-            "folder with --output"
-        ) from error
     print(page, end="")
-    for path, problem in found.problems.items():
-        print(f"not collected: {folder / path}: {problem}", file=sys.stderr)
-    return 1 if found.problems else 0
+    return found.say_problems(folder)

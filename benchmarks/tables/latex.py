@@ -15,14 +15,13 @@ INTRODUCTION = r"""% Written by python -m benchmarks collect.
 BEGIN = "\\begin{table*}\n\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}"
 END = "\\end{table*}\n"
 OURS = "Measured: by this repository, mean ± sample standard deviation over n seeds."
-THEIRS = "Published: as printed by the source in the notes, and not measured here."
-MARKS = (
-    "Bold is the highest value of a column and underlined the second highest; "
-    "equal ones share the mark."
+THEIRS = (
+    "Published: as printed by the source in the notes, and not measured here; rows of different "
+    "protocols do not compare, though the marks are over all of them."
 )
-UNMARKED = "Measured values have no marks, since their rows were not all run under one config."
-PROTOCOLS = (
-    "Published rows of different protocols do not compare, though the marks are over all of them."
+MARKS = (
+    "Bold is the highest value of a column and underlined the second highest; equal ones share the "
+    "mark. Measured values have none where their rows were not all run under one config."
 )
 SPECIAL = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
@@ -59,18 +58,10 @@ def _floats(table: Table) -> list[tuple[str, str]]:
 
 
 def _caption(table: Table, block: Block) -> str:
-    published, measured = block.has(PUBLISHED), block.has(MEASURED)
-    letters = {row.published.protocols.get(m) for row in block.rows for m in block.metrics}
-    sentences = {
-        OURS: measured,
-        THEIRS: published,
-        MARKS: published or table.one_config,
-        UNMARKED: measured and not table.one_config,
-        PROTOCOLS: len(letters - {None}) > 1,
-    }
     said = [wording.caption(table), *wording.warnings(table), wording.comparability(table)]
-    said += [sentence for sentence, holds in sentences.items() if holds]
-    return " ".join(filter(None, said))
+    said += [OURS] if block.has(MEASURED) else []
+    said += [THEIRS] if block.has(PUBLISHED) else []
+    return " ".join(filter(None, [*said, MARKS]))
 
 
 def _body(table: Table, block: Block) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -103,6 +104,12 @@ class Folder:
         """The cells that ``run`` was asked for and that are not there."""
         found = {(result.init, result.task, result.seed) for result in self.results}
         return [cell for cell in self.asked if cell not in found]
+
+    def say_problems(self, place: Path) -> int:
+        """Print them, of the folder at ``place``; the exit code, which is 0 where there is none."""
+        for path, problem in self.problems.items():
+            print(f"not collected: {place / path}: {problem}", file=sys.stderr)
+        return 1 if self.problems else 0
 
 
 def read_folder(folder: Path, tasks: Mapping[str, TaskInfo], quarantine: bool = False) -> Folder:

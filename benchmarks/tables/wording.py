@@ -69,13 +69,11 @@ def comparability(table: Table) -> str:
 def protocols(table: Table) -> list[str]:
     """The letters of a table's rows, explained."""
     task = table.task
-    if not task.rows:
-        return []
-    used = {letter for row in task.rows for letter in row.protocols.values()} | {task.protocol}
+    used = {letter for row in task.rows for letter in row.protocols.values()}
     return [
         f"{letter}{' (as in configs/transfer)' if letter == task.protocol else ''}: {meaning}"
         for letter, meaning in task.protocols.items()
-        if letter in used
+        if letter in used or (used and letter == task.protocol)
     ]
 
 
