@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.tables.published import Schedule, TaskInfo
+from benchmarks.runner.state import read_json
+from benchmarks.tables.published import TaskInfo
 
 FORMAT = 1
 METRICS = "metrics.json"  # its presence means done
@@ -71,11 +72,6 @@ class Result:
     git_commit: str
 
     @property
-    def schedule(self) -> Schedule:
-        """What two inits must share to be compared."""
-        return Schedule(self.iterations, self.images_per_batch)
-
-    @property
     def recipe(self) -> tuple:
         """What the seeds of one init must share to be averaged."""
         # Random weights follow from the seed: theirs may differ.
@@ -118,19 +114,13 @@ def read_folder(folder: Path, tasks: Mapping[str, TaskInfo], quarantine: bool = 
     tasks, quarantine: as for ``read_results``.
     """
     results, problems = read_results(folder, tasks, quarantine)
-    path = folder / "matrix.json"
-    if not path.exists():
+    matrix = read_json(folder / "matrix.json")
+    if not matrix:
         return Folder(results, problems)
-    try:
-        matrix = json.loads(path.read_text())
-        if matrix["format"] != FORMAT:
-            raise ResultError("written by another version of python -m benchmarks run")
-        inits, names, seeds = (matrix[key] for key in ("inits", "tasks", "seeds"))
-        asked = [CellName(i, task, seed) for i in inits for task in names for seed in seeds[task]]
-        # The benchmark's YAML knows the epochs of weights that do not say them.
-        epochs = {init: entry["epochs"] for init, entry in inits.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        return Folder(results, problems | {Path(path.name): f"not readable: {error}"})
+    inits, names, seeds = (matrix[key] for key in ("inits", "tasks", "seeds"))
+    asked = [CellName(i, task, seed) for i in inits for task in names for seed in seeds[task]]
+    # The benchmark's YAML knows the epochs of weights that do not say them.
+    epochs = {init: entry["epochs"] for init, entry in inits.items()}
     results = [
         replace(result, pretrain_epochs=epochs.get(result.init))
         if result.pretrain_epochs is None

@@ -101,12 +101,14 @@ def tests(table: Table) -> tuple[str, list[Column]] | None:
     return said, [
         words("inits", [f"{pair.first} − {pair.second}" for pair in pairs]),
         numbers("difference", [pair.difference for pair in pairs], form="+.2f"),
-        numbers("t", [test and test.t for test in tests], form=".2f"),
+        numbers("t", [test and test["t"] for test in tests], form=".2f"),
         numbers(
-            "degrees of freedom", [test and test.degrees_of_freedom for test in tests], form=".1f"
+            "degrees of freedom",
+            [test and test["degrees_of_freedom"] for test in tests],
+            form=".1f",
         ),
-        Column("p", [_p(test and test.p) for test in tests]),
-        Column("p (Holm)", [_p(test and test.p_holm) for test in tests]),
+        Column("p", [_p(test and test["p"]) for test in tests]),
+        Column("p (Holm)", [_p(test and test["p_holm"]) for test in tests]),
     ]
 
 

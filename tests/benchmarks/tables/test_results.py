@@ -9,19 +9,7 @@ from benchmarks.tables.collect import collect
 from benchmarks.tables.published import load_published
 from benchmarks.tables.results import read_results
 from tests.benchmarks.tables.cells import VALUES, metrics_json, write_cell, write_clove
-from tests.benchmarks.tables.pages import RANDOM, page_of, row_of, table_rows, write_matrix
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, {"format": 2}, {"inits": ["a"]}])
-def test_a_matrix_that_is_none_is_named_and_the_cells_are_collected(tmp_path, capsys, content):
-    write_cell(tmp_path)
-    matrix = write_matrix(tmp_path, ["coco_fpn"], {"clove": RANDOM}, [0])
-    whole = json.loads(matrix.read_text())
-    matrix.write_text(content if isinstance(content, str) else json.dumps(whole | content))
-    assert collect(tmp_path) == 1
-    assert row_of(page_of(tmp_path), "random")["AP measured"] == "12.50"
-    assert f"not collected: {matrix}: not readable" in capsys.readouterr().err
-
+from tests.benchmarks.tables.pages import page_of, row_of, table_rows
 
 CORRUPT = [
     ("", "not readable as JSON"),
