@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.report.page import report
 from benchmarks.runner.run import run
 from benchmarks.runner.status import status
-from benchmarks.tables.collect import PUBLISHED_YAML, collect
+from benchmarks.tables.collect import collect
 from benchmarks.tables.export import export
 from pretrain.runtime.config import ConfigError
 
@@ -42,9 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     collect_parser.add_argument(
         "folder", help="what `run` was given as --output; its matrix.json names the tasks"
     )
-    collect_parser.add_argument(
-        "--published", default=PUBLISHED_YAML, help="YAML of published values (default: ours)"
-    )
     collect_parser.add_argument("--output", help="folder to write to (default: the folder itself)")
 
     report_parser = commands.add_parser("report", help="write one HTML page of all results")
@@ -68,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return report(args.folder, args.output)
         if args.command == "export":
             return export(args.folder, args.out)
-        return collect(args.folder, args.published, args.output)
+        return collect(args.folder, args.output)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

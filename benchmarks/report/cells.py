@@ -67,19 +67,13 @@ class Cell:
 
 
 def read_cells(folder: Path, found: Folder) -> list[Cell]:
-    """Every cell that ``run`` was asked for or that has a folder, by init, then task and seed."""
+    """Every cell that ``run`` was asked for or that is done, by init, then task and seed."""
     done = {(result.init, result.task, result.seed): result for result in found.results}
     unusable = {str(path.parent): problem for path, problem in found.problems.items()}
-    names = set(found.asked)
-    for place in folder.glob("*/*/seed*"):
-        number = place.name.removeprefix("seed")
-        if place.is_dir() and number.isdecimal():
-            names.add(CellName(*place.parts[-3:-1], int(number)))
     cells = []
-    for name in names:
+    for name in {*found.asked, *(CellName(*place) for place in done)}:
         place = folder / str(name)
         state = read_json(place / STATE)
-        begun = any((place / file).is_file() for file in (STATE, LOG, "config.yaml"))
         if name in done:
             outcome, problem = DONE, ""
         elif str(name) in unusable:
@@ -87,7 +81,7 @@ def read_cells(folder: Path, found: Folder) -> list[Cell]:
         elif state.get("outcome") == "failed":
             outcome, problem = FAILED, state["reason"]
         else:
-            outcome, problem = UNFINISHED if begun else MISSING, ""
+            outcome, problem = UNFINISHED if place.is_dir() else MISSING, ""
         cells.append(Cell(*name, place, outcome, done.get(name), problem))
     # The order of the config, then the alphabet's
     order = {init: number for number, init in enumerate(found.matrix["inits"])}

@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 4.5, 2.75  # inches, in which text has 10 points: legible on a p
 BAR_HEIGHT = 0.3
 LETTERS = 26  # of a name beside a bar
 MAX_POINTS, MIN_POINTS = 200, 20  # of one curve
-LOSS_POINTS, OTHER_POINTS = 100_000, 10_000  # of all cells: the page must stay small
+POINTS = 20_000  # of one quantity over all cells: the page must stay small
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,12 @@ def draw_curves(
     inits: all of the page, in the order of their colours.
     of_all: how many cells the page has, which decides how many points are drawn.
     """
-    share = {"total_loss": LOSS_POINTS // of_all}
-    records = {
-        cell: _read(cell, main_metric, min(MAX_POINTS, share["total_loss"])) for cell in cells
-    }
+    most = min(MAX_POINTS, max(MIN_POINTS, POINTS // of_all))
+    records = {cell: _read(cell) for cell in cells}
     names = {name for own in records.values() for record in own for name in record}
     kinds = ("total_loss", re.escape(main_metric), "loss_.*", "(?!.*/fg_).*accuracy", "lr")
     charts = []
     for name in [n for kind in kinds for n in sorted(names) if re.fullmatch(kind, n)]:
-        most = min(MAX_POINTS, max(MIN_POINTS, share.get(name, OTHER_POINTS // of_all)))
         figure, drawn = Figure((WIDTH, HEIGHT), layout="constrained"), []
         axes = _axes(figure, "y")
         for cell, own in records.items():
@@ -97,13 +94,11 @@ def draw_curves(
     return charts
 
 
-def _read(cell: Cell, main_metric: str, points: int) -> list[dict[str, float]]:
-    """About ``points`` evenly spaced lines of the log, and those with an evaluation."""
+def _read(cell: Cell) -> list[dict[str, float]]:
+    """The lines of the log, those of one iteration in one."""
     path = cell.folder / "training.jsonl"
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    evaluations = [line for line in lines if f'"{main_metric}"'.encode() in line]
     records: dict[int, dict[str, float]] = {}
-    for line in [*lines[:: -(math.ceil(len(lines) / max(points, MIN_POINTS)) or 1)], *evaluations]:
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError):  # cut off where a run was killed
             record = json.loads(line)
             # What was done twice, before and after an interruption, is the same twice.

@@ -1,6 +1,5 @@
 """One self-contained HTML page of all results."""
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +12,13 @@ from benchmarks.report.cells import DONE, FAILED, MISSING, UNFINISHED, Cell, as_
 from benchmarks.report.pictures import embed
 from benchmarks.tables import build, wording
 from benchmarks.tables.build import Column, numbers, words
+from benchmarks.tables.collect import writing
 from benchmarks.tables.published import TaskInfo, load_published
 from benchmarks.tables.results import read_folder
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_text
 
 STATES = {DONE: "✓", FAILED: "✗", UNFINISHED: "…", MISSING: "–"}
-ENVIRONMENT = ("hardware", "git_commit", "packages")
 
 
 def report(folder: str | Path, output: str | Path | None = None) -> int:
@@ -67,17 +66,10 @@ def report(folder: str | Path, output: str | Path | None = None) -> int:
         wording=wording,
     )
     output = folder / "report.html" if output is None else Path(output)
-    try:
+    with writing(output):
         write_text(output, html)
-    except OSError as error:
-        raise ConfigError(
-            f"{output}: page not written ({error.strerror}). Make room there, or name another file "
-            "with --output"
-        ) from error
     print(f"{output}: {', '.join(f'{number} {state}' for state, number in said.items())}")
-    for path, problem in found.problems.items():
-        print(f"not collected: {folder / path}: {problem}", file=sys.stderr)
-    return 1 if found.problems else 0
+    return found.say_problems(folder)
 
 
 def _curves(cells: Sequence[Cell], task: TaskInfo, inits: Sequence[str]) -> list[charts.Chart]:
@@ -126,15 +118,14 @@ def _details(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     for cell in cells:
         record, settings = cell.record(), cell.settings()
         base, theirs = first.setdefault(cell.task, (cell, settings)) if settings else (cell, {})
-        config = as_lines(settings)
         if base is not cell:
-            config = "\n".join(
-                f"{key}: {settings.get(key, 'not set')} (there: {theirs.get(key, 'not set')})"
-                for key in {**theirs, **settings}
-                if settings.get(key) != theirs.get(key)
-            )
-        one = {"cell": cell, "base": None if base is cell else base, "config": config}
-        one["values"] = as_lines(record.pop("metrics", {}))
-        one["environment"] = as_lines({key: record.pop(key, {}) for key in ENVIRONMENT})
-        shown.append(one | {"run": as_lines(record)})
+            keys = {**theirs, **settings}
+            both = {key: (settings.get(key, "unset"), theirs.get(key, "unset")) for key in keys}
+            settings = {
+                k: f"{own} (there: {other})" for k, (own, other) in both.items() if own != other
+            }
+        values = record.pop("metrics", {})
+        one = {"cell": cell, "base": None if base is cell else base}
+        one |= {"config": as_lines(settings), "values": as_lines(values), "run": as_lines(record)}
+        shown.append(one)
     return shown

@@ -7,7 +7,7 @@ cell; RESULTS.md, results.tex and the HTML page lay these out.
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.tables.published import METHODS, PublishedRow, TaskInfo, by_group
 from benchmarks.tables.results import Data, Folder, Result
@@ -217,10 +217,8 @@ def build_tables(folder: Folder, tasks: Mapping[str, TaskInfo]) -> list[Table]:
     tables = []
     for task, data in sorted(by_table, key=position):
         own = by_table[task, data]
-        others = [r for key in by_table if key[0] == task and key[1] != data for r in by_table[key]]
         info = tasks.get(task) or _task_from(own)
-        rows = _rows(info, own, others, folder.matrix)
-        tables.append(Table(info, data, tuple(own), tuple(rows)))
+        tables.append(Table(info, data, tuple(own), tuple(_rows(info, own, folder))))
     return tables
 
 
@@ -231,78 +229,47 @@ def _task_from(results: list[Result]) -> TaskInfo:
     return TaskInfo(first.task, first.task, tuple(metrics), first.main_metric)
 
 
-def _rows(
-    task: TaskInfo,
-    results: list[Result],
-    others: list[Result],
-    matrix: Mapping[str, Any],
-) -> list[Row]:
-    """others: of the same task on other data; what is done there is not missing here."""
-    wanted = matrix["inits"] if task.name in matrix["tasks"] else {}
-    found = sorted({result.seed for result in results})
+def _rows(task: TaskInfo, results: list[Result], folder: Folder) -> list[Row]:
+    """results: on one data set; what is done on another one is not missing here."""
+    wanted = folder.matrix["inits"] if task.name in folder.matrix["tasks"] else {}
     rows: list[Row] = []
     for init in sorted({result.init for result in results} | set(wanted)):
-        own = [result for result in results if result.init == init]
-        elsewhere = sorted(result.seed for result in others if result.init == init)
-        if elsewhere and not own:
-            continue
-        seeds = matrix["seeds"][task.name] if init in wanted else found
-        there = {*elsewhere, *(result.seed for result in own)}
-        missing = tuple(seed for seed in seeds if seed not in there)
-        notes = [f"missing: seed {_listed(missing)}"] if missing else []
-        notes += [f"on other data: seed {_listed(elsewhere)}"] if elsewhere else []
+        missing = [c.seed for c in folder.missing if (c.init, c.task) == (init, task.name)]
         by_recipe: dict[tuple, list[Result]] = {}
-        for result in own:
-            by_recipe.setdefault(result.recipe, []).append(result)
-        shared = {"init": init, "missing": missing, "wanted": len(own) + len(missing)}
-        for same in list(by_recipe.values()) or [[]]:
-            said = list(notes)
+        for result in results:
+            if result.init == init:
+                by_recipe.setdefault(result.recipe, []).append(result)
+        if missing and not by_recipe:
+            asked = wanted[init]
+            by_recipe[asked["method"], asked["epochs"], None, None] = []
+        number = sum(map(len, by_recipe.values())) + len(missing)
+        for (method, epochs, weights, config), same in by_recipe.items():
+            notes = [f"missing: seed {_listed(missing)}"] if missing else []
             if len(by_recipe) > 1:
-                _, _, weights, config = same[0].recipe
-                said.append(
+                notes.append(
                     f"not averaged with the other rows of {init}, whose weights or config differ: "
                     f"here seed {_listed(result.seed for result in same)}, "
                     f"weights {short(weights)}, config {short(config)}"
                 )
-            rows.append(_row(task, same, wanted.get(init, {}), said, **shared))
+            published = _published(method, epochs, task)
+            if len(published) > 1:
+                notes.append("beside no published row: more than one has this method and epochs")
+            measured = _measured(same, task.metrics)
+            absent = [name for name in task.metrics if same and name not in measured]
+            if absent:
+                notes.append(f"not every seed has a value of {', '.join(absent)}")
+            beside = published[0] if len(published) == 1 else NOBODY
+            fixed = (method, epochs, init, tuple(same), tuple(missing), number)
+            rows.append(Row(*fixed, measured, beside, tuple(notes)))
     shown = [row.published for row in rows]
     rows += [
         Row(published.method, published.epochs, published=published)
         for published in task.rows
         if published not in shown
     ]
-    order = {method: number for number, method in enumerate(METHODS)}
-    rows.sort(key=lambda row: (order.get(row.method, len(order)), row.epochs or 0, row.init or "~"))
-    return rows
-
-
-def _row(
-    task: TaskInfo,
-    results: list[Result],
-    asked: Mapping[str, Any],
-    notes: list[str],
-    **shared: Any,
-) -> Row:
-    """results: of one recipe; asked: the init's entry in the matrix."""
-    method = results[0].method if results else asked["method"]
-    epochs = results[0].pretrain_epochs if results else asked["epochs"]
-    if asked.get("epochs") not in (None, epochs):
-        notes.append(f"the weights say {epochs} epochs, the benchmark's YAML {asked['epochs']}")
-    published = _published(method, epochs, task)
-    if len(published) > 1:
-        notes.append("beside no published row: more than one has this method and these epochs")
-    measured = _measured(results, task.metrics)
-    absent = [name for name in task.metrics if results and name not in measured]
-    if absent:
-        notes.append(f"not every seed has a value of {', '.join(absent)}")
-    return Row(
-        method=method,
-        epochs=epochs,
-        results=tuple(results),
-        measured=measured,
-        published=published[0] if len(published) == 1 else NOBODY,
-        notes=tuple(notes),
-        **shared,
+    rank = {method: number for number, method in enumerate(METHODS)}
+    return sorted(
+        rows, key=lambda row: (rank.get(row.method, len(rank)), row.epochs or 0, row.init or "~")
     )
 
 

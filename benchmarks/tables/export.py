@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import StrictUndefined, Template
 from safetensors.torch import save
 
-from benchmarks.runner.state import STATE, read_json
 from benchmarks.tables import wording
 from benchmarks.tables.build import Row, Table, build_tables
+from benchmarks.tables.collect import writing
 from benchmarks.tables.markdown import grid
 from benchmarks.tables.published import load_published
 from benchmarks.tables.results import METRICS, Folder, Result, ResultError, read_result
@@ -24,15 +24,9 @@ from transfer.convert import CheckpointError, load_converted, shown
 
 PTH, SAFETENSORS, CARD = "backbone.pth", "backbone.safetensors", "README.md"
 
-# The licences that the converter's table names, as the Hugging Face hub calls them.
-LICENCES = {
-    "MIT": "mit",
-    "Apache-2.0": "apache-2.0",
-    "BSD-3-Clause": "bsd-3-clause",
-    "CC BY-NC 4.0": "cc-by-nc-4.0",
-    "CC BY-NC": "other",
-    "BSD-2-Clause for academic use": "other",
-}
+# Licences of the converter's table that the Hugging Face hub knows, and those that it does not
+ON_THE_HUB = ("MIT", "Apache-2.0", "BSD-3-Clause", "CC BY-NC 4.0")
+OTHER = ("CC BY-NC", "BSD-2-Clause for academic use")
 
 
 def export(folder: str | Path, out: str | Path) -> int:
@@ -42,7 +36,7 @@ def export(folder: str | Path, out: str | Path) -> int:
     whole or not at all: ConfigError for a folder that cannot be exported, or on a full disk.
     """
     folder, out = Path(folder).resolve(), Path(out).resolve()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists():
         raise ConfigError(f"{out}: exists already; delete it, or name another folder")
     backbone = folder / PTH
     if not backbone.is_file():
@@ -55,7 +49,6 @@ def export(folder: str | Path, out: str | Path) -> int:
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
     meta = converted["meta"]
-    _check_source(folder, meta)
     # One string: safetensors writes the entries of its metadata in random order.
     tensors = save(dict(converted["model"]), {"meta": json.dumps(meta, sort_keys=True)})
     content = {PTH: backbone.read_bytes(), SAFETENSORS: tensors}
@@ -66,20 +59,6 @@ def export(folder: str | Path, out: str | Path) -> int:
     for name, data in content.items():
         print(f"wrote {out / name} ({len(data) / 1e6:.1f} MB)")
     return 0
-
-
-def _check_source(folder: Path, meta: Mapping[str, Any]) -> None:
-    """The state of the conversion must tell of the same checkpoint; one made by hand has none."""
-    state = read_json(folder / STATE)
-    if state.get("outcome") != "done":
-        return
-    said = (state["made_from"]["method"], state["made_from"]["checkpoint"])
-    made_from = (meta["method"], meta["source_sha256"])
-    if said != made_from:
-        raise ConfigError(
-            f"{folder / PTH}: made from {' '.join(made_from)}, {STATE} beside it says "
-            f"{' '.join(map(str, said))}. Put back the file that belongs here, or run the init anew"
-        )
 
 
 def _read_results(folder: Path, weights_sha256: str) -> list[Result]:
@@ -101,18 +80,14 @@ def _read_results(folder: Path, weights_sha256: str) -> list[Result]:
 
 
 def _write(out: Path, content: Mapping[str, bytes]) -> None:
-    """Fill a temporary neighbour of ``out``, then move it there; an empty folder is replaced."""
-    try:
+    """Fill a temporary neighbour of ``out``, then move it there."""
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
             whole = Path(temporary, out.name)
             for name, data in content.items():
                 write_bytes(whole / name, data)
             whole.rename(out)
-    except OSError as error:
-        raise ConfigError(
-            f"{out}: not written ({error.strerror}). Make room there, or name another folder"
-        ) from error
 
 
 def _card(
@@ -130,7 +105,7 @@ def _card(
         own=own,
         sha256=sha256,
         settings=[("key", "value"), *((f"`{k}`", f"`{v}`") for k, v in meta["config"].items())],
-        licence="unknown" if own else LICENCES.get(meta["license"], "unknown"),
+        licence="unknown" if own else _on_the_hub(meta["license"]),
         paper=paper,
         authors=[
             f"{author['given-names']} {author['family-names']}" for author in paper["authors"]
@@ -142,6 +117,13 @@ def _card(
         wording=wording,
     )
     return card + "\n"
+
+
+def _on_the_hub(licence: str) -> str:
+    """The hub's name of a licence."""
+    if licence in ON_THE_HUB:
+        return licence.lower().replace(" ", "-")
+    return "other" if licence in OTHER else "unknown"
 
 
 def _values(table: Table, row: Row) -> str:

@@ -15,16 +15,14 @@ INTRODUCTION = r"""% Written by python -m benchmarks collect.
 BEGIN = "\\begin{table*}\n\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}"
 END = "\\end{table*}\n"
 OURS = "Measured: by this repository, mean ± sample standard deviation over n seeds."
-THEIRS = "Published: as printed by the source in the notes, and not measured here."
+THEIRS = (
+    "Published: as printed by the source in the notes, and not measured here; rows of different "
+    "protocols do not compare, though the marks are over all of them."
+)
 MARKS = (
-    "Bold is the highest value of a column and underlined the second highest; "
-    "equal ones share the mark."
+    "Bold is the highest value of a column and underlined the second highest; equal ones share the "
+    "mark. Measured values have none where their rows were not all run under one config."
 )
-UNMARKED = "Measured values have no marks, since their rows were not all run under one config."
-PROTOCOLS = (
-    "Published rows of different protocols do not compare, though the marks are over all of them."
-)
-TEST_ROWS = 40  # of a float: more do not fit a page
 SPECIAL = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -34,7 +32,7 @@ SPECIAL = str.maketrans(
 
 
 def page(tables: Iterable[Table]) -> str:
-    """results.tex: a float for each block of metrics, and one or more for the tests of inits."""
+    """results.tex: a float for each block of metrics, and one for the tests of inits."""
     parts = [INTRODUCTION]
     for task, own in itertools.groupby(tables, key=lambda table: table.task.name):
         label = "tab:" + re.sub(r"[^A-Za-z0-9_-]", "-", task)
@@ -54,27 +52,16 @@ def _floats(table: Table) -> list[tuple[str, str]]:
         if block.rows:
             said = text(f"{', '.join(block.metrics)}. {_caption(table, block)}")
             floats.append((f"{title}: {said}", _body(table, block)))
-    said, columns = wording.tests(table) or ("", [])
-    starts = range(0, len(columns[0].entries) if columns else 0, TEST_ROWS)
-    for number, start in enumerate(starts, start=1):
-        which = f" Part {number} of {len(starts)}." if len(starts) > 1 else ""
-        part = [c._replace(entries=c.entries[start : start + TEST_ROWS]) for c in columns]
-        floats.append((f"{title}: {text(said + which)}", _tabular(part, table)))
+    if tests := wording.tests(table):
+        floats.append((f"{title}: {text(tests[0])}", _tabular(tests[1], table)))
     return floats
 
 
 def _caption(table: Table, block: Block) -> str:
-    published, measured = block.has(PUBLISHED), block.has(MEASURED)
-    letters = {row.published.protocols.get(m) for row in block.rows for m in block.metrics}
-    sentences = {
-        OURS: measured,
-        THEIRS: published,
-        MARKS: published or table.one_config,
-        UNMARKED: measured and not table.one_config,
-        PROTOCOLS: len(letters - {None}) > 1,
-    }
-    said = [wording.caption(table), *wording.warnings(table), *wording.comparability(table)]
-    return " ".join([*said, *(sentence for sentence, holds in sentences.items() if holds)])
+    said = [wording.caption(table), *wording.warnings(table), wording.comparability(table)]
+    said += [OURS] if block.has(MEASURED) else []
+    said += [THEIRS] if block.has(PUBLISHED) else []
+    return " ".join(filter(None, [*said, MARKS]))
 
 
 def _body(table: Table, block: Block) -> str:

@@ -38,7 +38,7 @@ def _section(table: Table) -> str:
     title = f"## {table.task.title} (`{table.task.name}`){_escape(wording.whose_data(table))}"
     parts = [title, _escape(wording.caption(table))]
     remarks = [f"**{warning}**" for warning in wording.warnings(table)]
-    parts.append(" ".join(remarks + wording.comparability(table)))
+    parts.append(" ".join(filter(None, [*remarks, wording.comparability(table)])))
     notes = wording.numbered(note for row in table.rows for note in row.remarks)
     for block in table.blocks():
         parts.append("### " + ", ".join(f"`{metric}`" for metric in block.metrics))

@@ -1,12 +1,11 @@
 """Reads ``published.yaml``: the tasks, their metrics, and the values that other papers report."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.checks import check_choice, check_epochs, check_keys
-from pretrain.runtime.config import ConfigError, load_yaml
+from pretrain.runtime.config import load_yaml
 from transfer.convert import METHODS as CONVERTED
 
 PUBLISHED_YAML = Path(__file__).parents[1] / "published.yaml"
@@ -47,7 +46,7 @@ class TaskInfo:
     protocol: str | None = None  # the letter that configs/transfer follows
     schedule: Schedule | None = None  # of that protocol
     config_sha256: str | None = None  # of the task's config there: known where the protocol is
-    protocols: dict[str, str] | None = None  # letter -> what it means
+    protocols: Mapping[str, str] = field(default_factory=dict)  # letter -> what it means
     rows: tuple[PublishedRow, ...] = ()
 
 
@@ -59,76 +58,47 @@ def by_group(metrics: Iterable[str]) -> dict[str, list[str]]:
     return groups
 
 
-def load_published(path: str | Path = PUBLISHED_YAML) -> dict[str, TaskInfo]:
-    """The tasks of ``path`` in its order, which is the order of the tables.
-
-    Raises ConfigError that names the entry for a file that cannot be used: users write their own.
-    """
-    tasks = check_keys(load_yaml(path), str(path), ("tasks",), required=("tasks",))["tasks"]
-    _expect(tasks, dict, f"{path}: tasks", "a mapping of task names")
-    return {name: _task(name, entry, f"{path}: {name}") for name, entry in tasks.items()}
+def load_published() -> dict[str, TaskInfo]:
+    """The tasks of published.yaml in its order, which is the order of the tables."""
+    return {
+        name: _task(name, **entry) for name, entry in load_yaml(PUBLISHED_YAML)["tasks"].items()
+    }
 
 
-def _expect(value: Any, kind: type, where: str, expected: str) -> None:
-    if not isinstance(value, kind):
-        raise ConfigError(f"{where}: expected {expected}, found {value!r}")
-
-
-def _task(name: str, entry: Any, where: str) -> TaskInfo:
-    required = ("title", "metrics", "main_metric")
-    known = (*required, "protocol", "schedule", "config_sha256", "protocols", "published")
-    check_keys(entry, where, known, required)
-    _expect(entry["metrics"], list, f"{where}: metrics", "a list of names")
-    task = {"protocols": {}} | entry | {"name": name, "metrics": tuple(map(str, entry["metrics"]))}
-    sources = task.pop("published", {})
-    _expect(task["protocols"], dict, f"{where}: protocols", "a meaning for each letter")
-    _expect(sources, dict, f"{where}: published", "a list of rows below each source's name")
-    check_choice(task["main_metric"], where, "main metric", task["metrics"])
-    if task.get("protocol") is not None:
-        check_choice(task["protocol"], where, "protocol", list(task["protocols"]))
-        check_keys(entry, where, known, required=("config_sha256",))  # or nothing ever compares
-    if task.get("schedule") is not None:
-        counts = ("iterations", "images_per_batch")
-        schedule = check_keys(task["schedule"], f"{where}: schedule", counts, required=counts)
-        task["schedule"] = Schedule(**schedule)
-    rows = []
-    for source, own in sources.items():
-        _expect(own, list, f"{where}: published: {source}", "a list of rows")
-        for number, row in enumerate(own, start=1):
-            place = f"{where}: {source}: row {number}"
-            rows.append(_row(row, task["metrics"], list(task["protocols"]), str(source), place))
-    return TaskInfo(**task, rows=tuple(rows))
+def _task(
+    name: str,
+    *,
+    metrics: list[str],
+    schedule: dict[str, int] | None = None,
+    published: Mapping[str, list[dict]] | None = None,
+    **others: Any,
+) -> TaskInfo:
+    groups = by_group(metrics)
+    return TaskInfo(
+        name=name,
+        metrics=tuple(metrics),
+        schedule=Schedule(**schedule) if schedule else None,
+        rows=tuple(
+            _row(groups, source, **row) for source, own in (published or {}).items() for row in own
+        ),
+        **others,
+    )
 
 
 def _row(
-    row: Any, metrics: Sequence[str], letters: list[str], source: str, where: str
+    groups: Mapping[str, list[str]],
+    source: str,
+    *,
+    method: str,
+    values: Mapping[str, list[float] | None],
+    protocol: str | dict[str, str],
+    epochs: float | None = None,
+    remark: str = "",
 ) -> PublishedRow:
-    keys = ("method", "epochs", "protocol", "values", "remark")
-    check_keys(row, where, keys, required=("method", "protocol", "values"))
-    groups, values = by_group(metrics), {}
-    printed = check_keys(row["values"], f"{where}: values", groups)
-    for group, names in groups.items():
-        found = printed.get(group) or []
-        # 41 in place of 41.0 would not be shown digit for digit
-        fits = isinstance(found, list) and all(isinstance(number, float) for number in found)
-        if not fits or len(found) > len(names):
-            raise ConfigError(
-                f"{where}: values: {group}: expected numbers like 41.0 for {', '.join(names)}, of "
-                f"which the last may be missing; found {found}"
-            )
-        values |= dict(zip(names, found, strict=False))
-    if not values:
-        raise ConfigError(f"{where}: values: there is none; leave the row out")
-    letter = row["protocol"]
-    own = letter if isinstance(letter, dict) else dict.fromkeys(groups, letter)
-    check_keys(own, f"{where}: protocol", groups, required=groups)
-    for one in own.values():
-        check_choice(one, where, "protocol", letters)
-    return PublishedRow(
-        method=check_choice(row["method"], where, "method", METHODS),
-        epochs=check_epochs(row.get("epochs"), where),
-        values=values,
-        protocols={metric: own[metric.partition("/")[0]] for metric in values},
-        source=source,
-        remark=str(row.get("remark") or ""),
-    )
+    """protocol: one letter, or one for each group of metrics."""
+    letters = protocol if isinstance(protocol, dict) else dict.fromkeys(groups, protocol)
+    printed, protocols = {}, {}
+    for group, numbers in values.items():
+        for metric, number in zip(groups[group], numbers or [], strict=False):
+            printed[metric], protocols[metric] = number, letters[group]
+    return PublishedRow(method, epochs, printed, protocols, source, remark)

@@ -1,15 +1,16 @@
 """Reads what ``run`` leaves: the ``metrics.json`` of finished cells, and what was asked for."""
 
-import itertools
 import json
 import math
 import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.tables.published import Schedule, TaskInfo
+from benchmarks.runner.state import read_json
+from benchmarks.tables.published import TaskInfo
 
 FORMAT = 1
 METRICS = "metrics.json"  # its presence means done
@@ -71,11 +72,6 @@ class Result:
     git_commit: str
 
     @property
-    def schedule(self) -> Schedule:
-        """What two inits must share to be compared."""
-        return Schedule(self.iterations, self.images_per_batch)
-
-    @property
     def recipe(self) -> tuple:
         """What the seeds of one init must share to be averaged."""
         # Random weights follow from the seed: theirs may differ.
@@ -105,6 +101,12 @@ class Folder:
         found = {(result.init, result.task, result.seed) for result in self.results}
         return [cell for cell in self.asked if cell not in found]
 
+    def say_problems(self, place: Path) -> int:
+        """Print them, of the folder at ``place``; the exit code, which is 0 where there is none."""
+        for path, problem in self.problems.items():
+            print(f"not collected: {place / path}: {problem}", file=sys.stderr)
+        return 1 if self.problems else 0
+
 
 def read_folder(folder: Path, tasks: Mapping[str, TaskInfo], quarantine: bool = False) -> Folder:
     """All results below ``folder`` and its matrix.json; what cannot be used stops nothing else.
@@ -112,19 +114,13 @@ def read_folder(folder: Path, tasks: Mapping[str, TaskInfo], quarantine: bool = 
     tasks, quarantine: as for ``read_results``.
     """
     results, problems = read_results(folder, tasks, quarantine)
-    path = folder / "matrix.json"
-    if not path.exists():
+    matrix = read_json(folder / "matrix.json")
+    if not matrix:
         return Folder(results, problems)
-    try:
-        matrix = json.loads(path.read_text())
-        if matrix["format"] != FORMAT:
-            raise ResultError("written by another version of python -m benchmarks run")
-        inits, names, seeds = (matrix[key] for key in ("inits", "tasks", "seeds"))
-        asked = [CellName(i, task, seed) for i in inits for task in names for seed in seeds[task]]
-        # The benchmark's YAML knows the epochs of weights that do not say them.
-        epochs = {init: entry["epochs"] for init, entry in inits.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        return Folder(results, problems | {Path(path.name): f"not readable: {error}"})
+    inits, names, seeds = (matrix[key] for key in ("inits", "tasks", "seeds"))
+    asked = [CellName(i, task, seed) for i in inits for task in names for seed in seeds[task]]
+    # The benchmark's YAML knows the epochs of weights that do not say them.
+    epochs = {init: entry["epochs"] for init, entry in inits.items()}
     results = [
         replace(result, pretrain_epochs=epochs.get(result.init))
         if result.pretrain_epochs is None
@@ -151,26 +147,18 @@ def read_results(
                 _check_has(result, tasks[result.task].main_metric)
             results.append(result)
         except ResultError as error:
-            problems[place] = str(error)
             if quarantine and isinstance(error, CorruptError):
                 # Never over another one, and never deleted: a newer version may be able to read it.
-                names = (path.with_name(f"{METRICS}.bad-{number}") for number in itertools.count(1))
-                try:
-                    path.rename(next(name for name in names if not name.exists()))
-                    del problems[place]  # it is found again below
-                except OSError as refused:
-                    problems[place] += f" (and not renamed: {refused})"
+                number = 1 + len(list(path.parent.glob(f"{METRICS}.bad-*")))
+                place = place.with_name(f"{METRICS}.bad-{number}")
+                path.rename(folder / place)
+            problems[place] = str(error)
     # What was set aside is named until its cell has a metrics.json again.
     for path in sorted(folder.rglob(f"{METRICS}.bad-*")):
         place = path.relative_to(folder)
         if not path.with_name(METRICS).exists():
-            try:
-                read_result(path, place.with_name(METRICS).parts)
-                problems[place] = f"set aside, but readable now: rename it to {METRICS}"
-
-            except ResultError as error:
-                again = "(set aside: `python -m benchmarks run` runs this cell again)"
-                problems[place] = f"{error} {again}"
+            said = problems.get(place, "no result")
+            problems[place] = f"{said} (set aside: `python -m benchmarks run` runs this cell again)"
     return results, problems
 
 

@@ -15,23 +15,13 @@ ROUNDING = 1e-9  # of the largest value: differences that vary by less do not va
 
 
 @dataclass(frozen=True)
-class Welch:
-    """Welch's t-test of two means; p is two-sided, p_holm corrected for all tests of its table."""
-
-    t: float
-    degrees_of_freedom: float
-    p: float
-    p_holm: float
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Two inits by the main metric of their table; no test where neither has any spread."""
 
     first: str
     second: str
     difference: float  # of the means, first less second
-    test: Welch | None
+    test: dict[str, float] | None  # t, degrees_of_freedom, p (two-sided), p_holm (of the table)
 
 
 def compare_inits(table: Table) -> list[Comparison]:
@@ -47,13 +37,16 @@ def compare_inits(table: Table) -> list[Comparison]:
     rows = [row for row in rows if len(row.results) >= MIN_SEEDS]
     found = []
     for first, second in itertools.combinations(rows, 2):
-        if first.results[0].schedule == second.results[0].schedule:
+        one, other = first.results[0], second.results[0]
+        if (one.iterations, one.images_per_batch) == (other.iterations, other.images_per_batch):
             a, b = ([result.metrics[metric] for result in row.results] for row in (first, second))
             difference = statistics.fmean(a) - statistics.fmean(b)
             found.append((first.init, second.init, difference, welch(a, b)))
     corrected = iter(holm([test[2] for *_, test in found if test]))
+    names = ("t", "degrees_of_freedom", "p", "p_holm")
     return [
-        Comparison(*pair, Welch(*test, next(corrected)) if test else None) for *pair, test in found
+        Comparison(*pair, dict(zip(names, (*test, next(corrected)), strict=True)) if test else None)
+        for *pair, test in found
     ]
 
 

@@ -51,35 +51,29 @@ def warnings(table: Table) -> list[str]:
     return said
 
 
-def comparability(table: Table) -> list[str]:
-    """Why there is no difference to published values, where there is none."""
+def comparability(table: Table) -> str:
+    """Where there is a difference to published values, and why there is none elsewhere."""
     task = table.task
     if table.data is None:
-        return []
+        return ""
     if not table.official:
-        return [
-            "Measured values do not compare with published ones here; no difference is computed."
-        ]
-    if task.rows and not any(map(table.compares, task.metrics)):
-        return [f"No difference is computed: no published row is known to be {task.protocol}'s."]
-    if task.rows and any(r.config_sha256 != task.config_sha256 for r in table.results):
-        return [
-            "No difference is computed where the config is not the task's own "
-            f"({short(task.config_sha256)}), which is protocol {task.protocol}'s."
-        ]
-    return []
+        return "Measured values do not compare with published ones here; no difference is computed."
+    if not task.rows:
+        return ""
+    return (
+        f"A difference is computed only to values published under protocol {task.protocol}, and "
+        f"only where the config is that protocol's own ({short(task.config_sha256)})."
+    )
 
 
 def protocols(table: Table) -> list[str]:
     """The letters of a table's rows, explained."""
     task = table.task
-    if not task.rows:
-        return []
-    used = {letter for row in task.rows for letter in row.protocols.values()} | {task.protocol}
+    used = {letter for row in task.rows for letter in row.protocols.values()}
     return [
         f"{letter}{' (as in configs/transfer)' if letter == task.protocol else ''}: {meaning}"
         for letter, meaning in task.protocols.items()
-        if letter in used
+        if letter in used or (used and letter == task.protocol)
     ]
 
 
@@ -102,22 +96,19 @@ def tests(table: Table) -> tuple[str, list[Column]] | None:
         "p (Holm) is corrected for all of these, not for those of other tables. Seeds change the "
         "fine-tuning only: neither says how another pretraining would come out."
     )
-    lacking = dict.fromkeys(
-        row.init for row in table.rows if row.results and metric not in row.measured
-    )
-    if lacking:
-        said += f" Left out, since not every seed has a value of {metric}: {', '.join(lacking)}."
     if len(tested) < len(pairs):
         said += f" {NOTHING}: not tested, since neither init has any spread."
     return said, [
         words("inits", [f"{pair.first} − {pair.second}" for pair in pairs]),
         numbers("difference", [pair.difference for pair in pairs], form="+.2f"),
-        numbers("t", [test and test.t for test in tests], form=".2f"),
+        numbers("t", [test and test["t"] for test in tests], form=".2f"),
         numbers(
-            "degrees of freedom", [test and test.degrees_of_freedom for test in tests], form=".1f"
+            "degrees of freedom",
+            [test and test["degrees_of_freedom"] for test in tests],
+            form=".1f",
         ),
-        Column("p", [_p(test and test.p) for test in tests]),
-        Column("p (Holm)", [_p(test and test.p_holm) for test in tests]),
+        Column("p", [_p(test and test["p"]) for test in tests]),
+        Column("p (Holm)", [_p(test and test["p_holm"]) for test in tests]),
     ]
 
 

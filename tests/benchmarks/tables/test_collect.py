@@ -31,15 +31,10 @@ def test_mean_and_sample_std_over_seeds_equal_numpys(tmp_path):
     assert row["AP50 measured"] == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
     assert row["AP measured"] == "11.00 ± 0.00"
     assert row["n"] == "3"
-
-
-def test_one_seed_has_a_value_and_no_std(tmp_path):
     write_cell(tmp_path)
     collect(tmp_path)
     row = row_of(page_of(tmp_path), "random")
-    assert row["AP measured"] == "12.50"
-    assert row["n"] == "1"
-    assert "nan" not in page_of(tmp_path).lower()
+    assert (row["AP measured"], row["n"]) == ("12.50", "1")  # of one seed, the value alone
 
 
 def test_published_values_have_columns_with_protocol_and_source(tmp_path):
@@ -58,29 +53,10 @@ def test_published_values_have_columns_with_protocol_and_source(tmp_path):
             assert column.endswith((" measured", " published"))
 
 
-def test_published_rows_without_an_init_measure_nothing(tmp_path):
-    write_clove(tmp_path)
-    collect(tmp_path)
-    rows = [row for row in table_rows(page_of(tmp_path)) if row["init"] == "–"]
-    assert len(rows) == len(load_published()["coco_fpn"].rows) - 1
-    assert {row["AP measured"] for row in rows} == {"–"}
-    assert {row["n"] for row in rows} == {"–"}
-
-
-def test_unofficial_table_says_so_and_computes_no_difference(tmp_path):
-    write_cell(tmp_path)
-    collect(tmp_path)
-    page = page_of(tmp_path)
-    assert "(`coco_fpn`): on scenes, not the official data\n" in page
-    assert "no difference is computed" in page
-    assert not any("−" in column for column in table_rows(page)[0])
-
-
 def test_official_difference_stays_within_one_protocol_and_its_config(tmp_path):
     write_clove(tmp_path, metrics=VALUES | {"bbox/AP": 41.5}, data=OFFICIAL)
     write_cell(tmp_path, "resim", method="resim", pretrain_epochs=200, data=OFFICIAL)
     collect(tmp_path)
-    assert "not the task's own" not in page_of(tmp_path)
     # of the same schedule, but for example with another learning rate
     write_cell(tmp_path, data=OFFICIAL, config_sha256="bad" * 20)
     collect(tmp_path)
@@ -91,10 +67,7 @@ def test_official_difference_stays_within_one_protocol_and_its_config(tmp_path):
     assert resim["protocol"] == "C"
     assert resim["AP measured − published"] == "–"
     assert row_of(page, "random")["AP measured − published"] == "–"
-    said = (
-        "No difference is computed where the config is not the task's own "
-        f"({load_published()['coco_fpn'].config_sha256[:8]}), which is protocol B's."
-    )
+    said = f"that protocol's own ({load_published()['coco_fpn'].config_sha256[:8]})."
     assert page.count(said) == 1
 
 
@@ -117,100 +90,9 @@ def test_two_published_rows_that_fit_alike_are_compared_with_neither(tmp_path):
     collect(tmp_path)
     page = page_of(tmp_path)
     assert row_of(page, "moco")["AP published"] == "–"
-    assert "beside no published row: more than one has this method and these epochs" in page
+    assert "beside no published row: more than one has this method and epochs" in page
     rows = [row for row in table_rows(page) if row["method"] == "moco" and row["epochs"] == "200"]
     assert [row["AP published"] for row in rows] == ["–", "55.9", "57.0"]
-
-
-def test_metrics_that_nobody_published_have_a_narrow_table_of_their_own(tmp_path):
-    metrics = dict.fromkeys(load_published()["lvis_fpn"].metrics, 20.0)
-    write_cell(tmp_path, "random", "lvis_fpn", metrics=metrics, data=OFFICIAL)
-    collect(tmp_path)
-    page = page_of(tmp_path)
-    assert row_of(page, "random")["AP75 published"] == "12.5"
-    rare = table_rows(page, "### `segm/APr`, `segm/APc`, `segm/APf`")
-    assert [row["init"] for row in rare] == ["random"]
-    assert rare[0]["APr measured"] == "20.00"
-    assert not any("published" in column for column in rare[0])
-    assert page.count("No published values of these are known.") == 2
-    # every row of the LVIS table is uncertain
-    assert "no published row is known to be B's" in page
-    assert not any("−" in column for column in table_rows(page)[0])
-    published = [line for line in csv_lines(tmp_path) if line["kind"] == "published"]
-    assert len(published) == 48
-    assert not any(line["metric"].endswith(("APr", "APc", "APf")) for line in published)
-
-
-def test_two_data_fingerprints_never_share_a_table(tmp_path):
-    write_clove(tmp_path)
-    write_cell(tmp_path, data=SCENES | {"sha256": "77" * 32})
-    collect(tmp_path)
-    sections = page_of(tmp_path).split("## COCO")[1:]
-    assert len(sections) == 2
-    for section, init, other in zip(
-        sections, ("clove", "random"), ("random", "clove"), strict=True
-    ):
-        assert f"| {init} " in section
-        assert {row["init"] for row in table_rows(section)} == {init, "–"}
-        assert other not in {row["init"] for row in table_rows(section)}
-
-
-OTHER_SCENES = SCENES | {"sha256": "77" * 32}
-
-
-def write_on_two_data(folder):
-    """A seed of clove on each, both of random on the first."""
-    write_clove(folder, 0)
-    write_clove(folder, 1, data=OTHER_SCENES)
-    write_cell(folder, seed=0)
-    write_cell(folder, seed=1)
-
-
-def test_cells_that_are_done_on_other_data_are_not_missing(tmp_path):
-    write_on_two_data(tmp_path)
-    write_cell(tmp_path, "elsewhere", data=OTHER_SCENES)
-    inits = {name: RANDOM for name in ("elsewhere", "nowhere", "random")}
-    inits["clove"] = {"method": "clove", "epochs": 400}
-    write_matrix(tmp_path, ["coco_fpn"], inits, [0, 1, 2])
-    collect(tmp_path)
-    page = page_of(tmp_path)
-    counts = [
-        {row["init"]: row["n"] for row in table_rows(section) if row["init"] != "–"}
-        for section in page.split("## COCO")[1:]
-    ]
-    assert counts == [
-        {"clove": "1 of 2", "nowhere": "0 of 3", "random": "2 of 3"},
-        {"clove": "1 of 2", "nowhere": "0 of 3", "elsewhere": "1 of 3"},
-    ]
-    assert "on other data: seed 1" in page.split("## COCO")[1]
-    assert "## Missing cells (7)" in page  # 1 of clove, 2 of elsewhere, 3 of nowhere, 1 of random
-
-
-def test_without_a_matrix_a_seed_on_other_data_is_not_missing(tmp_path):
-    write_on_two_data(tmp_path)
-    collect(tmp_path)
-    assert row_of(page_of(tmp_path).split("## COCO")[1], "clove")["n"] == "1"
-    assert "missing" not in page_of(tmp_path)
-
-
-def test_of_three_seeds_two_that_are_not_averaged_are_one_of_three_each(tmp_path):
-    write_clove(tmp_path, 0)
-    write_clove(tmp_path, 1, config_sha256="bad" * 20)
-    inits = {"clove": {"method": "clove", "epochs": 400}}
-    write_matrix(tmp_path, ["coco_fpn"], inits, [0, 1, 2])
-    collect(tmp_path)
-    rows = [row for row in table_rows(page_of(tmp_path)) if row["init"] == "clove"]
-    assert [row["n"] for row in rows] == ["1 of 3", "1 of 3"]
-
-
-def test_tables_come_in_the_tasks_order_and_own_tasks_after_them(tmp_path):
-    own = {"metrics": {"boxes/quality": 3.0}, "main_metric": "boxes/quality"}
-    for task, changes in (("another", own), ("coco_fpn", {}), ("coco_c4", {})):
-        write_cell(tmp_path, task=task, **changes)
-    assert collect(tmp_path) == 0
-    page = page_of(tmp_path)
-    assert page.index("`coco_c4`") < page.index("`coco_fpn`") < page.index("`another`")
-    assert table_rows(page, "### `boxes/quality`")[0]["quality measured"] == "3.00"
 
 
 def test_a_task_of_ones_own_has_the_metrics_of_its_cells_in_the_files_order(tmp_path):
@@ -238,17 +120,6 @@ def test_a_metric_that_a_seed_lacks_is_not_averaged_over_the_others(tmp_path):
     assert "not every seed has a value of bbox/APl" in page_of(tmp_path)
 
 
-def test_caption_names_data_schedule_hardware_and_config(tmp_path):
-    write_cell(tmp_path)
-    collect(tmp_path)
-    caption = (
-        "Data: scenes, 200 training and 100 test images, fingerprint 5ce7e55c. Iterations: 80. "
-        "Images per batch: 4. Hardware: CPU, 2 cores. Config: c0ffeec0."
-    )
-    assert caption in page_of(tmp_path)
-    assert "not all run under one config" not in page_of(tmp_path)
-
-
 def test_caption_says_which_inits_ran_under_another_config(tmp_path):
     write_clove(tmp_path)
     write_cell(tmp_path, config_sha256="bad" * 20, iterations=90)
@@ -264,24 +135,11 @@ def test_caption_of_a_run_that_learnt_nothing_says_so(tmp_path, value, said):
     write_clove(tmp_path, metrics=VALUES | {"bbox/AP": 0.2})
     write_cell(tmp_path, metrics=VALUES | {"bbox/AP": value})
     collect(tmp_path)
+    page = page_of(tmp_path)
+    assert "(`coco_fpn`): on scenes, not the official data\n" in page
+    assert "no difference is computed" in page
+    assert not any("−" in column for column in table_rows(page)[0])
     assert ("shows the road, not quality" in page_of(tmp_path)) == said
-
-
-def test_the_road_is_shown_by_the_metric_that_ranks_the_table(tmp_path):
-    """Of a task of one's own, where another cell's main metric is another one."""
-    write_cell(tmp_path, "a", "mine", metrics={"bbox/AP": 0.5}, main_metric="bbox/AP")
-    other = {"bbox/AP": 0.25, "quality": 90.0}
-    write_cell(tmp_path, "b", "mine", metrics=other, main_metric="quality")
-    collect(tmp_path)
-    assert "Every bbox/AP is under 1: this run shows the road, not quality." in page_of(tmp_path)
-
-
-def test_a_metric_that_the_data_cannot_give_is_a_dash_with_a_note(tmp_path):
-    write_cell(tmp_path, metrics={k: v for k, v in VALUES.items() if k != "bbox/AP75"})
-    assert collect(tmp_path) == 0
-    row = row_of(page_of(tmp_path), "random")
-    assert row["AP75 measured"] == "–"
-    assert "not every seed has a value of bbox/AP75" in page_of(tmp_path)
 
 
 @pytest.mark.parametrize("changed", ["config_sha256", "weights_sha256"])
@@ -317,7 +175,6 @@ def test_missing_cells_are_shown_as_missing(tmp_path):
     assert row_of(page, "pixpro")["AP measured"] == "missing"
     assert "## Missing cells (3)" in page
     assert "- `clove/coco_fpn/seed1`" in page
-    assert "the weights say 400 epochs, the benchmark's YAML 200" in page
     missing = [line for line in csv_lines(tmp_path) if line["kind"] == "missing"]
     assert [(line["init"], line["task"], line["seed"]) for line in missing] == [
         ("clove", "coco_fpn", "1"),
@@ -352,51 +209,61 @@ def test_without_an_init_only_published_values_have_columns(tmp_path):
         assert not any(row["measured"] for row in table["rows"])
 
 
-def test_without_a_matrix_a_seed_that_others_have_is_missing(tmp_path):
-    write_clove(tmp_path, 0)
-    write_cell(tmp_path, seed=0)
-    write_cell(tmp_path, seed=1)
+def test_metrics_that_nobody_published_have_a_narrow_table_of_their_own(tmp_path):
+    metrics = dict.fromkeys(load_published()["lvis_fpn"].metrics, 20.0)
+    write_cell(tmp_path, "random", "lvis_fpn", metrics=metrics, data=OFFICIAL)
     collect(tmp_path)
-    assert row_of(page_of(tmp_path), "clove")["n"] == "1 of 2"
-    assert "missing: seed 1" in page_of(tmp_path)
+    page = page_of(tmp_path)
+    rare = table_rows(page, "### `segm/APr`, `segm/APc`, `segm/APf`")
+    assert [row["init"] for row in rare] == ["random"]
+    assert rare[0]["APr measured"] == "20.00"
+    assert not any("published" in column for column in rare[0])
+    assert page.count("No published values of these are known.") == 2
+    # every row of the LVIS table is uncertain
+    assert not any("−" in column for column in table_rows(page)[0])
 
 
-def test_output_and_published_file_are_the_users(tmp_path, capsys):
+def test_two_data_fingerprints_never_share_a_table_and_count_once(tmp_path):
+    other = SCENES | {"sha256": "77" * 32}
+    write_clove(tmp_path, 0)
+    write_clove(tmp_path, 1, data=other)
+    write_cell(tmp_path, seed=0)
+    inits = {"clove": {"method": "clove", "epochs": 400}, "nowhere": RANDOM, "random": RANDOM}
+    write_matrix(tmp_path, ["coco_fpn"], inits, [0, 1])
+    collect(tmp_path)
+    page = page_of(tmp_path)
+    counts = [
+        {row["init"]: row["n"] for row in table_rows(section) if row["init"] != "–"}
+        for section in page.split("## COCO")[1:]
+    ]
+    assert counts == [
+        {"clove": "1", "nowhere": "0 of 2", "random": "1 of 2"},
+        {"clove": "1", "nowhere": "0 of 2", "random": "0 of 1"},
+    ]
+    assert "## Missing cells (3)" in page
+
+
+def test_an_output_of_ones_own_or_that_cannot_be_written(tmp_path, capsys):
     write_cell(tmp_path / "results")
-    own = tmp_path / "own.yaml"
-    own.write_text("tasks: {coco_fpn: {title: Ours, metrics: [segm/AP], main_metric: segm/AP}}\n")
-    arguments = ["collect", str(tmp_path / "results"), "--published", str(own)]
-    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
-    page = page_of(tmp_path / "out")
-    assert capsys.readouterr().out == page
-    assert row_of(page, "random", "### `segm/AP`")["AP measured"] == "11.00"
-    assert "published |" not in page
+    arguments = ["collect", str(tmp_path / "results"), "--output"]
+    assert main([*arguments, str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == page_of(tmp_path / "out")
     assert not (tmp_path / "results" / "RESULTS.md").exists()
-
-
-@pytest.mark.parametrize("output", ["a_file", "a_file/below", "/proc/x"])
-def test_an_output_that_is_no_folder_is_named(tmp_path, capsys, output):
-    write_cell(tmp_path / "results")
-    (tmp_path / "a_file").write_text("mine")
-    output = str(tmp_path / output)
-    assert main(["collect", str(tmp_path / "results"), "--output", output]) == 2
+    file = tmp_path / "a_file"
+    file.write_text("mine")
+    assert main([*arguments, str(file)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {output}: tables not written (")
-    assert "name another folder with --output" in error
-    assert (tmp_path / "a_file").read_text() == "mine"
+    assert error.startswith(f"error: {file}: not written (")
+    assert "name another place" in error
+    assert file.read_text() == "mine"
 
 
-@pytest.mark.parametrize("file", ["RESULTS.md", "results.csv", "results.json", "results.tex"])
-def test_a_full_disk_is_named(tmp_path, capsys, monkeypatch, file):
-    write, before = files.write_atomically, write_cell(tmp_path).read_bytes()
+def test_a_full_disk_is_named(tmp_path, capsys, monkeypatch):
+    def write_nothing(path, fill):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def write_until_full(path, fill):
-        if path.name == file:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, fill)
-
-    monkeypatch.setattr(files, "write_atomically", write_until_full)
+    write_cell(tmp_path)
+    monkeypatch.setattr(files, "write_atomically", write_nothing)
     assert main(["collect", str(tmp_path)]) == 2
-    said = f"{tmp_path}: tables not written (No space left on device). Make room there"
+    said = f"{tmp_path}: not written (No space left on device). Make room there"
     assert said in capsys.readouterr().err
-    assert write_cell(tmp_path).read_bytes() == before

@@ -25,15 +25,6 @@ def test_csv_has_every_value_and_marks_whose_it_is(tmp_path):
     assert len(lines) == len(measured) + len(published)
 
 
-def test_collecting_twice_writes_the_same_bytes(tmp_path):
-    write_clove(tmp_path)
-    collect(tmp_path)
-    first = {path.name: path.read_bytes() for path in tmp_path.glob("[Rr][Ee]*")}
-    assert first.keys() == {"RESULTS.md", "results.csv", "results.json", "results.tex"}
-    collect(tmp_path)
-    assert first == {name: (tmp_path / name).read_bytes() for name in first}
-
-
 def test_json_has_unrounded_values_and_keeps_published_ones_apart(tmp_path):
     for seed, value in enumerate((12.123456, 13.0)):
         write_clove(tmp_path, seed, metrics=VALUES | {"bbox/AP": value}, data=OFFICIAL)
