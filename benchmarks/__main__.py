@@ -10,10 +10,11 @@ from benchmarks.runner.run import run
 from benchmarks.runner.status import status
 from benchmarks.tables.collect import collect
 from benchmarks.tables.export import export
-from pretrain.runtime.config import ConfigError
+from pretrain.runtime.command import with_exit_code
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@with_exit_code
+def main(arguments: Sequence[str] | None = None) -> int | None:
     """Returns 0, 1 (some cells failed or are not readable), 2 (nothing done) or 75 (go on)."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -53,22 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export_parser.add_argument("out", help="a new folder")
 
     args = parser.parse_args(arguments)
-    try:
-        if args.command == "run":
-            return run(
-                args.config_file, args.output, args.executor, args.slots, dry_run=args.dry_run
-            )
-        if args.command == "status":
-            print(status(args.folder))
-            return 0
-        if args.command == "report":
-            return report(args.folder, args.output)
-        if args.command == "export":
-            return export(args.folder, args.out)
-        return collect(args.folder, args.output)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if args.command == "run":
+        return run(args.config_file, args.output, args.executor, args.slots, dry_run=args.dry_run)
+    if args.command == "status":
+        print(status(args.folder))
+        return 0
+    if args.command == "report":
+        return report(args.folder, args.output)
+    if args.command == "export":
+        return export(args.folder, args.out)
+    return collect(args.folder, args.output)
 
 
 if __name__ == "__main__":

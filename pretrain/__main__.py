@@ -8,6 +8,7 @@ from functools import partial
 from fvcore.common.config import CfgNode
 
 from pretrain.config import get_cfg
+from pretrain.methods import complete
 from pretrain.run import accumulation
 from pretrain.runtime import slurm
 from pretrain.runtime.command import with_exit_code
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_intermixed_args(arguments)
     cfg = get_cfg()
     merge(cfg, options.config_file, options.overrides)
-    cfg.freeze()
+    cfg = complete(cfg)
     check_known(cfg, options.allow_changed, "--allow-changed")
     (submit if options.slurm else train)(cfg, options.resume, options.allow_changed)
 

@@ -14,43 +14,32 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from pretrain.runtime import distributed
+from pretrain.runtime.command import with_exit_code
 from pretrain.runtime.config import ConfigError, find_config
-from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
+from pretrain.runtime.interrupt import InterruptFlag
 from transfer import own, record
 from transfer.config import resolve
-from transfer.convert import CheckpointError
 from transfer.data.layout import DataError
 from transfer.tasks import TASKS, Task, get_task
 from transfer.train import fine_tune
 
-USER_ERROR = 2
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 2 for a mistake, 75 when interrupted."""
+@with_exit_code
+def main(arguments: Sequence[str] | None = None) -> int | None:
+    """Run the command."""
     arguments = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(arguments)
-    try:
-        distributed.launch(args, "transfer", arguments)
-        if args.imported is not None:
-            own.run_file(args.imported)
-        if args.list:
-            for name, task in TASKS.items():
-                print(f"{name}: {task.config}, ranked by {task.main_metric}")
-        elif args.check_data:
-            return _check_data(args)
-        else:
-            with InterruptFlag() as interrupted:
-                _fine_tune(args, interrupted)
-        return 0
-    except (CheckpointError, ConfigError, DataError, FloatingPointError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR
-    except Interrupted as reason:
-        print(f"interrupted: {reason}; the same command with --resume goes on", file=sys.stderr)
-        return EXIT_CODE
-    finally:
-        distributed.shutdown()
+    distributed.launch(args, "transfer", arguments)
+    if args.imported is not None:
+        own.run_file(args.imported)
+    if args.list:
+        for name, task in TASKS.items():
+            print(f"{name}: {task.config}, ranked by {task.main_metric}")
+    elif args.check_data:
+        return _check_data(args)
+    else:
+        with InterruptFlag() as interrupted:
+            _fine_tune(args, interrupted)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,7 +148,7 @@ def _check_data(args: argparse.Namespace) -> int:
             record.check_data(cfg, known, print)
         except (ConfigError, DataError) as error:
             print(f"error: {task.config}: {error}", file=sys.stderr)
-            status = USER_ERROR
+            status = 2
     return status
 
 

@@ -272,9 +272,9 @@ def _init(name: Any, entry: Any, where: str) -> Init:
             f"{where}: checkpoint, a file or a pretraining run's folder, or pretrain: "
             "{config: ...}: random has neither, every other method one of the two"
         )
-    if asked is not None and method != "clove":
-        raise ConfigError(f"{where}: python -m pretrain trains clove, not {method}")
     pretrain, epochs = (None, None) if asked is None else _pretrain(asked, f"{where}: pretrain")
+    if pretrain is not None and (trained := pretrain.settings["METHOD.NAME"]) != method:
+        raise ConfigError(f"{where}: method {method}, but {asked['config']} trains {trained}")
     return Init(
         name=name,
         method=method,

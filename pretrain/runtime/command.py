@@ -28,7 +28,7 @@ def with_exit_code(main: Main) -> Main:
         try:
             return main(arguments) or 0
         except (*FAULTS, distributed.PeerLost) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print("error:", " ".join(str(error).split()), file=sys.stderr)
             return 1 if isinstance(error, distributed.PeerLost) else 2
         except Interrupted:
             print("interrupted: the same command with --resume goes on", file=sys.stderr)

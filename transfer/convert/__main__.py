@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pretrain.runtime import files, provenance
+from pretrain.runtime.command import with_exit_code
 from pretrain.runtime.reading import CheckpointError, read, read_newest, shown
 from transfer.convert.backbones import Backbone, counts, find_backbone, inside
 from transfer.convert.converted import write_converted
@@ -85,8 +87,9 @@ def meta_of(backbone: Backbone, source: Path, loaded: dict[str, Any]) -> dict[st
     return meta
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; 2 after an error that the user can mend."""
+@with_exit_code
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m transfer.convert", description=__doc__)
     add = parser.add_argument
     add("checkpoint", type=Path, help="a file, or the folder of a pretraining run")
@@ -94,12 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--method", choices=("auto", *METHODS), default="auto", help="whose checkpoint it is")
     add("--prefix", help="before the backbone's entries, in place of the method's own")
     options = parser.parse_args(arguments)
-    try:
-        run(options.checkpoint, options.out, options.method, options.prefix)
-    except (CheckpointError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    return 0
+    run(options.checkpoint, options.out, options.method, options.prefix)
 
 
 if __name__ == "__main__":

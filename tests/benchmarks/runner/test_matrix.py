@@ -73,7 +73,14 @@ def test_a_yaml_of_ones_own_is_a_task_called_as_its_file(bench, monkeypatch):
         ({"retries": -1}, "retries: -1 is not a whole number"),
         ({"slurm": {"coco": {}}}, "slurm: unknown key coco (did you mean coco_c4?)"),
         ({"slurm": {"all": {"gpu": 1}}}, "unknown key gpu (did you mean gpus?)"),
-        ({"inits": {"a": {"method": "moco", "pretrain": {}}}}, "trains clove, not moco"),
+        (
+            {
+                "inits": {
+                    "a": {"method": "moco", "pretrain": {"config": "configs/pretrain/demo.yaml"}}
+                }
+            },
+            "method moco, but configs/pretrain/demo.yaml trains clove",
+        ),
         ({"inits": {"a": {"method": "clove", "pretrain": {}}}}, "config is missing"),
     ],
 )
