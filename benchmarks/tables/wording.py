@@ -90,6 +90,7 @@ def tests(table: Table) -> tuple[str, list[Column]] | None:
     metric = table.task.main_metric
     tests = [pair.test for pair in pairs]
     tested = [test for test in tests if test]
+    freedom = [test and test["degrees_of_freedom"] for test in tests]
     said = (
         f"Welch's t-test on {metric} between inits with at least {MIN_SEEDS} seeds "
         f"each and one schedule. Comparisons in this table: {len(tested)}. p is that of one alone; "
@@ -102,11 +103,7 @@ def tests(table: Table) -> tuple[str, list[Column]] | None:
         words("inits", [f"{pair.first} − {pair.second}" for pair in pairs]),
         numbers("difference", [pair.difference for pair in pairs], form="+.2f"),
         numbers("t", [test and test["t"] for test in tests], form=".2f"),
-        numbers(
-            "degrees of freedom",
-            [test and test["degrees_of_freedom"] for test in tests],
-            form=".1f",
-        ),
+        numbers("degrees of freedom", freedom, form=".1f"),
         Column("p", [_p(test and test["p"]) for test in tests]),
         Column("p (Holm)", [_p(test and test["p_holm"]) for test in tests]),
     ]
