@@ -12,14 +12,13 @@ from typing import IO, NamedTuple
 import torch
 
 from benchmarks.runner.stages import Stage, logger
-from benchmarks.runner.state import read_json, take_lock
+from benchmarks.runner.state import take_lock
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
 from pretrain.runtime.logging import progress_bar
 
 DATA_ROOT = "DETECTRON2_DATASETS"
 CANNOT = 2  # the exit code for input that cannot be used: trying again would not help
-PATIENCE = 60  # seconds that a stage that is to end has to save itself
 PERIOD = 0.2  # seconds between two looks
 # Slurm sends SIGUSR2 to all processes of a job; torchrun would die of it before its own are saved
 WITHOUT_USR2 = """trap '' USR2; exec "$0" "$@\""""
@@ -91,16 +90,6 @@ class Attempt:
         """How long it has taken, as hours:minutes:seconds."""
         return str(timedelta(seconds=round(time.monotonic() - self.started)))
 
-    def kill(self) -> None:
-        """Have it end, torchrun after its processes; saved, if that takes no longer than
-        PATIENCE."""
-        self.process.terminate()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
 
 class Local:
     """Stages on this machine, until all are done, have failed or are interrupted.
@@ -145,8 +134,9 @@ class Local:
                             done = self.end(attempt, code)
                             bar.update(done and attempt.stage.is_cell)
             finally:
-                for attempt in self.running.values():
-                    attempt.kill()
+                for attempt in self.running.values():  # torchrun ends after its processes
+                    attempt.process.terminate()
+                    attempt.process.wait()
 
     def start_next(self, number: int, slot: Slot) -> None:
         """Start the first stage that can run in that slot."""
@@ -186,7 +176,7 @@ class Local:
         reason = attempt.end(code)
         if reason is None:
             self.pending.remove(stage.name)
-            logger.info("%s took %s%s", stage.name, attempt.duration, _main_metric(stage))
+            logger.info("%s took %s", stage.name, attempt.duration)
             return True
         self.attempts[stage.name] += 1
         if code != CANNOT and self.attempts[stage.name] <= self.retries:
@@ -220,13 +210,6 @@ class Local:
         if self.failures:
             logger.error("The same command tries what failed again and keeps what is done.")
         return 1 if self.failures else 0
-
-
-def _main_metric(stage: Stage) -> str:
-    """``: bbox/AP 12.34`` of a cell."""
-    result = read_json(stage.folder / "metrics.json") if stage.is_cell else {}
-    name = result.get("main_metric")
-    return f": {name} {result['metrics'][name]:.2f}" if name else ""
 
 
 def _spread(command: list[str], processes: int, gpus: int) -> list[str]:

@@ -52,9 +52,10 @@ def run(
             + "\nPaths start at the repository. A checkpoint is a file or the folder of a run of "
             "python -m pretrain"
         )
-    parts = make_slots(slots) if executor == "local" else []
     if executor == "slurm":
-        slurm.check(matrix, stages)
+        resources = slurm.check(matrix, stages)
+    else:
+        parts = make_slots(slots)
     setup_logger("benchmarks", output)
     _, problems = read_results(output, load_published(), quarantine=True)
     for place, problem in problems.items():
@@ -79,7 +80,7 @@ def run(
     plan.require_disk(todo, output, at_once)
     write_json(output / MATRIX, matrix.summary() | {"data": records})
     if executor == "slurm":
-        slurm.submit(matrix, todo, output)
+        slurm.submit(matrix, todo, resources, output)
         return 0
     with InterruptFlag() as interrupted:
         local = Local(todo, len(cells), parts, matrix.retries, interrupted)

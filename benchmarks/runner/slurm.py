@@ -5,7 +5,7 @@ once the conversion has succeeded. Nothing needs to stay on the login node.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,10 +30,13 @@ def check(matrix: Matrix, stages: Sequence[Stage]) -> dict[str, slurm.Resources]
     return {stage.kind: matrix.resources(stage.kind) for stage in stages}
 
 
-def submit(matrix: Matrix, todo: Sequence[Stage], output: Path) -> None:
-    """Queue what is not queued yet. Raises ConfigError where Slurm refuses it, or does not say
-    what is queued."""
-    resources = check(matrix, todo)
+def submit(
+    matrix: Matrix, todo: Sequence[Stage], resources: Mapping[str, slurm.Resources], output: Path
+) -> None:
+    """Queue what is not queued yet; ``resources``: from ``check``.
+
+    Raises ConfigError where Slurm refuses it, or does not say what is queued.
+    """
     queued = slurm.queued_ids(FLAG)
     jobs = {}
     for stage in todo:
@@ -45,8 +48,6 @@ def submit(matrix: Matrix, todo: Sequence[Stage], output: Path) -> None:
                     f"now; scancel {job['id']}"
                 )
             jobs[stage.name] = job["id"]
-    if jobs:
-        logger.info("%d stages are queued or run already", len(jobs))
     folder = output / "slurm.jobs"  # not the name of an init
     arrays: dict[tuple, list[Stage]] = {}
     for stage in todo:

@@ -23,7 +23,6 @@ def test_every_cell_runs_into_a_folder_of_its_own(bench):
     calls = bench.output / "clove" / "coco_fpn" / "seed0" / "calls"
     assert calls.read_text() == f"{bench.output / 'clove' / 'backbone.pth'}\n"
     assert "random/coco_fpn/seed0 took 0:00:0" in bench.log()
-    assert "bbox/AP 12.50" in bench.log()
 
 
 def test_cells_with_metrics_are_skipped(bench):
