@@ -14,13 +14,13 @@ KIND, KIND_1 = "pretraining", "clove_pretraining"  # the latter of format 1
 def save(run: str | Path, step: int, content: dict[str, Any], keep: int) -> Path:
     """Write ``run``/checkpoints/step_<step>.pth, then drop all but the newest ``keep``.
 
-    Raises CheckpointError when it cannot be written; those before it stay.
+    Raises OSError when it cannot be written; those before it stay.
     """
     path = Path(run, "checkpoints", f"step_{step:08d}.pth")
     try:
         write_torch(path, {"format": FORMAT, "kind": KIND, "step": step, **content})
     except (OSError, RuntimeError) as error:  # torch.save raises the latter at a full disk, too
-        raise CheckpointError(
+        raise OSError(
             f"{path}: cannot be written ({error}). The checkpoints before it are complete: "
             "--resume goes on from them"
         ) from error

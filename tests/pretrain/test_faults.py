@@ -143,5 +143,5 @@ def test_weights_that_run_away_reach_no_checkpoint(images, tmp_path, capfd):
 def test_a_folder_that_cannot_be_made_is_a_clear_end(images, tmp_path, capfd):
     (tmp_path / "file").write_text("")
     code, error = run_main(words(images, tmp_path / "file" / "run"), capfd)
-    assert code == 2
+    assert code == 1
     assert re.fullmatch(r"error: .*Not a directory: '.*/file/run'\n", error)
