@@ -85,8 +85,9 @@ def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logg
     plan, cfg = run.plan, run.cfg
     if cfg.SOLVER.COMPILE:
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
-        for network in (run.model.student, run.model.teacher):
-            network.compile(dynamic=False)  # every resolution for itself
+        for name, network in run.model.named_children():
+            if name in ("student", "teacher"):
+                network.compile(dynamic=False)  # every resolution for itself
     model = distribute(run.model, run.device).train()
     loader = build_loader(cfg, data, run.micro_step, run.device)
     bad_images = BadImages(run.folder, data.images, cfg.DATA.MAX_BAD_SHARE, logger)

@@ -6,6 +6,7 @@ A method is a ``torch.nn.Module`` in a file of its own. It has
   config's METHOD, with the published values as defaults; ValueError for values that do not fit;
 - ``forward(global_crops, local_crops, boxes, teacher_momentum=None)``: a dict of scalars, "loss"
   and detached statistics; a float updates the teacher before anything else;
+- the networks ``student`` and, where there is one, ``teacher``, each with an ``encoder``;
 - the class attributes
   ``boxes``: "centers" or "edges", the kind of boxes it takes (pretrain/augment.py),
   ``exported``: "student" or "teacher", the network whose ``encoder`` is converted,

@@ -7,7 +7,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from pretrain.config import get_cfg
-from pretrain.run import build_model
+from pretrain.methods import build_model
 from pretrain.runtime import checkpoints
 from pretrain.runtime.checkpoints import CheckpointError
 from pretrain.runtime.reading import IN_CLOVE, read, read_newest
