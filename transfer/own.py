@@ -71,6 +71,4 @@ def check_metrics(cfg: CfgNode, task: Task) -> Task:
                 f"{task.config}: with MODEL.{switch} False there is no {metric}. Report other "
                 "metrics (TRANSFER.METRICS) by a YAML of your own, given as --config-file"
             )
-    if not metrics:
-        return task
-    return Task(task.config, metrics, metrics[0])
+    return Task(task.config, metrics, metrics[0]) if metrics else task

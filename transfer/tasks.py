@@ -24,10 +24,7 @@ MASK = ("segm/AP", "segm/AP50", "segm/AP75")
 LVIS_NAMES = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 LVIS = tuple(f"{group}/{name}" for group in ("bbox", "segm") for name in LVIS_NAMES)
 KEYPOINTS = tuple(f"keypoints/{name}" for name in ("AP", "AP50", "AP75", "APm", "APl"))
-DENSEPOSE = (
-    *("densepose_gps/AP", "densepose_gps/AP50", "densepose_gps/AP75"),
-    "densepose_gpsm/AP",
-)
+DENSEPOSE = tuple(f"densepose_{name}" for name in ("gps/AP", "gps/AP50", "gps/AP75", "gpsm/AP"))
 
 TASKS: dict[str, Task] = {
     "coco_c4": Task("configs/transfer/coco/mask_rcnn_R_50_C4_1x.yaml", BOX + MASK, "bbox/AP"),

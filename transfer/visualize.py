@@ -124,18 +124,16 @@ def ground_truth(cfg: CfgNode, record: dict[str, Any]) -> dict[str, Any]:
     if cfg.MODEL.KEYPOINT_ON:
         empty["keypoints"] = [0, 0, 0] * cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     annotations = []
-    for annotation in record.get("annotations", []):
-        kept = {key: annotation[key] for key in annotation.keys() - {"segmentation", "keypoints"}}
-        kept |= {key: annotation.get(key) or value for key, value in empty.items()}
-        annotations.append(kept)
+    for given in record.get("annotations", []):
+        kept = {key: given[key] for key in given.keys() - {"segmentation", "keypoints"}}
+        annotations.append(kept | {key: given.get(key) or empty[key] for key in empty})
     return {"annotations": annotations}
 
 
 def choose(instances: Instances) -> Instances:
     """The detections to draw: the good ones, or else the best."""
-    if not len(instances):
-        return instances
-    return instances[instances.scores >= min(MIN_SCORE, instances.scores.max())]
+    best = max(instances.scores.tolist(), default=0)
+    return instances[instances.scores >= min(MIN_SCORE, best)]
 
 
 def charts_and_uv(instances: Instances, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -148,9 +146,7 @@ def charts_and_uv(instances: Instances, size: tuple[int, int]) -> tuple[np.ndarr
         return charts, uv
     for number in instances.scores.argsort().tolist():
         box = instances.pred_boxes.tensor[number]
-        labels, coordinates = (
-            each.numpy() for each in labels_and_uv(instances.pred_densepose[number], box)
-        )
+        labels, coordinates = map(np.asarray, labels_and_uv(instances.pred_densepose[number], box))
         x, y = box[:2].int().tolist()
         window = np.s_[..., y : y + labels.shape[0], x : x + labels.shape[1]]
         np.copyto(charts[window], labels, where=labels > 0)

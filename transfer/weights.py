@@ -57,11 +57,9 @@ def check_agreement(cfg: CfgNode, meta: dict[str, Any], path: str) -> None:
     meta: of the converted file; its ``config`` holds key and value of what fine-tuning must match.
     """
     have = plain(flatten(cfg))
-    wrong = {
-        key: needed for key, needed in meta["config"].items() if have.get(key) != plain(needed)
-    }
+    wrong = {key: value for key, value in plain(meta["config"]).items() if have.get(key) != value}
     if wrong:
-        pairs = " ".join(f"{key} {shlex.quote(str(plain(value)))}" for key, value in wrong.items())
+        pairs = " ".join(f"{key} {shlex.quote(str(value))}" for key, value in wrong.items())
         raise ConfigError(
             f"{path}: these {meta['method']} weights need other settings than this config "
             f"({', '.join(f'{key} is {have.get(key)}' for key in wrong)}). Add: {pairs}"
@@ -74,9 +72,8 @@ def read_model(path: str) -> State | None:
     None where ``path`` holds something else. Nothing in the file is executed.
     """
     entries = reading.read(path).get("model")
-    if not isinstance(entries, dict):
-        return None
-    if not all(any(name.startswith(part) for name in entries) for part in PARTS):
+    heads = entries if isinstance(entries, dict) else ()
+    if not all(any(name.startswith(part) for name in heads) for part in PARTS):
         return None
     return {
         name: torch.as_tensor(value)
@@ -115,8 +112,8 @@ def load_backbone(model: nn.Module, weights: State, path: str) -> list[str]:
     ends = {name: [key for key in state if f".{key}".endswith(f".{name}")] for name in weights}
     filled = {keys[0]: weights[name] for name, keys in ends.items() if len(keys) == 1}
     homeless = [name for name, keys in ends.items() if len(keys) != 1 and COUNTER not in name]
-    missing = [name for name in state if BACKBONE.search(name) and name not in filled]
-    missing = [name for name in missing if COUNTER not in name]
+    trunk = [name for name in state if BACKBONE.search(name) and COUNTER not in name]
+    missing = [name for name in trunk if name not in filled]
     for names, fault in (
         (homeless, "entries have no place in this model"),
         (missing, "backbone entries of this model are not in the file"),

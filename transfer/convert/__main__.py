@@ -39,24 +39,20 @@ def run(checkpoint: Path, out: Path, method: str, prefix: str | None) -> None:
 
 
 def _report_and_prove(source: Path, backbone: Backbone) -> None:
-    if backbone.method is None:
+    """Say what was found; CheckpointError where it is nobody's, or computes something else."""
+    method, tensors, depth = backbone.method, backbone.torchvision, backbone.depth
+    if method is None:
         such = f" (such files: {', '.join(backbone.candidates)})" if backbone.candidates else ""
         raise CheckpointError(
             f"it bears the marks of no method{such}. Fine-tuning must match how its method read "
             f"images: say whose it is by --method, one of {', '.join(METHODS)}"
         )
     print(f"source   {source}")
-    print(f"method   {backbone.method.name} ({backbone.reason})")
-    print(f"network  {backbone.network} ({backbone.place or 'no'} prefix), R{backbone.depth}")
-    print(f"kept     {len(backbone.torchvision)} entries")
+    print(f"method   {method.name} ({backbone.reason})")
+    print(f"network  {backbone.network} ({backbone.place or 'no'} prefix), R{depth}")
+    print(f"kept     {len(tensors)} entries")
     print(f"dropped  {counts(backbone.dropped)}")
-    stages = prove(
-        backbone.torchvision,
-        backbone.detectron2,
-        backbone.method.config,
-        backbone.depth,
-        backbone.method.stride_in_1x1,
-    )
+    stages = prove(tensors, backbone.detectron2, method.config, depth, method.stride_in_1x1)
     print(f"proof    max |Detectron2 - torchvision| / max |torchvision|, at most {TOLERANCE:.0e}")
     for row in stages:
         print(f"         {row.stage:5} C4 {row.c4:.1e}  FPN {row.fpn:.1e}")

@@ -179,8 +179,7 @@ def _own(checkpoint: Mapping[str, Any]) -> tuple[Layout, ...]:
     """Our own checkpoints say whose they are, and which network is transferred."""
     method = method_row(inside(checkpoint, "config", "METHOD", "NAME") or "clove").name
     network = "teacher" if shown(checkpoint.get("export")) == "teacher" else "student"
-    mark = f"kind={checkpoint['kind']}"
-    file = "checkpoint of python -m pretrain"
+    file, mark = "checkpoint of python -m pretrain", f"kind={checkpoint['kind']}"
     return (Layout(method, file, f"{network}.encoder.", network, (mark,)),)
 
 

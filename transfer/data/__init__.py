@@ -78,17 +78,17 @@ def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
     first = datasets[0]
     for other in datasets[1:]:
         if other.classes != first.classes:
-            differing = sorted(set(first.classes) ^ set(other.classes))[:5] or ["another order"]
-            names = ", ".join(differing)
+            differing = sorted(set(first.classes) ^ set(other.classes))[:5]
+            names = ", ".join(differing) or "another order"
             raise ConfigError(f"{first.name} and {other.name} have different classes ({names})")
     pairs = {}
     if len(first.classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         pairs["MODEL.ROI_HEADS.NUM_CLASSES"] = len(first.classes)
-    if cfg.MODEL.MASK_ON and not all(dataset.masks for dataset in datasets):
-        pairs["MODEL.MASK_ON"] = False
-    bitmasks = any(dataset.bitmasks for dataset in datasets)
-    if cfg.MODEL.MASK_ON and bitmasks and cfg.INPUT.MASK_FORMAT == "polygon":
-        pairs["INPUT.MASK_FORMAT"] = "bitmask"
+    if cfg.MODEL.MASK_ON:
+        if not all(dataset.masks for dataset in datasets):
+            pairs["MODEL.MASK_ON"] = False
+        if cfg.INPUT.MASK_FORMAT == "polygon" and any(dataset.bitmasks for dataset in datasets):
+            pairs["INPUT.MASK_FORMAT"] = "bitmask"
     if cfg.MODEL.KEYPOINT_ON:
         for dataset in datasets:
             if dataset.keypoints_fault:

@@ -6,16 +6,8 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from transfer.data.layout import (
-    DataError,
-    Dataset,
-    absent_keys,
-    check_size,
-    list_folder,
-    load_json,
-    require_files,
-    sample,
-)
+from transfer.data import layout
+from transfer.data.layout import DataError, Dataset
 
 IMAGE = "_leftImg8bit.png"
 INSTANCES, LABELS, POLYGONS = (
@@ -34,21 +26,21 @@ def check(name: str) -> Dataset:
     # The paths of label files, without their endings: gtFine/val/ulm/ulm_000000_000019
     stems = [f"{label_root / i.parent.name / i.name.removesuffix(IMAGE)}" for i in images]
     labels = {kind: [Path(s + kind) for s in stems] for kind in (INSTANCES, LABELS, POLYGONS)}
-    require_files(chain(*labels.values()))
+    layout.require_files(chain(*labels.values()))
     alone = sorted(set(label_root.glob(f"*/*{INSTANCES}")).difference(labels[INSTANCES]))
     if alone:
         # Evaluation wants a prediction for every instance map that it finds.
         raise DataError(f"{alone[0]} has no image in leftImg8bit; evaluation would want one")
-    objects, sampled = 0, set(sample(images))
+    objects, sampled = 0, set(layout.sample(images))
     for image, polygons, instances in zip(images, labels[POLYGONS], labels[INSTANCES], strict=True):
-        content = load_json(polygons)
-        if absent := absent_keys(content, ("imgWidth", "imgHeight", "objects")):
+        content = layout.load_json(polygons)
+        if absent := layout.absent_keys(content, ("imgWidth", "imgHeight", "objects")):
             raise DataError(f"{polygons} has no {absent}")
         objects += _count_objects(polygons, content["objects"], metadata.thing_classes)
         if image in sampled:
             size = (content["imgWidth"], content["imgHeight"])
-            check_size(image, size, polygons)
-            check_size(instances, size, polygons)
+            layout.check_size(image, size, polygons)
+            layout.check_size(instances, size, polygons)
     return Dataset(
         name=name,
         place=label_root,
@@ -61,7 +53,11 @@ def check(name: str) -> Dataset:
 
 
 def _images(root: Path) -> list[Path]:
-    images = [root / city / file for city in list_folder(root) for file in list_folder(root / city)]
+    images = [
+        root / city / file
+        for city in layout.list_folder(root)
+        for file in layout.list_folder(root / city)
+    ]
     for image in images:
         if not image.name.endswith(IMAGE):
             raise DataError(f"{image} is not called ...{IMAGE}; Detectron2 stops at such a file")

@@ -7,16 +7,8 @@ from typing import Any
 
 from detectron2.data import Metadata, MetadataCatalog
 
-from transfer.data.layout import (
-    DataError,
-    Dataset,
-    absent_keys,
-    check_size,
-    first_twice,
-    load_json,
-    require_files,
-    sample,
-)
+from transfer.data import layout
+from transfer.data.layout import DataError, Dataset
 
 KEYS = {
     "images": ("id", "file_name", "width", "height"),
@@ -53,15 +45,15 @@ def read_json(
     required: the keys of the entries of each list; repeated: the lists in which two entries may
     have one id.
     """
-    content = load_json(file)
+    content = layout.load_json(file)
     for section, keys in required.items():
         entries = content.get(section)
         if not isinstance(entries, list) or not entries:
             raise DataError(f"{file} lists no {section}")
         for number, entry in enumerate(entries):
-            if absent := absent_keys(entry, keys):
+            if absent := layout.absent_keys(entry, keys):
                 raise DataError(f"{file}: {section}[{number}] has no {absent}")
-        twice = first_twice(entry["id"] for entry in entries)
+        twice = layout.first_twice(entry["id"] for entry in entries)
         if twice is not None and section not in repeated:
             raise DataError(f"{file}: two {section} have the id {twice}")
     return content
@@ -87,9 +79,9 @@ def check_content(
                 f"{where} has category_id {annotation['category_id']}, which the task does not "
                 f"have (its {len(classes)} are {min(classes)} to {max(classes)})"
             )
-    require_files(paths)
-    for image, path in sample(list(zip(images, paths, strict=True))):
-        check_size(path, (image["width"], image["height"]), file)
+    layout.require_files(paths)
+    for image, path in layout.sample(list(zip(images, paths, strict=True))):
+        layout.check_size(path, (image["width"], image["height"]), file)
     masks = [a.get("segmentation") for a in annotations if not a.get("iscrowd")]
     return Dataset(
         name=name,

@@ -46,7 +46,8 @@ LIMITS = {
 
 # COCO's compressed run lengths: numbers of one to four characters, all but the last with bit 5 set.
 # (pycocotools reads beyond the end of a string that is cut within a number.)
-RUN_LENGTHS = re.compile("(?:[P-o]{0,3}[0-O])+")
+RUN_LENGTH = re.compile("[P-o]{0,3}[0-O]")
+RUN_LENGTHS = re.compile(f"(?:{RUN_LENGTH.pattern})+")
 
 
 def register(root: Path) -> None:
@@ -118,9 +119,8 @@ def keep_for_training(records: list[dict[str, Any]], cfg: CfgNode) -> list[dict[
 
 def keep_for_testing(records: list[dict[str, Any]], cfg: CfgNode) -> list[dict[str, Any]]:
     """The images with somebody in them, annotated or not; all without FILTER_EMPTY_ANNOTATIONS."""
-    kept = records
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        kept = [record for record in records if record["annotations"]]
+    every = not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    kept = [record for record in records if every or record["annotations"]]
     dropped = len(records) - len(kept)
     logger.info("%d images to test on; left out: %d without anybody", len(kept), dropped)
     return kept
@@ -180,13 +180,12 @@ def _check_masks(where: str, masks: Any) -> None:
 
 
 def _is_mask(entry: Any) -> bool:
-    if not isinstance(entry, dict) or entry.get("size") != [MASK_SIDE, MASK_SIDE]:
-        return False
-    code = entry.get("counts")
+    code = entry.get("counts") if isinstance(entry, dict) else None
     if not isinstance(code, str) or not RUN_LENGTHS.fullmatch(code):
         return False
     runs = decode_runs(code)
-    return min(runs) >= 0 and sum(runs) == MASK_SIDE**2
+    whole = min(runs) >= 0 and sum(runs) == MASK_SIDE**2
+    return whole and entry.get("size") == [MASK_SIDE, MASK_SIDE]
 
 
 def decode_runs(code: str) -> list[int]:
@@ -195,15 +194,12 @@ def decode_runs(code: str) -> list[int]:
     A character less 48 holds five bits of a number, the lowest first; the highest bit of its last
     is the sign. From the fourth on, a number is the difference to the run before the last.
     """
-    runs, number, shift = [], 0, 0
-    for character in code.encode():
-        bits = character - 48
-        number |= (bits & 31) << shift
-        shift += 5
-        if bits < 32:  # the number's last
-            number -= (bits & 16) << (shift - 4)
-            runs.append(number + (runs[-2] if len(runs) > 2 else 0))
-            number = shift = 0
+    runs = []
+    for characters in RUN_LENGTH.findall(code):
+        bits = [ord(character) - 48 for character in characters]
+        number = sum((five & 31) << 5 * place for place, five in enumerate(bits))
+        number -= (bits[-1] & 16) << (5 * len(bits) - 4)
+        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
     return runs
 
 

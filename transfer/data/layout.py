@@ -66,14 +66,10 @@ def absent_keys(entry: Any, keys: Iterable[str]) -> str:
 
 def require_files(files: Iterable[Path]) -> None:
     """DataError where one of ``files`` does not exist; every folder is listed once."""
-    listed: dict[Path, set[str]] = {}
-    absent = []
-    for file in files:
-        folder = file.parent
-        if folder not in listed:
-            listed[folder] = set(list_folder(folder))
-        if file.name not in listed[folder]:
-            absent.append(file)
+    files = list(files)
+    folders = dict.fromkeys(file.parent for file in files)
+    listed = {folder: set(list_folder(folder)) for folder in folders}
+    absent = [file for file in files if file.name not in listed[file.parent]]
     if absent:
         more = f" (nor do {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise DataError(f"{absent[0]} does not exist{more}")

@@ -6,14 +6,8 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 
 from pretrain.runtime.config import nearest
-from transfer.data.layout import (
-    DataError,
-    Dataset,
-    check_size,
-    first_twice,
-    require_files,
-    sample,
-)
+from transfer.data import layout
+from transfer.data.layout import DataError, Dataset
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -27,17 +21,16 @@ def check(name: str) -> Dataset:
     metadata = MetadataCatalog.get(name)
     folder = Path(metadata.dirname)
     split = folder / "ImageSets" / "Main" / f"{metadata.split}.txt"
-    require_files([split])
+    layout.require_files([split])
     ids = split.read_text().split()
     if not ids:
         raise DataError(f"{split} is empty")
-    twice = first_twice(ids)
-    if twice is not None:
+    if (twice := layout.first_twice(ids)) is not None:
         raise DataError(f"{split} lists {twice} twice")
     files = [folder / "Annotations" / f"{image_id}.xml" for image_id in ids]
     images = [folder / "JPEGImages" / f"{image_id}.jpg" for image_id in ids]
-    require_files([*files, *images])
-    objects, sampled = 0, set(sample(ids))
+    layout.require_files([*files, *images])
+    objects, sampled = 0, set(layout.sample(ids))
     for image_id, file, image in zip(ids, files, images, strict=True):
         size, labels = _read(file)
         for label in labels:
@@ -46,7 +39,7 @@ def check(name: str) -> Dataset:
                 raise DataError(f"{file}: {label} is none of the task's classes{hint}")
         objects += len(labels)
         if image_id in sampled:
-            check_size(image, size, file)
+            layout.check_size(image, size, file)
     return Dataset(
         name=name,
         place=split,

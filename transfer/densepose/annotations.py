@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import UserList
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,26 +81,15 @@ class Annotation:
             setattr(self, name, None if array is None else torch.from_numpy(array).float())
 
 
-class Annotations:
+class Annotations(UserList):
     """One ``Annotation``, or None, per box: a field of Detectron2's Instances."""
-
-    def __init__(self, entries: Sequence[Annotation | None]) -> None:
-        self._entries = list(entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Annotation | None]:
-        return iter(self._entries)
 
     def __getitem__(self, item: int | slice | Tensor) -> Annotation | Annotations | None:
         """The entry at an int; the entries at a slice, a bool mask or a tensor of indices."""
-        if isinstance(item, (int, np.integer)):
-            return self._entries[item]
-        if isinstance(item, slice):
-            return Annotations(self._entries[item])
+        if isinstance(item, (int, np.integer, slice)):
+            return super().__getitem__(item)
         rows = torch.arange(len(self))[torch.as_tensor(item).cpu()]
-        return Annotations([self._entries[row] for row in rows.tolist()])
+        return Annotations([self.data[row] for row in rows.tolist()])
 
     def to(self, device: Any) -> Annotations:
         """The same on another device."""

@@ -140,6 +140,7 @@ class FastCOCOEvaluator(COCOEvaluator):
     def __init__(self, cfg: CfgNode, dataset_name: str) -> None:
         model, sigmas = cfg.MODEL, list(cfg.TEST.KEYPOINT_OKS_SIGMAS)
         wanted = {"bbox": True, "segm": model.MASK_ON, "keypoints": model.KEYPOINT_ON}
+        tasks = [iou_type for iou_type, on in wanted.items() if on]
         keypoints = model.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
         if model.KEYPOINT_ON and keypoints != (len(sigmas) or COCO_KEYPOINTS):
             raise ConfigError(
@@ -147,12 +148,7 @@ class FastCOCOEvaluator(COCOEvaluator):
                 f"{len(sigmas) or COCO_KEYPOINTS} OKS sigmas: give TEST.KEYPOINT_OKS_SIGMAS one "
                 "for each keypoint (COCO's 17 if empty)"
             )
-        super().__init__(
-            dataset_name,
-            tasks=[iou_type for iou_type, on in wanted.items() if on],
-            use_fast_impl=False,
-            kpt_oks_sigmas=sigmas,
-        )
+        super().__init__(dataset_name, tasks=tasks, use_fast_impl=False, kpt_oks_sigmas=sigmas)
 
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: Sequence[int] | None = None

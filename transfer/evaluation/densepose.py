@@ -35,13 +35,6 @@ def densepose_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     surface = MetadataCatalog.get(dataset_name).get("densepose_surface", data_root() / "densepose")
     if cfg.TRANSFER.SURFACE:
         surface = data_root() / cfg.TRANSFER.SURFACE
-    return DatasetEvaluators(
-        [
-            BoxEvaluator(cfg, dataset_name),
-            DensePoseEvaluator(
-                dataset_name,
-                surface,
-                min_iou_threshold=cfg.DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD,
-            ),
-        ]
-    )
+    minimum = cfg.DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD
+    densepose = DensePoseEvaluator(dataset_name, surface, min_iou_threshold=minimum)
+    return DatasetEvaluators([BoxEvaluator(cfg, dataset_name), densepose])
