@@ -7,12 +7,11 @@ from typing import Any
 
 import yaml
 
-from benchmarks.runner.state import STATE, last_lines, read_json
-from benchmarks.tables.results import METRICS, CellName, Folder, Result
+from benchmarks.runner.state import LOG, METRICS, STATE, last_lines, read_json
+from benchmarks.tables.results import CellName, Folder, Result
 from pretrain.runtime.config import flatten
 
 DONE, FAILED, UNFINISHED, MISSING = "done", "failed", "unfinished", "missing"
-LOG = "stdout.log"
 LOG_LINES = 10
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time
 
@@ -68,10 +67,10 @@ class Cell:
 
 def read_cells(folder: Path, found: Folder) -> list[Cell]:
     """Every cell that ``run`` was asked for or that is done, by init, then task and seed."""
-    done = {(result.init, result.task, result.seed): result for result in found.results}
+    done = {result.cell: result for result in found.results}
     unusable = {str(path.parent): problem for path, problem in found.problems.items()}
     cells = []
-    for name in {*found.asked, *(CellName(*place) for place in done)}:
+    for name in {*found.asked, *done}:
         place = folder / str(name)
         state = read_json(place / STATE)
         if name in done:

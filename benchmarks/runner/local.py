@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 import torch
 
 from benchmarks.runner.stages import Stage, logger
-from benchmarks.runner.state import read_json, take_lock
+from benchmarks.runner.state import METRICS, read_json, take_lock
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
 from pretrain.runtime.logging import progress_bar
@@ -224,7 +224,7 @@ class Local:
 
 def _main_metric(stage: Stage) -> str:
     """``: bbox/AP 12.34`` of a cell."""
-    result = read_json(stage.folder / "metrics.json") if stage.is_cell else {}
+    result = read_json(stage.folder / METRICS) if stage.is_cell else {}
     name = result.get("main_metric")
     return f": {name} {result['metrics'][name]:.2f}" if name else ""
 

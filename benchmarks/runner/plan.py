@@ -15,7 +15,6 @@ from pretrain.runtime.config import ConfigError, flatten, is_within
 
 UNKNOWN = "unknown"
 _published = functools.cache(load_published)
-# What the cost of an image was counted with
 # What decides the operations of a step; the loss's own numbers are in METHOD, too
 GEOMETRY = ("METHOD", "ENCODER", "CROPS.GLOBAL_SIZE", "CROPS.NUM_LOCALS", "CROPS.LOCAL_SIZE")
 

@@ -66,7 +66,7 @@ def _read_results(folder: Path, weights_sha256: str) -> list[Result]:
     results = []
     for path in sorted(folder.rglob(METRICS)):
         try:
-            result = read_result(path, (folder.name, *path.relative_to(folder).parts))
+            result = read_result(path, folder.parent)
             if result.weights_sha256 != weights_sha256:
                 raise ResultError(
                     f"fine-tuned from weights {result.weights_sha256}, {PTH} is {weights_sha256}"
