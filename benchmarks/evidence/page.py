@@ -1,6 +1,5 @@
 """``python -m benchmarks.evidence page``: SCENES.md and SCENES.svg from what ``results/`` holds."""
 
-import functools
 import itertools
 import statistics
 import textwrap
@@ -64,7 +63,6 @@ def page(replicates: Sequence[Replicate], repeated: Sequence[Replicate], picture
     )
 
 
-@functools.cache
 def _metrics() -> dict[str, str]:
     """The main metric of every task, in the order of the tables."""
     return {name: task.main_metric for name, task in load_published().items()}

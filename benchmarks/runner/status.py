@@ -29,7 +29,7 @@ def status(output: Path) -> str:
     jobs = slurm.queued_ids("status") if has_queue else set()
     known = (DONE, RUNNING, *([QUEUED] if has_queue else []), FAILED, WAITING)
     counts: Counter[str] = Counter()
-    rows = []
+    rows = [["init", PRETRAIN, CONVERT, *matrix["tasks"]]]
     for init, entry in matrix["inits"].items():
         row = [init]
         for stage, folder in ((PRETRAIN, f"{init}/{PRETRAIN}"), (CONVERT, init)):
@@ -42,9 +42,8 @@ def status(output: Path) -> str:
             row.append("".join(word[0] for word in words))
         rows.append(row)
     total = ", ".join(f"{counts[name]} {name}" for name in known)
-    letters, words = ", ".join(name[0] for name in known), ", ".join(known)
-    head = ["init", PRETRAIN, CONVERT, *matrix["tasks"]]
-    return f"{grid([head, *rows])}\n\n{letters}: {words}. Cells: {total}"
+    letters = ", ".join(name[0] for name in known)
+    return f"{grid(rows)}\n\n{letters}: {', '.join(known)}. Cells: {total}"
 
 
 def _word(output: Path, name: str, folder: str, jobs: Collection[str]) -> str:
