@@ -1,6 +1,5 @@
 """``python -m benchmarks.evidence page``: SCENES.md and SCENES.svg from what ``results/`` holds."""
 
-import functools
 import itertools
 import statistics
 import textwrap
@@ -18,9 +17,10 @@ from benchmarks.evidence.rows import (
     Replicate,
     read_replicates,
 )
-from benchmarks.tables.build import NOTHING, short
+from benchmarks.tables.build import NOTHING, Measured, short
 from benchmarks.tables.markdown import grid
 from benchmarks.tables.published import load_published
+from benchmarks.tables.wording import p_value
 from pretrain.runtime.files import write_text
 
 SCENES_MD = Path(__file__).parents[1] / "SCENES.md"
@@ -63,7 +63,6 @@ def page(replicates: Sequence[Replicate], repeated: Sequence[Replicate], picture
     )
 
 
-@functools.cache
 def _metrics() -> dict[str, str]:
     """The main metric of every task, in the order of the tables."""
     return {name: task.main_metric for name, task in load_published().items()}
@@ -126,22 +125,15 @@ def _compared(
         cells = [f"`{name}`" for name in (row.name, *metrics[number : number + 1])]
         for own in (row.first, row.second):
             cells += [_mean([cell["value"] for cell in own.values()]), str(len(own))]
-        cells += [str(len(row.differences)), _mean(row.differences, "+"), _p(row.p), _p(row.p_holm)]
+        cells += [str(len(row.differences)), _mean(row.differences, "+")]
+        cells += [p_value(p).text for p in (row.p, row.p_holm)]
         rows.append(cells)
     return [_verdict(compared, words), grid(rows)]
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:
     """Mean ± sample standard deviation; the value alone for one. sign: ``+`` shows the mean's."""
-    if len(values) < 2:
-        return f"{values[0]:{sign}.2f}" if values else NOTHING
-    return f"{statistics.fmean(values):{sign}.2f} ± {statistics.stdev(values):.2f}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+    return format(Measured.of(values), sign) if values else NOTHING
 
 
 def _verdict(compared: Sequence[Comparison], words: tuple[str, str]) -> str:

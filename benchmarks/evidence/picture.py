@@ -22,12 +22,12 @@ COLOURS = {CLOVE: "#2a7fd4", RANDOM: "#bb6016", CHANCE: "#777777"}
 DASHES = {CLOVE: "-", RANDOM: "--", CHANCE: ":"}
 GREY = "#777777"
 INK = (
-    "text.color",
     "axes.edgecolor",
     "axes.labelcolor",
+    "grid.color",
+    "text.color",
     "xtick.color",
     "ytick.color",
-    "grid.color",
 )
 STYLE = dict.fromkeys(INK, GREY) | {
     "svg.hashsalt": "SCENES",  # else its identifiers are random

@@ -1,7 +1,5 @@
 """From a finished regime of a replicate to the rows that are kept of it."""
 
-import contextlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +7,8 @@ from typing import Any
 
 from benchmarks.evidence.rows import PRETRAINING, Row, write_rows
 from benchmarks.runner.matrix import Cell, Init, Matrix
-from benchmarks.runner.state import read_json
-from benchmarks.tables.results import METRICS, read_result
+from benchmarks.runner.state import METRICS, read_json, read_lines
+from benchmarks.tables.results import read_result
 from pretrain.runtime.config import config_hash
 from pretrain.runtime.files import list_checkpoints, sha256_of
 
@@ -54,7 +52,7 @@ def publish(regime: str, matrix: Matrix, output: Path, about: Row, folder: Path)
 def _cell(cell: Cell, output: Path) -> tuple[Row, dict[str, float]]:
     """The row less its key, and the metrics."""
     path = cell.folder / METRICS
-    result, content = read_result(path, path.relative_to(output).parts), read_json(path)
+    result, content = read_result(path, output), read_json(path)
     row = {name: getattr(result.data, name) for name in ("train_images", "test_images")}
     row["data_sha256"] = result.data.sha256
     return row | {name: content[name] for name in OF_CELL}, result.metrics
@@ -68,7 +66,7 @@ def _pretraining(init: Init, output: Path, weights: str) -> Row:
     of the resolved config less what differs between replicates.
     """
     run, settings = init.source(output), init.pretrain.settings
-    log, batch_size = _lines(run / "metrics.jsonl"), int(settings["SOLVER.TOTAL_BATCH_SIZE"])
+    log, batch_size = read_lines(run / "metrics.jsonl"), int(settings["SOLVER.TOTAL_BATCH_SIZE"])
     return {
         "checkpoint_sha256": sha256_of(list_checkpoints(run)[-1]),
         "backbone_sha256": weights,
@@ -94,7 +92,7 @@ def _training_seconds(log: Sequence[Mapping[str, Any]], batch_size: int) -> floa
 def _curve(log: Path, key: Row, place: str, name: str) -> list[Row]:
     """At most MAX_POINTS rows, evenly spaced, first and last among them."""
     # What was done twice, around an interruption, is the same twice
-    points = dict(sorted((line[place], line[name]) for line in _lines(log) if name in line))
+    points = dict(sorted((line[place], line[name]) for line in read_lines(log) if name in line))
     steps, last = list(points), len(points) - 1
     if last >= MAX_POINTS:
         steps = [steps[round(n * last / (MAX_POINTS - 1))] for n in range(MAX_POINTS)]
@@ -102,12 +100,3 @@ def _curve(log: Path, key: Row, place: str, name: str) -> list[Row]:
     return [
         key | {"step": n, "value": points[n] if math.isfinite(points[n]) else None} for n in steps
     ]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log of one per line; a line that a killed process cut off is none."""
-    objects = []
-    for line in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            objects.append(json.loads(line))
-    return objects

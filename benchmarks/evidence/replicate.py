@@ -5,7 +5,6 @@ Scenes, pretraining and every fine-tuning of the regimes, all from the one seed 
 command goes on where it was interrupted, and does nothing that is done.
 """
 
-import argparse
 import os
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.evidence.publish import publish
-from benchmarks.evidence.rows import FROZEN, FULL, RESULTS, SCENES, Row
+from benchmarks.evidence.rows import FULL, RESULTS, SCENES, Row
 from benchmarks.runner.matrix import load_matrix, short
 from benchmarks.runner.run import run
 from benchmarks.runner.state import read_json
@@ -33,42 +32,15 @@ FIRST_REPORTED = 100  # seeds below it are for tuning, and their numbers are not
 SEED = "/SEED/"  # in a checkpoint's path: the replicate's seed stands there
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Returns 0, 1 (a stage failed) or 75 (the same command goes on).
-
-    Raises ConfigError and ScenesError for input that cannot be used.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.evidence replicate", description=__doc__
-    )
-    parser.add_argument(
-        "--seed", type=int, required=True, metavar="K", help="reported from 100 on, below to tune"
-    )
-    parser.add_argument(
-        "--regime",
-        nargs="+",
-        default=[FULL, FROZEN],
-        metavar="NAME",
-        help="full, or NAME of configs/benchmarks/scenes-NAME.yaml; default: full frozen",
-    )
-    parser.add_argument(
-        "--slots", type=int, default=2, help="stages at once, of whole GPUs or of cores; default 2"
-    )
-    parser.add_argument(
-        "--run", type=int, default=1, help="2: a seed that is done, run again in another clone"
-    )
-    args = parser.parse_args(arguments)
-    return replicate(args.seed, args.regime, args.slots, args.run)
-
-
 def replicate(seed: int, regimes: Sequence[str], slots: int, number: int = 1) -> int:
     """Run what is not done of each regime, in order, and publish each once it is done.
 
     ``slots`` stages at once: cells from random weights run beside the pretraining. ``number``: of
     the run. Seeds below FIRST_REPORTED are not published.
 
-    Returns the exit code of the first regime that is not done by then, or 0. Raises ConfigError and
-    ScenesError, before anything is trained, for a regime or a folder that cannot be used.
+    Returns 0, or the exit code of the first regime that is not done by then: 1 where a stage
+    failed, 75 where the same command goes on. Raises ConfigError and ScenesError, before anything
+    is trained, for a regime or a folder that cannot be used.
     """
     folder = RUNS / str(seed)
     configs = {regime: write_config(folder, seed, regime) for regime in regimes}
@@ -118,11 +90,8 @@ def write_config(folder: Path, seed: int, regime: str) -> str:
 
 def draw_scenes(folder: Path, seed: int) -> Row:
     """Draw the scenes that are not there yet; returns what ``replicates.csv`` says of them."""
-    request, record, start = (
-        replace(REQUEST, seed=seed),
-        folder / "replicate.json",
-        time.monotonic(),
-    )
+    request, record = replace(REQUEST, seed=seed), folder / "replicate.json"
+    start = time.monotonic()
     drawn = scenes.generate(folder / "data", request, os.cpu_count() or 1)
     if drawn is not None or not record.exists():
         asked = {"format": scenes.FORMAT} | asdict(request)

@@ -7,12 +7,11 @@ from typing import Any
 
 import yaml
 
-from benchmarks.runner.state import STATE, last_lines, read_json
-from benchmarks.tables.results import METRICS, CellName, Folder, Result
+from benchmarks.runner.state import LOG, METRICS, STATE, last_lines, read_json
+from benchmarks.tables.results import Folder, Result
 from pretrain.runtime.config import flatten
 
 DONE, FAILED, UNFINISHED, MISSING = "done", "failed", "unfinished", "missing"
-LOG = "stdout.log"
 LOG_LINES = 10
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time
 
@@ -24,6 +23,7 @@ class Cell:
     problem: what is wrong with its metrics.json, or why the last attempt failed.
     """
 
+    name: str  # ``clove/coco_fpn/seed0``, as its folder is called
     init: str
     task: str
     seed: int
@@ -31,11 +31,6 @@ class Cell:
     state: str
     result: Result | None
     problem: str
-
-    @property
-    def name(self) -> str:
-        """``clove/coco_fpn/seed0``, as its folder is called."""
-        return str(CellName(self.init, self.task, self.seed))
 
     def record(self) -> dict[str, Any]:
         """All of ``metrics.json``; before that is there, what is known of the run."""
@@ -68,10 +63,10 @@ class Cell:
 
 def read_cells(folder: Path, found: Folder) -> list[Cell]:
     """Every cell that ``run`` was asked for or that is done, by init, then task and seed."""
-    done = {(result.init, result.task, result.seed): result for result in found.results}
+    done = {result.cell: result for result in found.results}
     unusable = {str(path.parent): problem for path, problem in found.problems.items()}
     cells = []
-    for name in {*found.asked, *(CellName(*place) for place in done)}:
+    for name in {*found.asked, *done}:
         place = folder / str(name)
         state = read_json(place / STATE)
         if name in done:
@@ -82,7 +77,7 @@ def read_cells(folder: Path, found: Folder) -> list[Cell]:
             outcome, problem = FAILED, state["reason"]
         else:
             outcome, problem = UNFINISHED if place.is_dir() else MISSING, ""
-        cells.append(Cell(*name, place, outcome, done.get(name), problem))
+        cells.append(Cell(str(name), *name, place, outcome, done.get(name), problem))
     # The order of the config, then the alphabet's
     order = {init: number for number, init in enumerate(found.matrix["inits"])}
     cells.sort(key=lambda cell: (order.get(cell.init, len(order)), cell.init, cell.task, cell.seed))

@@ -1,8 +1,6 @@
 """Bars and curves as SVG, which take their colours from the page."""
 
-import contextlib
 import io
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from benchmarks.report.cells import Cell
+from benchmarks.runner.state import read_lines
 from benchmarks.tables.build import Table
 
 WIDTH, HEIGHT = 4.5, 2.75  # inches, in which text has 10 points: legible on a phone, too
@@ -48,7 +47,7 @@ def draw_bars(table: Table, inits: Sequence[str]) -> str | None:
         if value.std is not None:
             ends = [max(value.mean + sign * value.std, 0) for sign in (-1, 1)]
             axes.plot(ends, [place, place], "black", gid="whisker")
-        axes.text(1.02, place, str(value), transform=axes.get_yaxis_transform(), va="center")
+        axes.text(1.02, place, format(value), transform=axes.get_yaxis_transform(), va="center")
     axes.set_xlim(0, max([0, *(value.mean + (value.std or 0) for _, value in rows)]) or 1)
     axes.set_yticks(range(len(rows)), [_shortened(init) for init, _ in rows])
     axes.invert_yaxis()
@@ -98,11 +97,9 @@ def _read(cell: Cell) -> list[dict[str, float]]:
     """The lines of the log, those of one iteration in one."""
     path = cell.folder / "training.jsonl"
     records: dict[int, dict[str, float]] = {}
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        with contextlib.suppress(ValueError):  # cut off where a run was killed
-            record = json.loads(line)
-            # What was done twice, before and after an interruption, is the same twice.
-            records.setdefault(record.get("iteration", 0), {"iteration": 0}).update(record)
+    for record in read_lines(path) if path.is_file() else ():
+        # What was done twice, before and after an interruption, is the same twice.
+        records.setdefault(record.get("iteration", 0), {"iteration": 0}).update(record)
     return [records[iteration] for iteration in sorted(records)]
 
 

@@ -35,7 +35,7 @@ def report(folder: str | Path, output: str | Path | None = None) -> int:
         raise ConfigError(f"{folder}: no cell in it; python -m benchmarks run fills it")
     tables, (pictures, left_out) = build.build_tables(found, tasks), embed(cells)
     inits = list(dict.fromkeys(cell.init for cell in cells))
-    tasks |= {table.task.name: table.task for table in tables}
+    tasks = tasks | {table.task.name: table.task for table in tables}
     names = dict.fromkeys([table.task.name for table in tables])  # first, and in this order
     names |= dict.fromkeys(sorted({cell.task for cell in cells}))
     shown = [tasks.get(name) or TaskInfo(name, name, (), "") for name in names]

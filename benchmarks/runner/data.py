@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.runner.local import DATA_ROOT
 from benchmarks.runner.stages import Stage
@@ -53,15 +54,14 @@ def read(request: Mapping[str, Any]) -> dict[str, Any]:
     cfg = resolve(request["config"], request["overlay"], request["overrides"])
     # Detectron2 looks where its data sets are once, when it is imported; this process may be asked
     # for several matrices, and each may have a folder of its own
-    os.environ[DATA_ROOT] = request["root"]
-    DatasetCatalog.clear()
-    MetadataCatalog.clear()
-    importlib.reload(builtin)
-    data.densepose.register(data.data_root())
-    own.register_datasets(cfg, request["config"])
-    train, test = (
-        [data.check(name) for name in names] for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
-    )
+    with mock.patch.dict(os.environ, {DATA_ROOT: request["root"]}):
+        DatasetCatalog.clear()
+        MetadataCatalog.clear()
+        importlib.reload(builtin)
+        data.densepose.register(data.data_root())
+        own.register_datasets(cfg, request["config"])
+        names = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+        train, test = ([data.check(name) for name in of] for of in names)
     files = {str(file) for dataset in (*train, *test) for file in dataset.annotations}
     return {
         "read_with": request,

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.checks import check_choice, check_double_keys, check_epochs, check_keys
 from benchmarks.tables.published import METHODS, load_published
+from benchmarks.tables.results import CellName
 from pretrain.runtime import slurm
 from pretrain.runtime.config import (
     REPOSITORY,
@@ -78,18 +79,23 @@ class Init:
 
 @dataclass(frozen=True)
 class Cell:
-    """One fine-tuning. Its folder holds all that belongs to it; ``metrics.json`` means done."""
+    """One fine-tuning."""
 
     init: Init
     task: str
     config_file: Path | None  # the task's YAML, where it is not one of transfer's TASKS
     seed: int
-    folder: Path
+    output: Path  # of the whole matrix
 
     @property
     def name(self) -> str:
         """``clove/coco_fpn/seed0``, as the folder is called below the output."""
-        return f"{self.init.name}/{self.task}/seed{self.seed}"
+        return str(CellName(self.init.name, self.task, self.seed))
+
+    @property
+    def folder(self) -> Path:
+        """All that belongs to it lies there."""
+        return self.output / self.name
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ class Matrix:
         """All cells, a whole seed before the next, so that the first table comes early."""
         seeds = dict.fromkeys(seed for task in self.tasks for seed in self.seeds[task])
         return [
-            Cell(init, task, self.tasks[task], seed, output / init.name / task / f"seed{seed}")
+            Cell(init, task, self.tasks[task], seed, output)
             for seed in seeds
             for task in self.tasks
             if seed in self.seeds[task]

@@ -1,6 +1,5 @@
 """What a matrix will take, before anything runs: cells, GPU-hours and disk."""
 
-import functools
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,6 @@ from benchmarks.tables.published import load_published
 from pretrain.runtime.config import ConfigError, flatten, is_within
 
 UNKNOWN = "unknown"
-_published = functools.cache(load_published)
-# What the cost of an image was counted with
 # What decides the operations of a step; the loss's own numbers are in METHOD, too
 GEOMETRY = ("METHOD", "ENCODER", "CROPS.GLOBAL_SIZE", "CROPS.NUM_LOCALS", "CROPS.LOCAL_SIZE")
 
@@ -24,7 +21,7 @@ def fine_tuning_hours(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, flo
     """GPU-hours of a cell, as the model zoo's time per iteration has it; None where that is not for
     such images and batches."""
     zoo, asked = cost["fine_tuning"], stage.fine_tuning
-    known, task = zoo["tasks"].get(stage.kind), _published().get(stage.kind)
+    known, task = zoo["tasks"].get(stage.kind), load_published().get(stage.kind)
     if known is None or task.schedule is None or asked.overlay is not None:
         return None
     if asked.images_per_batch != task.schedule.images_per_batch:

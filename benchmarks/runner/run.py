@@ -7,15 +7,13 @@ from benchmarks.runner import data, plan, slurm
 from benchmarks.runner.local import Local, make_slots
 from benchmarks.runner.matrix import CONVERT, load_matrix
 from benchmarks.runner.stages import Stage, all_stages, logger, stages_to_do
-from benchmarks.runner.state import changes, is_locked, move_aside, read_json
+from benchmarks.runner.state import MATRIX, changes, is_locked, move_aside, read_json
 from benchmarks.tables.published import load_published
 from benchmarks.tables.results import read_results
 from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_json
 from pretrain.runtime.interrupt import EXIT_CODE, Interrupted, InterruptFlag
 from pretrain.runtime.logging import setup_logger
-
-MATRIX = "matrix.json"
 
 
 def run(

@@ -105,7 +105,7 @@ class Stage:
     @property
     def data(self) -> str | None:
         """The sha256 of the annotations that the finished or begun cell was run on."""
-        finished = state.read_json(self.folder / "metrics.json")
+        finished = state.read_json(self.folder / state.METRICS)
         begun = state.read_json(self.folder / "provenance.json").get("run") or {}
         found = (finished or begun).get("data")
         return found.get("sha256") if isinstance(found, dict) else None
@@ -183,8 +183,8 @@ def all_stages(matrix: Matrix, output: Path) -> list[Stage]:
                 init=init,
                 output=output,
                 folder=cell.folder,
-                log=cell.folder / "stdout.log",
-                product="metrics.json",
+                log=cell.folder / state.LOG,
+                product=state.METRICS,
                 request=request,
                 command=fine_tune_command(cell, fine_tuning, output),
                 processes=fine_tuning.processes,

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 STATE = "state.json"
+METRICS = "metrics.json"  # of a cell: its presence means done
+LOG = "stdout.log"  # of a cell
+MATRIX = "matrix.json"  # of the whole folder: what was asked for
 BEGUN, FAILED, DONE = "begun", "failed", "done"
 LAST_LINES = 5  # of a failed stage's log
 DEFAULT = "the default"  # of a setting that nobody wrote down
@@ -46,8 +49,8 @@ def move_aside(folder: Path) -> Path:
     number = 1
     while (aside := folder.with_name(f"{folder.name}.stale-{number}")).exists():
         number += 1
-    if (folder / "metrics.json").exists():
-        os.rename(folder / "metrics.json", folder / "metrics.json.stale")
+    if (folder / METRICS).exists():
+        os.rename(folder / METRICS, folder / f"{METRICS}.stale")
     os.rename(folder, aside)
     return aside
 
@@ -89,6 +92,15 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def read_lines(log: Path) -> list[dict[str, Any]]:
+    """The objects of a log of one per line; a line that a killed process cut off is none."""
+    objects = []
+    for line in log.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            objects.append(json.loads(line))
+    return objects
 
 
 def last_lines(log: Path, count: int) -> list[str]:

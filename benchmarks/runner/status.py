@@ -7,8 +7,9 @@ from pathlib import Path
 
 from benchmarks.runner.matrix import CONVERT, PRETRAIN
 from benchmarks.runner.slurm import job_of
-from benchmarks.runner.state import DONE, FAILED, STATE, is_locked, read_json
+from benchmarks.runner.state import DONE, FAILED, MATRIX, METRICS, STATE, is_locked, read_json
 from benchmarks.tables.markdown import grid
+from benchmarks.tables.results import CellName
 from pretrain.runtime import slurm
 from pretrain.runtime.config import ConfigError
 
@@ -21,36 +22,35 @@ def status(output: Path) -> str:
     Where there is a squeue, a stage in the queue is told from one that is not. Raises ConfigError
     for a folder that ``run`` has not written to, and where squeue fails.
     """
-    matrix = read_json(output / "matrix.json")
+    matrix = read_json(output / MATRIX)
     if not {"inits", "tasks", "seeds"} <= matrix.keys():
-        raise ConfigError(f"{output}: no matrix.json of python -m benchmarks run")
+        raise ConfigError(f"{output}: no {MATRIX} of python -m benchmarks run")
     has_queue = shutil.which("squeue") is not None
     jobs = slurm.queued_ids("status") if has_queue else set()
     known = (DONE, RUNNING, *([QUEUED] if has_queue else []), FAILED, WAITING)
     counts: Counter[str] = Counter()
-    rows = []
+    rows = [["init", PRETRAIN, CONVERT, *matrix["tasks"]]]
     for init, entry in matrix["inits"].items():
         row = [init]
         for stage, folder in ((PRETRAIN, f"{init}/{PRETRAIN}"), (CONVERT, init)):
             word = _word(output, f"{init}/{stage}", folder, jobs)
             row.append(word[0] if stage in entry["stages"] else "")
         for task in matrix["tasks"]:
-            names = [f"{init}/{task}/seed{seed}" for seed in matrix["seeds"][task]]
+            names = [str(CellName(init, task, seed)) for seed in matrix["seeds"][task]]
             words = [_word(output, name, name, jobs) for name in names]
             counts.update(words)
             row.append("".join(word[0] for word in words))
         rows.append(row)
     total = ", ".join(f"{counts[name]} {name}" for name in known)
-    letters, words = ", ".join(name[0] for name in known), ", ".join(known)
-    head = ["init", PRETRAIN, CONVERT, *matrix["tasks"]]
-    return f"{grid([head, *rows])}\n\n{letters}: {words}. Cells: {total}"
+    letters = ", ".join(name[0] for name in known)
+    return f"{grid(rows)}\n\n{letters}: {', '.join(known)}. Cells: {total}"
 
 
 def _word(output: Path, name: str, folder: str, jobs: Collection[str]) -> str:
     """For the stage of that name; jobs: the ids in Slurm's queue."""
     # A result says more than a state file: it may come from elsewhere, or be set aside
     is_cell, outcome = name.count("/") == 2, read_json(output / folder / STATE).get("outcome")
-    if (output / folder / "metrics.json").is_file() if is_cell else outcome == DONE:
+    if (output / folder / METRICS).is_file() if is_cell else outcome == DONE:
         return DONE
     if is_locked(output, name):
         return RUNNING

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.scenes import cityscapes, coco, densepose, keypoints, lvis, voc
 from benchmarks.scenes.scene import SPLITS, make_scene
+from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_json
 
 FORMAT = 3
@@ -39,7 +40,7 @@ LAYOUTS = {
 SUMMARY = "scenes.json"
 
 
-class ScenesError(Exception):
+class ScenesError(ConfigError):
     """The folder cannot be used; the message says why, and the way out."""
 
 

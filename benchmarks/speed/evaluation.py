@@ -3,7 +3,8 @@
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -32,7 +33,7 @@ def rows(images: int) -> Iterator[Row]:
         yield Row(
             name=f"COCO {name}",
             baseline="pycocotools",
-            inputs=partial(copies, *draw(images, 1 if kind == "keypoints" else 80, kind)),
+            inputs=copies(draw(images, 1 if kind == "keypoints" else 80, kind)),
             ours=lambda *both, kind=kind: evaluate_coco(*both, kind).stats[:12],
             theirs=partial(by_pycocotools, kind=kind),
         )
@@ -40,7 +41,7 @@ def rows(images: int) -> Iterator[Row]:
         yield Row(
             name=f"LVIS {name}",
             baseline="lvis",
-            inputs=partial(copies, *draw(images, 1203, kind)),
+            inputs=copies(draw(images, 1203, kind)),
             ours=lambda *both, kind=kind: list(evaluate_lvis(*both, kind).values()),
             theirs=partial(by_lvis, kind=kind),
         )
@@ -70,10 +71,9 @@ def by_lvis(dataset: dict, results: list[dict], kind: str) -> Sequence[float]:
     return [100 * evaluation.get_results()[name] for name in LVIS_NAMES]
 
 
-def copies(dataset: dict[str, Any], results: list[dict[str, Any]]) -> Instances:
-    """Copies to which the packages may add keys."""
-    annotations = [dict(annotation) for annotation in dataset["annotations"]]
-    return dataset | {"annotations": annotations}, [dict(result) for result in results]
+def copies(instances: Instances) -> Callable[[], Instances]:
+    """Makes copies to which the packages may add keys."""
+    return partial(pickle.loads, pickle.dumps(instances))
 
 
 def draw(images: int, categories: int, kind: str) -> Instances:

@@ -29,8 +29,14 @@ class Measured(NamedTuple):
     mean: float
     std: float | None
 
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" + (f" ± {self.std:.2f}" if self.std is not None else "")
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Measured":
+        """Of at least one value."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+    def __format__(self, sign: str) -> str:
+        """Mean ± std; the value alone for one. sign: ``+`` shows the mean's."""
+        return f"{self.mean:{sign}.2f}" + (f" ± {self.std:.2f}" if self.std is not None else "")
 
 
 class Entry(NamedTuple):
@@ -97,7 +103,7 @@ class Row:
     def mean(self, metric: str) -> Entry:
         """``12.50 ± 0.25``; the value alone for one seed."""
         if metric in self.measured:
-            return Entry(str(self.measured[metric]), self.measured[metric].mean)
+            return Entry(format(self.measured[metric]), self.measured[metric].mean)
         return Entry("missing" if self.missing and not self.results else NOTHING)
 
     def publishes(self, *metrics: str) -> bool:
@@ -297,8 +303,7 @@ def _measured(results: list[Result], metrics: Iterable[str]) -> dict[str, Measur
     for metric in metrics:
         values = [result.metrics[metric] for result in results if metric in result.metrics]
         if values and len(values) == len(results):
-            std = statistics.stdev(values) if len(values) > 1 else None
-            measured[metric] = Measured(statistics.fmean(values), std)
+            measured[metric] = Measured.of(values)
     return measured
 
 

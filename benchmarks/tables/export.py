@@ -20,7 +20,7 @@ from benchmarks.tables.published import load_published
 from benchmarks.tables.results import METRICS, Folder, Result, ResultError, read_result
 from pretrain.runtime.config import REPOSITORY, ConfigError, load_yaml
 from pretrain.runtime.files import write_bytes
-from transfer.convert import CheckpointError, load_converted, shown
+from transfer.convert import load_converted, shown
 
 PTH, SAFETENSORS, CARD = "backbone.pth", "backbone.safetensors", "README.md"
 
@@ -33,7 +33,8 @@ def export(folder: str | Path, out: str | Path) -> int:
     """Write the backbone and the card of the init in ``folder`` into the new folder ``out``.
 
     Returns the exit code. ``out`` depends on nothing but the content of ``folder``, and is there
-    whole or not at all: ConfigError for a folder that cannot be exported, or on a full disk.
+    whole or not at all: ConfigError for a folder that cannot be exported, or on a full disk, and
+    CheckpointError for a file that is no backbone.
     """
     folder, out = Path(folder).resolve(), Path(out).resolve()
     if out.exists():
@@ -44,10 +45,7 @@ def export(folder: str | Path, out: str | Path) -> int:
             f"{folder}: nothing to export, there is no {PTH} in it. Give the folder of one init, "
             "RESULTS/<init>, that python -m benchmarks run has filled; random weights have no file"
         )
-    try:
-        converted = load_converted(backbone)
-    except CheckpointError as error:
-        raise ConfigError(str(error)) from error
+    converted = load_converted(backbone)
     meta = converted["meta"]
     # One string: safetensors writes the entries of its metadata in random order.
     tensors = save(dict(converted["model"]), {"meta": json.dumps(meta, sort_keys=True)})
@@ -55,7 +53,13 @@ def export(folder: str | Path, out: str | Path) -> int:
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     results = _read_results(folder, sha256[PTH])
     content[CARD] = _card(folder.name, meta, sha256, results).encode()
-    _write(out, content)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+            whole = Path(temporary, out.name)
+            for name, data in content.items():
+                write_bytes(whole / name, data)
+            whole.rename(out)
     for name, data in content.items():
         print(f"wrote {out / name} ({len(data) / 1e6:.1f} MB)")
     return 0
@@ -66,7 +70,7 @@ def _read_results(folder: Path, weights_sha256: str) -> list[Result]:
     results = []
     for path in sorted(folder.rglob(METRICS)):
         try:
-            result = read_result(path, (folder.name, *path.relative_to(folder).parts))
+            result = read_result(path, folder.parent)
             if result.weights_sha256 != weights_sha256:
                 raise ResultError(
                     f"fine-tuned from weights {result.weights_sha256}, {PTH} is {weights_sha256}"
@@ -77,17 +81,6 @@ def _read_results(folder: Path, weights_sha256: str) -> list[Result]:
             ) from error
         results.append(result)
     return results
-
-
-def _write(out: Path, content: Mapping[str, bytes]) -> None:
-    """Fill a temporary neighbour of ``out``, then move it there."""
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-            whole = Path(temporary, out.name)
-            for name, data in content.items():
-                write_bytes(whole / name, data)
-            whole.rename(out)
 
 
 def _card(

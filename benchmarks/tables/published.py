@@ -1,5 +1,6 @@
 """Reads ``published.yaml``: the tasks, their metrics, and the values that other papers report."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,8 +59,9 @@ def by_group(metrics: Iterable[str]) -> dict[str, list[str]]:
     return groups
 
 
+@functools.cache
 def load_published() -> dict[str, TaskInfo]:
-    """The tasks of published.yaml in its order, which is the order of the tables."""
+    """The tasks of published.yaml in its order, which is that of the tables; not to be changed."""
     return {
         name: _task(name, **entry) for name, entry in load_yaml(PUBLISHED_YAML)["tasks"].items()
     }

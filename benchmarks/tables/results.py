@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.runner.state import read_json
+from benchmarks.runner.state import MATRIX, METRICS, read_json
 from benchmarks.tables.published import TaskInfo
 
 FORMAT = 1
-METRICS = "metrics.json"  # its presence means done
 PLACE = f"<init>/<task>/seed<k>/{METRICS}"
 
 
@@ -32,8 +31,13 @@ class CellName(NamedTuple):
     task: str
     seed: int
 
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """Of its folder's place below that of all results."""
+        return (self.init, self.task, f"seed{self.seed}")
+
     def __str__(self) -> str:
-        return f"{self.init}/{self.task}/seed{self.seed}"
+        return "/".join(map(str, self.parts))
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ class Result:
     git_commit: str
 
     @property
+    def cell(self) -> CellName:
+        """Whose result it is."""
+        return CellName(self.init, self.task, self.seed)
+
+    @property
     def recipe(self) -> tuple:
         """What the seeds of one init must share to be averaged."""
         # Random weights follow from the seed: theirs may differ.
@@ -98,7 +107,7 @@ class Folder:
     @property
     def missing(self) -> list[CellName]:
         """The cells that ``run`` was asked for and that are not there."""
-        found = {(result.init, result.task, result.seed) for result in self.results}
+        found = {result.cell for result in self.results}
         return [cell for cell in self.asked if cell not in found]
 
     def say_problems(self, place: Path) -> int:
@@ -114,7 +123,7 @@ def read_folder(folder: Path, tasks: Mapping[str, TaskInfo], quarantine: bool = 
     tasks, quarantine: as for ``read_results``.
     """
     results, problems = read_results(folder, tasks, quarantine)
-    matrix = read_json(folder / "matrix.json")
+    matrix = read_json(folder / MATRIX)
     if not matrix:
         return Folder(results, problems)
     inits, names, seeds = (matrix[key] for key in ("inits", "tasks", "seeds"))
@@ -142,7 +151,7 @@ def read_results(
     for path in sorted(folder.rglob(METRICS)):
         place = path.relative_to(folder)
         try:
-            result = read_result(path, place.parts)
+            result = read_result(path, folder)
             if result.task in tasks:
                 _check_has(result, tasks[result.task].main_metric)
             results.append(result)
@@ -153,17 +162,17 @@ def read_results(
                 place = place.with_name(f"{METRICS}.bad-{number}")
                 path.rename(folder / place)
             problems[place] = str(error)
-    # What was set aside is named until its cell has a metrics.json again.
+    # What was set aside is named until its cell has a metrics.json again, or is aside itself.
     for path in sorted(folder.rglob(f"{METRICS}.bad-*")):
         place = path.relative_to(folder)
-        if not path.with_name(METRICS).exists():
+        if ".stale-" not in path.parent.name and not path.with_name(METRICS).exists():
             said = problems.get(place, "no result")
             problems[place] = f"{said} (set aside: `python -m benchmarks run` runs this cell again)"
     return results, problems
 
 
-def read_result(path: Path, place: tuple[str, ...]) -> Result:
-    """The result in ``path``, which lies at ``place`` below the results' folder.
+def read_result(path: Path, folder: Path) -> Result:
+    """The result in ``path``, in the ``folder`` of all results.
 
     Raises CorruptError where format, keys or finite numbers are not there, and ResultError for
     another version's file, one of another cell, and one without its own main metric.
@@ -191,11 +200,8 @@ def read_result(path: Path, place: tuple[str, ...]) -> Result:
         if not (isinstance(value, int | float) and abs(value) < math.inf):
             found = reprlib.repr(value)
             raise CorruptError(f"field {name}: expected a finite number, found {found}")
-    cell = (result.init, result.task, f"seed{result.seed}", METRICS)
-    if place != cell:
-        raise ResultError(
-            f"belongs to {'/'.join(map(str, cell))} by its own account (place: {PLACE})"
-        )
+    if path.relative_to(folder).parts != (*result.cell.parts, METRICS):
+        raise ResultError(f"belongs to {result.cell}/{METRICS} by its own account (place: {PLACE})")
     _check_has(result, result.main_metric)
     return result
 

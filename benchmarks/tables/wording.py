@@ -104,12 +104,13 @@ def tests(table: Table) -> tuple[str, list[Column]] | None:
         numbers("difference", [pair.difference for pair in pairs], form="+.2f"),
         numbers("t", [test and test["t"] for test in tests], form=".2f"),
         numbers("degrees of freedom", freedom, form=".1f"),
-        Column("p", [_p(test and test["p"]) for test in tests]),
-        Column("p (Holm)", [_p(test and test["p_holm"]) for test in tests]),
+        Column("p", [p_value(test and test["p"]) for test in tests]),
+        Column("p (Holm)", [p_value(test and test["p_holm"]) for test in tests]),
     ]
 
 
-def _p(value: float | None) -> Entry:
+def p_value(value: float | None) -> Entry:
+    """A p with four digits."""
     if value is None:
         return Entry(NOTHING)
     return Entry("< 0.0001" if value < 0.0001 else f"{value:.4f}", value)

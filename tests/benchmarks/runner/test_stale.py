@@ -130,9 +130,11 @@ def test_the_hash_of_the_data_is_that_of_a_fine_tuning(tmp_path, monkeypatch):
     scenes, config = tmp_path / "scenes", TASKS["voc_c4"].config
     words = [str(scenes), "--images", "1", "--train", "4", "--val", "2", "--size", "96"]
     subprocess.run([sys.executable, "-m", "benchmarks.scenes", *words], check=True)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
     asked = {"root": str(scenes), "config": config, "overlay": None, "overrides": []}
+    monkeypatch.setenv("DETECTRON2_DATASETS", "elsewhere")
     found = {"voc_c4": data.read(asked)}
+    assert os.environ["DETECTRON2_DATASETS"] == "elsewhere"
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
     words = ["--task", "voc_c4", "--weights", "random", "--output", str(tmp_path / "run")]
     words += ["--overlay", "configs/transfer/Base-scenes.yaml", "SOLVER.MAX_ITER", "2"]
     words += ["SOLVER.STEPS", "(1,)", "TEST.PRECISE_BN.NUM_ITER", "1"]

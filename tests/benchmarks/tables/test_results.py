@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.runner.state import move_aside
 from benchmarks.tables.collect import collect
 from benchmarks.tables.published import load_published
 from benchmarks.tables.results import read_results
@@ -93,3 +94,13 @@ def test_a_quarantined_file_is_named_until_its_cell_is_there_again(tmp_path):
     write_cell(tmp_path)
     assert collect(tmp_path) == 0
     assert all(path.exists() for path in bad)
+
+
+def test_what_was_quarantined_in_a_cell_that_is_aside_is_nobodys_problem(tmp_path):
+    write_cell(tmp_path).write_text("torn")
+    assert collect(tmp_path) == 1
+    write_cell(tmp_path)
+    move_aside(tmp_path / "random/coco_fpn/seed0")
+    write_cell(tmp_path)
+    assert collect(tmp_path) == 0
+    assert len(list(tmp_path.rglob("*.bad-1"))) == 1
