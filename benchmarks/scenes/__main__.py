@@ -8,11 +8,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.scenes.generate import Request, ScenesError, generate
+from benchmarks.scenes.generate import Request, generate
+from pretrain.runtime.command import with_exit_code
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+@with_exit_code
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
     default = Request()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scenes",
@@ -39,27 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     request = Request(args.images, args.train, args.val, args.size, args.seed, args.easy)
     start = time.monotonic()
-    try:
-        summary = generate(args.out, request, args.workers)
-    except ScenesError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{args.out}: interrupted, nothing was kept; call again", file=sys.stderr)
-        return 130
-    total = request.unlabelled + request.train + request.val
-    images = (
-        f"{total} images ({request.unlabelled} unlabelled, {request.train} train, "
-        f"{request.val} val)"
-    )
+    summary = generate(args.out, request, args.workers)  # nothing is kept of an interrupted one
+    images = f"{request.unlabelled} unlabelled, {request.train} train, {request.val} val images"
     if summary is None:
         print(f"scenes: {args.out} already holds these {images}; nothing to do")
-        return 0
-    print(
-        f"scenes: {images}, {summary['objects']} objects, {summary['crowds']} crowds "
-        f"in {time.monotonic() - start:.1f} s -> {args.out}"
-    )
-    return 0
+    else:
+        print(
+            f"scenes: {images}, {summary['objects']} objects, {summary['crowds']} crowds "
+            f"in {time.monotonic() - start:.1f} s -> {args.out}"
+        )
 
 
 def _count(text: str) -> int:

@@ -44,12 +44,12 @@ def test_finished_folder_is_left_alone_and_other_arguments_are_refused(tmp_path,
     arguments += ["--workers", "1"]
     assert main(arguments) == 0
     line = capsys.readouterr().out
-    assert line.startswith("scenes: 4 images (1 unlabelled, 2 train, 1 val), ")
+    assert line.startswith("scenes: 1 unlabelled, 2 train, 1 val images, ")
     assert line.rstrip().endswith(f"-> {out}")
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert main(arguments) == 0
     assert "already holds" in capsys.readouterr().out
-    assert main([*arguments, "--seed", "9"]) == 1
+    assert main([*arguments, "--seed", "9"]) == 2
     message = capsys.readouterr().err
     assert f"{out}: holds scenes with seed 0; asked for seed 9. Delete it, or" in message
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
