@@ -1,5 +1,10 @@
 """Fine-tuning with Detectron2. Importing this registers our region heads and data sets there."""
 
+import warnings
+
+# Detectron2's structures are scripted when they are imported; nobody here can mend that
+warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+
 try:
     import detectron2  # noqa: F401
 except ModuleNotFoundError as error:
