@@ -2,10 +2,9 @@
 
 import warnings
 
-# Detectron2's structures are scripted when they are imported; nobody here can mend that
-warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-
 try:
+    # Detectron2's structures are scripted when they are imported; nobody here can mend that
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     import detectron2  # noqa: F401
 except ModuleNotFoundError as error:
     raise ImportError(
