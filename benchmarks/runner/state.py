@@ -88,7 +88,7 @@ def is_locked(output: Path, name: str) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in ``path``; an empty one, which equals nothing, where there is none."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -178,7 +178,7 @@ def read_result(path: Path, folder: Path) -> Result:
     another version's file, one of another cell, and one without its own main metric.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise ResultError(f"not readable: {error}") from error
     except (ValueError, RecursionError) as error:
@@ -200,6 +200,9 @@ def read_result(path: Path, folder: Path) -> Result:
         if not (isinstance(value, int | float) and abs(value) < math.inf):
             found = reprlib.repr(value)
             raise CorruptError(f"field {name}: expected a finite number, found {found}")
+        # DensePose's is -1 where nothing was found at all
+        if name.rpartition("/")[2].startswith("AP") and not (0 <= value <= 100 or value == -1):
+            raise CorruptError(f"field {name}: expected an AP from 0 to 100, found {value}")
     if path.relative_to(folder).parts != (*result.cell.parts, METRICS):
         raise ResultError(f"belongs to {result.cell}/{METRICS} by its own account (place: {PLACE})")
     _check_has(result, result.main_metric)
