@@ -1,7 +1,7 @@
 """The config of a fine-tuning: Detectron2's keys and our own, below TRANSFER."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ def resolve(
     if overlay is not None:
         merge(cfg, overlay)
     merge(cfg, overrides=overrides)
+    _check_lists(cfg, config)
     scale, sizes = cfg.TRANSFER.ANCHOR_SCALE, cfg.MODEL.ANCHOR_GENERATOR.SIZES
     if scale != 1.0:
         cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[size * scale for size in level] for level in sizes]
@@ -81,6 +82,7 @@ def resolve(
     if cfg.TRANSFER.AMP_DTYPE not in AMP_DTYPES:
         dtype, known = cfg.TRANSFER.AMP_DTYPE, ", ".join(AMP_DTYPES)
         raise ConfigError(f"{config}: TRANSFER.AMP_DTYPE {dtype!r} is none of {known}")
+    _check_values(cfg, config)
     _check_steps(cfg, config)
     check_densepose_config(cfg)
     return cfg
@@ -118,6 +120,43 @@ def images_per_bn_batch(cfg: CfgNode, processes: int) -> int:
     if "BN" not in norm or norm == "FrozenBN":
         return 0
     return cfg.SOLVER.IMS_PER_BATCH // (1 if "SyncBN" in norm else processes)
+
+
+def _check_lists(cfg: CfgNode, config: str | Path) -> None:
+    """What is in lists; the type of other values is looked at when they are merged."""
+    kinds = {"DATASETS.TRAIN": str, "DATASETS.TEST": str, "TRANSFER.METRICS": str}
+    kinds["TEST.KEYPOINT_OKS_SIGMAS"] = float
+    for key, default in flatten(default_config()).items():
+        if isinstance(default, list | tuple) and (inside := list(_leaves(default))):
+            kinds[key] = str if isinstance(inside[0], str) else float
+    values = flatten(cfg)
+    for key, kind in kinds.items():
+        for value in _leaves(values.get(key, ())):
+            if not isinstance(value, str if kind is str else int | float):
+                expected = "text" if kind is str else "numbers"
+                raise ConfigError(f"{config}: {key} {values[key]}: expected {expected} in it")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
+
+
+def _check_values(cfg: CfgNode, config: str | Path) -> None:
+    """What would end in a traceback, or never end, is one line."""
+    solver = cfg.SOLVER
+    for key in ("IMS_PER_BATCH", "MAX_ITER", "CHECKPOINT_PERIOD", "BASE_LR"):
+        if not solver[key] > 0:
+            raise ConfigError(f"{config}: SOLVER.{key} {solver[key]}: must be above 0")
+    batch, world = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
+    if world < 0 or (world and batch % world):
+        raise ConfigError(
+            f"{config}: SOLVER.IMS_PER_BATCH {batch} is no multiple of SOLVER.REFERENCE_WORLD_SIZE "
+            f"{world}, the number of GPUs that it is meant for"
+        )
 
 
 def _check_steps(cfg: CfgNode, config: str | Path) -> None:
