@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from pretrain.runtime import files, provenance
-from pretrain.runtime.config import ConfigError, load_yaml
+from pretrain.runtime.config import ConfigError, is_within, load_yaml
 from transfer import data
 from transfer.config import config_sha256, differences, images_per_bn_batch
 from transfer.data.layout import Dataset
@@ -67,14 +67,24 @@ def describe(cfg: CfgNode, name: str, init: str | None, meta: dict[str, Any]) ->
     }
 
 
-def check_same_run(output: Path, cfg: CfgNode, about: dict[str, Any]) -> None:
+def check_same_run(
+    output: Path, cfg: CfgNode, about: dict[str, Any], eval_only: bool = False
+) -> None:
     """ConfigError when ``output`` holds another run than this one; a new folder is fine.
 
-    about: what ``metrics.json`` will say of it: task, init, seed, hashes and so on.
+    about: what ``metrics.json`` will say of it: task, init, seed, hashes and so on. eval_only: what
+    concerns the evaluation alone, as MODEL.ROI_HEADS.SCORE_THRESH_TEST, may differ.
     """
     changed = {}
     if (output / CONFIG).is_file():
         changed = differences(cfg, load_yaml((output / CONFIG).absolute()))
+    if eval_only:
+        of_test = ("TEST", "DENSEPOSE_EVALUATION")
+        changed = {
+            key: values
+            for key, values in changed.items()
+            if not (is_within(key, of_test) or key.endswith("_TEST"))
+        }
     if (output / PROVENANCE).is_file():
         earlier = json.loads((output / PROVENANCE).read_text())["run"]
         for key, value in about.items():

@@ -66,7 +66,7 @@ def fine_tune(
     output = Path(cfg.OUTPUT_DIR)
     entries, meta = weights.read(cfg, or_model=flags.eval_only)
     about = record.describe(cfg, name, flags.init, meta)
-    record.check_same_run(output, cfg, about)
+    record.check_same_run(output, cfg, about, flags.eval_only)
     done = output / record.METRICS
     if done.is_file() and not flags.eval_only:
         logger.info("%s exists: this run is done", done)
