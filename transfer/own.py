@@ -6,9 +6,9 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 
 from pretrain.runtime.config import ConfigError, find_config, plain
+from transfer.data import coco
 from transfer.data.layout import data_root
 from transfer.tasks import Task
 
@@ -38,21 +38,31 @@ def run_file(path: str) -> None:
 def register_datasets(cfg: CfgNode, source: str) -> None:
     """Make what ``TRANSFER.DATASETS`` names known to Detectron2, as COCO-format data sets.
 
-    source: the config, for messages. Raises ConfigError for an entry that is not JSON and IMAGES,
-    and for a name that another data set has.
+    source: the config, for messages. Raises ConfigError for an entry that is not JSON and IMAGES
+    (and FLIP_MAP, pairs of keypoints), and for a name that another data set has.
     """
     for name, entry in cfg.TRANSFER.DATASETS.items():
         where, entry = f"{source}: TRANSFER.DATASETS.{name}", plain(entry)
-        if not (isinstance(entry, dict) and entry.keys() == {"JSON", "IMAGES"}):
+        flips = entry.pop("FLIP_MAP", None) if isinstance(entry, dict) else None
+        if not (
+            isinstance(entry, dict)
+            and entry.keys() == {"JSON", "IMAGES"}
+            and all(isinstance(path, str) for path in entry.values())
+        ):
             raise ConfigError(f"{where}: expected {{JSON: file, IMAGES: folder}}, found {entry}")
         json_file, images = (
             str(data_root() / Path(entry[key]).expanduser()) for key in ("JSON", "IMAGES")
         )
         if name not in DatasetCatalog:
-            register_coco_instances(name, {}, json_file, images)
+            coco.register(name, json_file, images)
         known = MetadataCatalog.get(name)
         if (known.get("json_file"), known.get("image_root")) != (json_file, images):
             raise ConfigError(f"{where}: another data set has that name; choose a different one")
+        if flips is not None:
+            pairs = flips if isinstance(flips, list) else [flips]
+            if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+                raise ConfigError(f"{where}: FLIP_MAP is not [[one, other], ...], but {flips}")
+            known.set(keypoint_flip_map=tuple((str(one), str(other)) for one, other in flips))
 
 
 def check_metrics(cfg: CfgNode, task: Task) -> Task:

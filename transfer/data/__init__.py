@@ -5,6 +5,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -13,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from pretrain.runtime.config import ConfigError, nearest
 from pretrain.runtime.files import DataError, sha256_of
 from transfer.data import cityscapes, coco, densepose, lvis, pascal_voc
-from transfer.data.layout import Dataset, data_root
+from transfer.data.layout import Dataset, MissingError, data_root
 from transfer.densepose.annotations import POINT_KEYS
 from transfer.densepose.mapper import read_flip_table
 
@@ -24,6 +25,8 @@ CHECKS: dict[str, Callable[[str], Dataset]] = {
     "pascal_voc": pascal_voc.check,
     "densepose": densepose.check,
 }
+
+LOADERS = {"coco": coco.load, "lvis": lvis.load}  # in place of Detectron2's
 
 # Published image counts; DATA.md names the sources.
 OFFICIAL_IMAGES = {
@@ -48,7 +51,8 @@ OFFICIAL_IMAGES = {
 def check(name: str) -> Dataset:
     """The data set of that registered name, after a look at its files.
 
-    Raises DataError naming the file at fault, DETECTRON2_DATASETS and the way out.
+    Detectron2's own loader, which would read it anew and unchecked, gives way to ours. Raises
+    DataError naming the file at fault and, where that does not exist, DETECTRON2_DATASETS.
     """
     if name not in DatasetCatalog:
         known = DatasetCatalog.list()
@@ -60,20 +64,28 @@ def check(name: str) -> Dataset:
             "A file given with --import may add to transfer.data.CHECKS"
         )
     try:
-        return CHECKS[layout](name)
+        found = CHECKS[layout](name)
     except DataError as fault:
-        raise DataError(
-            f"{name}: {fault}. DETECTRON2_DATASETS names the folder that holds the data sets (now: "
-            f"{data_root()}); DATA.md says what lies there, and `python -m benchmarks.scenes DIR` "
-            "makes a small one"
-        ) from fault
+        way_out, root = "", str(data_root())
+        if isinstance(fault, MissingError) and (name in OFFICIAL_IMAGES or root in str(fault)):
+            way_out = (
+                f". DETECTRON2_DATASETS names the folder that holds the data sets (now: {root}); "
+                "DATA.md says what lies there, and `python -m benchmarks.scenes DIR` makes a small "
+                "one"
+            )
+        raise DataError(f"{name}: {fault}{way_out}") from fault
+    if layout in LOADERS and DatasetCatalog[name].__module__.startswith("detectron2."):
+        DatasetCatalog.pop(name)
+        DatasetCatalog.register(name, partial(LOADERS[layout], name))
+    return found
 
 
 def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
     """ConfigError, with the KEY VALUE pairs to add, where ``cfg`` does not suit its ``datasets``.
 
     All of them must have the same classes, as many as the network; masks, keypoints and DensePose
-    where the network learns them. DataError where the table that mirrors DensePose is missing.
+    where the network learns them; and a batch without any object must not stop it. DataError where
+    the table that mirrors DensePose is missing.
     """
     first = datasets[0]
     for other in datasets[1:]:
@@ -85,8 +97,15 @@ def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
     if len(first.classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         pairs["MODEL.ROI_HEADS.NUM_CLASSES"] = len(first.classes)
     if cfg.MODEL.MASK_ON:
+        for dataset in datasets:
+            if dataset.mask_fault:
+                raise ConfigError(f"{dataset.mask_fault}. Mend them, or add: MODEL.MASK_ON False")
         if not all(dataset.masks for dataset in datasets):
             pairs["MODEL.MASK_ON"] = False
+        norm = cfg.MODEL.ROI_MASK_HEAD.NORM
+        if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and norm in ("SyncBN", "nnSyncBN"):
+            # Detectron2 stops at a batch without any object
+            pairs["MODEL.ROI_MASK_HEAD.NORM"] = "naiveSyncBN_N"
         if cfg.INPUT.MASK_FORMAT == "polygon" and any(dataset.bitmasks for dataset in datasets):
             pairs["INPUT.MASK_FORMAT"] = "bitmask"
     if cfg.MODEL.KEYPOINT_ON:
@@ -122,7 +141,7 @@ def describe(dataset: Dataset) -> str:
     note = "" if official == dataset.images else f" (the official set has {official})"
     return (
         f"{dataset.name}: {dataset.images} images{note}, {dataset.objects} objects, "
-        f"{len(dataset.classes)} classes, {dataset.place}"
+        f"{len(dataset.classes)} classes, {dataset.place}{dataset.note and f'; {dataset.note}'}"
     )
 
 

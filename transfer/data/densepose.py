@@ -5,11 +5,8 @@ Which records are read and used is as in facebookresearch/detectron2@02b5c4e2, p
 four data sets with Detectron2.
 """
 
-import json
 import logging
-import re
 import reprlib
-from collections import defaultdict
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +14,11 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
 
-from transfer.data.coco import KEYS, check_content, read_json
+from transfer.data import coco, reading
 from transfer.data.layout import DataError, Dataset, absent_keys, data_root
+from transfer.data.masks import decode_runs
+from transfer.data.reading import Labels, where
 from transfer.densepose.annotations import MASK_KEY, MASK_SIDE, POINT_KEYS, has_points
 from transfer.densepose.flip import TABLE
 
@@ -44,11 +42,6 @@ LIMITS = {
     "dp_V": (0, 1, "a number from 0 to 1"),
 }
 
-# COCO's compressed run lengths: numbers of one to four characters, all but the last with bit 5 set.
-# (pycocotools reads beyond the end of a string that is cut within a number.)
-RUN_LENGTH = re.compile("[P-o]{0,3}[0-O]")
-RUN_LENGTHS = re.compile(f"(?:{RUN_LENGTH.pattern})+")
-
 
 def register(root: Path) -> None:
     """Make the four data sets known to Detectron2, their files below ``root``."""
@@ -65,44 +58,25 @@ def register(root: Path) -> None:
         )
 
 
+def read(name: str) -> Labels:
+    """The labels of the data set ``name``, all of the one class. Raises DataError."""
+    file = Path(MetadataCatalog.get(name).json_file)
+
+    def classes_of(categories: list[dict[str, Any]]) -> dict[int, str]:
+        names = {category["id"]: category["name"] for category in categories}
+        if names.get(PERSON) != "person":
+            found = names.get(PERSON, "missing")
+            raise DataError(f"{file}: category {PERSON} is {found}, not person")
+        return {PERSON: "person"}
+
+    return reading.read(file, coco.KEYS, classes_of)
+
+
 def load(name: str) -> list[dict[str, Any]]:
     """The records of a registered data set, ordered by image id."""
-    metadata = MetadataCatalog.get(name)
-    file, folder = Path(metadata.json_file), Path(metadata.image_root)
-    content = json.loads(file.read_bytes())
-    people = defaultdict(list)
-    for annotation in content["annotations"]:
-        person = _person(annotation, metadata.thing_dataset_id_to_contiguous_id)
-        people[annotation["image_id"]].append(person)
-    return [
-        {
-            "file_name": str(folder / image["file_name"]),
-            "height": image["height"],
-            "width": image["width"],
-            "image_id": image["id"],
-            "annotations": people[image["id"]],
-        }
-        for image in sorted(content["images"], key=lambda image: image["id"])
-    ]
-
-
-def _person(annotation: dict[str, Any], classes: dict[int, int]) -> dict[str, Any]:
+    labels = read(name)
     copied = ("iscrowd", *POINT_KEYS, MASK_KEY)
-    person = {key: annotation[key] for key in copied if key in annotation} | {
-        "bbox": annotation["bbox"],
-        "bbox_mode": BoxMode.XYWH_ABS,
-        "category_id": classes[annotation["category_id"]],
-    }
-    segmentation = _segmentation(annotation)
-    return person | {"segmentation": segmentation} if segmentation else person
-
-
-def _segmentation(annotation: dict[str, Any]) -> dict[str, Any] | list[list[float]]:
-    """Run lengths, or the polygons that have an area; empty if there are none."""
-    found = annotation.get("segmentation") or []
-    if isinstance(found, dict):
-        return found
-    return [polygon for polygon in found if len(polygon) % 2 == 0 and len(polygon) >= 6]
+    return reading.records(labels, coco.paths_of(name, labels), copied)
 
 
 def keep_for_training(records: list[dict[str, Any]], cfg: CfgNode) -> list[dict[str, Any]]:
@@ -132,75 +106,51 @@ def check(name: str) -> Dataset:
     All points and run lengths are looked at. Every image must exist; the sizes of 100 evenly spaced
     ones are read and compared with their records. Raises DataError.
     """
-    metadata = MetadataCatalog.get(name)
-    file, folder = Path(metadata.json_file), Path(metadata.image_root)
-    # In the published minival files some annotations have one id
-    content = read_json(file, KEYS, ["annotations"] if "minival" in str(file) else [])
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    if names.get(PERSON) != "person":
-        raise DataError(f"{file}: category {PERSON} is {names.get(PERSON, 'missing')}, not person")
-    paths = [folder / image["file_name"] for image in content["images"]]
-    dataset = check_content(name, file, content, {PERSON: "person"}, paths)
-    annotations = content["annotations"]
-    for annotation in annotations:
-        where = f"{file}: annotation {annotation['id']}"
-        _check_points(where, annotation)
+    labels = read(name)
+    dataset = coco.check_images(name, labels, coco.paths_of(name, labels))
+    annotations = labels.content["annotations"]
+    for number, annotation in enumerate(annotations):
+        person = where(labels.file, number, annotation)
+        _check_points(person, annotation)
         if MASK_KEY in annotation:
-            _check_masks(where, annotation[MASK_KEY])
-    masks = all(_segmentation(a) for a in annotations if not a.get("iscrowd"))
-    return replace(dataset, masks=masks, densepose=sum(map(has_points, annotations)))
+            _check_masks(person, annotation[MASK_KEY])
+    return replace(dataset, densepose=sum(map(has_points, annotations)))
 
 
-def _check_points(where: str, annotation: dict[str, Any]) -> None:
+def _check_points(person: str, annotation: dict[str, Any]) -> None:
     """DataError for points that are incomplete or out of ``LIMITS``."""
     values = [annotation[key] for key in POINT_KEYS if key in annotation]
     if not values:
         return
     if absent := absent_keys(annotation, POINT_KEYS):
-        raise DataError(f"{where} has points without {absent}")
+        raise DataError(f"{person} has points without {absent}")
     if not all(isinstance(one, list) for one in values) or len(set(map(len, values))) > 1:
-        raise DataError(f"{where}: {', '.join(POINT_KEYS)} are not five lists of one length")
+        raise DataError(f"{person}: {', '.join(POINT_KEYS)} are not five lists of one length")
     for key, (low, high, expected) in LIMITS.items():
         for place, value in enumerate(annotation[key]):
             fits = type(value) in (int, float) and low <= value <= high  # NaN does not
             if not fits or (key == "dp_I" and value % 1):
                 found = reprlib.repr(value)
-                raise DataError(f"{where}: {key}[{place}] is {found}, not {expected}")
+                raise DataError(f"{person}: {key}[{place}] is {found}, not {expected}")
 
 
-def _check_masks(where: str, masks: Any) -> None:
+def _check_masks(person: str, masks: Any) -> None:
     """DataError for ``dp_masks`` that are no run lengths of 256 x 256 pixels."""
     entries = [masks] if isinstance(masks, dict) else masks
     if not isinstance(entries, list) or len(entries) != (1 if isinstance(masks, dict) else PARTS):
-        raise DataError(f"{where}: dp_masks is neither {PARTS} entries nor one mapping")
+        raise DataError(f"{person}: dp_masks is neither {PARTS} entries nor one mapping")
     for entry in entries:
         if entry != [] and not _is_mask(entry):
             found = reprlib.repr(entry)
-            raise DataError(f"{where}: in dp_masks {found} is not run lengths of a 256 x 256 mask")
+            raise DataError(f"{person}: in dp_masks {found} is not run lengths of a 256 x 256 mask")
 
 
 def _is_mask(entry: Any) -> bool:
     code = entry.get("counts") if isinstance(entry, dict) else None
-    if not isinstance(code, str) or not RUN_LENGTHS.fullmatch(code):
+    if not isinstance(code, str) or entry.get("size") != [MASK_SIDE, MASK_SIDE]:
         return False
     runs = decode_runs(code)
-    whole = min(runs) >= 0 and sum(runs) == MASK_SIDE**2
-    return whole and entry.get("size") == [MASK_SIDE, MASK_SIDE]
-
-
-def decode_runs(code: str) -> list[int]:
-    """The run lengths in COCO's compressed form, a string of ``RUN_LENGTHS``.
-
-    A character less 48 holds five bits of a number, the lowest first; the highest bit of its last
-    is the sign. From the fourth on, a number is the difference to the run before the last.
-    """
-    runs = []
-    for characters in RUN_LENGTH.findall(code):
-        bits = [ord(character) - 48 for character in characters]
-        number = sum((five & 31) << 5 * place for place, five in enumerate(bits))
-        number -= (bits[-1] & 16) << (5 * len(bits) - 4)
-        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
-    return runs
+    return min(runs) >= 0 and sum(runs) == MASK_SIDE**2
 
 
 register(data_root())

@@ -1,9 +1,11 @@
 """What the checks of all layouts share; ``transfer.data.check`` adds whose data set is at fault."""
 
+import itertools
 import json
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,19 @@ EXIF_ORIENTATION = 0x0112
 EXIF_TRANSPOSED = (5, 6, 7, 8)
 
 
+class MissingError(DataError):
+    """A file or folder that does not exist."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A data set whose files were looked at.
 
     place: the file or folder to name it by; annotations: the files that make its fingerprint;
     images, objects: how many; classes: their names in the order of the network's classes;
-    masks: whether every object has one, bitmasks: whether one is not polygons, crowds apart;
-    keypoints: their names, or none; keypoints_fault: what keeps a network from learning them;
-    densepose: how many persons have it.
+    masks: whether every object has one, mask_fault: which one has none, if others have, bitmasks:
+    whether one is not polygons; keypoints: their names, or none, keypoints_fault: what keeps a
+    network from learning them; densepose: how many persons have it; note: what is not of use.
     """
 
     name: str
@@ -35,10 +41,12 @@ class Dataset:
     objects: int
     classes: tuple[str, ...]
     masks: bool = False
+    mask_fault: str = ""
     bitmasks: bool = False
     keypoints: tuple[str, ...] = ()
     keypoints_fault: str = ""
     densepose: int = 0
+    note: str = ""
 
 
 def data_root() -> Path:
@@ -49,7 +57,7 @@ def data_root() -> Path:
 def load_json(file: Path) -> dict[str, Any]:
     """The mapping in a JSON file; DataError where it holds anything else or does not exist."""
     if not file.is_file():
-        raise DataError(f"{file} does not exist")
+        raise MissingError(f"{file} does not exist")
     try:
         content = json.loads(file.read_bytes())
     except ValueError as fault:
@@ -65,14 +73,38 @@ def absent_keys(entry: Any, keys: Iterable[str]) -> str:
 
 
 def require_files(files: Iterable[Path]) -> None:
-    """DataError where one of ``files`` does not exist; every folder is listed once."""
+    """MissingError where one of ``files`` does not exist; every folder is listed once."""
     files = list(files)
-    folders = dict.fromkeys(file.parent for file in files)
-    listed = {folder: set(list_folder(folder)) for folder in folders}
+    folders = {file.parent for file in files}
+    listed = {f: set(os.listdir(f)) if f.is_dir() else set() for f in folders}
     absent = [file for file in files if file.name not in listed[file.parent]]
     if absent:
+        first = absent[0]
         more = f" (nor do {len(absent) - 1} more)" if len(absent) > 1 else ""
-        raise DataError(f"{absent[0]} does not exist{more}")
+        what = first if first.parent.is_dir() else f"{first}: folder {first.parent}"
+        hint = _hint(first, listed[first.parent])
+        raise MissingError(f"{what} does not exist{more}{hint}")
+
+
+def _hint(file: Path, listed: Collection[str]) -> str:
+    """What is there in place of a file that is not; listed: what its folder holds."""
+    for other in listed:
+        if _plain(other) == _plain(file.name):
+            same = other.casefold() == file.name.casefold()
+            how = "other capitals" if same else "another Unicode form of the same letters"
+            return f"; {file.parent / other} does: the name has {how}"
+    parts = Path(str(file).replace("\\", "/")).parts
+    cuts = sorted(itertools.combinations(range(1, len(parts)), 2), key=lambda cut: cut[1] - cut[0])
+    for start, end in ((1, 1), *cuts):
+        other = Path(*parts[:start], *parts[end:])
+        if other.is_file():
+            why = "folders need /, not backslashes" if "\\" in str(file) else "a folder too many"
+            return f"; {other} does: {why}"
+    return ""
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def list_folder(folder: Path) -> list[str]:
@@ -80,7 +112,7 @@ def list_folder(folder: Path) -> list[str]:
     if folder.is_file():
         raise DataError(f"{folder} is a file where only folders may lie")
     if not folder.is_dir():
-        raise DataError(f"folder {folder} does not exist")
+        raise MissingError(f"folder {folder} does not exist")
     return sorted(os.listdir(folder))
 
 

@@ -1,6 +1,5 @@
 """DensePose's evaluator, from model outputs to GPS AP (Güler et al., 2018)."""
 
-import json
 import logging
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
 from pretrain.runtime import files
+from transfer.data.densepose import read
 from transfer.densepose import matching, similarity
 from transfer.densepose.inference import labels_and_uv, quantize
 from transfer.densepose.surface import Surface
@@ -29,7 +29,8 @@ class DensePoseEvaluator(DatasetEvaluator):
 
     An image's detections are compared with its persons when it was predicted, so that no map is
     kept: only with ``output_dir``, which gets these as ``coco_densepose_predictions.pth``.
-    Raises DataError for surface files that do not exist or do not fit.
+    Raises DataError for labels that cannot be used, and for surface files that do not exist or do
+    not fit.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class DensePoseEvaluator(DatasetEvaluator):
         self._output = None if output_dir is None else Path(output_dir, PREDICTIONS)
         self._minimum = min_iou_threshold
         metadata = MetadataCatalog.get(dataset_name)
-        truth = json.loads(Path(metadata.json_file).read_bytes())
+        truth = read(dataset_name).content
         self._sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
         self._people: dict[int, list[similarity.Person]] = defaultdict(list)
         for person in truth["annotations"]:

@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from faster_coco_eval import COCOeval_faster
 from pycocotools import mask as masks
 
 from pretrain.runtime.config import ConfigError
+from transfer.data import coco
+from transfer.data.reading import Labels, by_id
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +30,7 @@ class Evaluation(COCOeval_faster):
 
     It would copy and index all annotations, and decode every mask, also those of classes that the
     image does not have. objects: of ``as_object``; detections: of ``as_detection``, in an image
-    best first.
+    best first. Ids are names: what stands for them here are their places in order.
     """
 
     def __init__(
@@ -40,7 +44,12 @@ class Evaluation(COCOeval_faster):
         oks_sigmas: Sequence[float] | None = None,
     ) -> None:
         super().__init__(iouType=iou_type, print_function=logger.debug, kpt_oks_sigmas=oks_sigmas)
-        self.params.imgIds, self.params.catIds = sorted(image_ids), sorted(category_ids)
+        self._images, self._categories = (
+            {name: place for place, name in enumerate(sorted(ids, key=by_id))}
+            for ids in (image_ids, category_ids)
+        )
+        self.params.imgIds = list(self._images.values())
+        self.params.catIds = list(self._categories.values())
         self.params.maxDets = list(max_detections)
         self.params.compute_rle = iou_type == "segm"
         self._objects, self._detections = objects, detections
@@ -53,9 +62,14 @@ class Evaluation(COCOeval_faster):
             (self.dt_dataset, self._detections),
         ):
             target.clean()
-            pairs.append({(a["image_id"], a["category_id"]) for a in annotations})
+            pairs.append(set())
             for annotation in annotations:
-                target.append_ref(annotation["image_id"], annotation["category_id"], annotation)
+                pair = (
+                    self._images[annotation.pop("image_id")],
+                    self._categories[annotation.pop("category_id")],
+                )
+                target.append_ref(*pair, annotation)
+                pairs[-1].add(pair)
         self._nonempty_iou_pairs = pairs[0] & pairs[1]
 
 
@@ -74,11 +88,11 @@ def evaluate_coco(
     """
     sizes = {image["id"]: (image["height"], image["width"]) for image in dataset["images"]}
     objects = []
-    for annotation in dataset["annotations"]:
-        crowd = int(annotation.get("iscrowd", 0))
-        ignore = crowd or (iou_type == "keypoints" and annotation["num_keypoints"] == 0)
-        size = sizes[annotation["image_id"]]
-        objects.append(as_object(annotation, iou_type, size) | {"iscrowd": crowd, "ignore": ignore})
+    for number, annotation in enumerate(dataset["annotations"], start=1):
+        crowd = int(annotation.get("iscrowd") or 0)
+        ignore = crowd or (iou_type == "keypoints" and not any(annotation["keypoints"][2::3]))
+        thing = as_object(number, annotation, iou_type, sizes[annotation["image_id"]])
+        objects.append(thing | {"iscrowd": crowd, "ignore": ignore})
     limits = MAX_DETECTIONS[iou_type]
     best = best_first(results, limits[-1], itemgetter("image_id", "category_id"))
     evaluation = Evaluation(
@@ -118,26 +132,47 @@ def as_detection(number: int, result: dict[str, Any], iou_type: str) -> dict[str
     return detection | {iou_type: result[iou_type], "area": area}
 
 
-def as_object(annotation: dict[str, Any], iou_type: str, size: tuple[int, int]) -> dict[str, Any]:
-    """A copy of an annotation (evaluation adds keys); size: (height, width), for masks as RLE."""
+def as_object(
+    number: int, annotation: dict[str, Any], iou_type: str, size: tuple[int, int]
+) -> dict[str, Any]:
+    """What is evaluated of an annotation; size: (height, width) of its image, for masks as RLE.
+
+    number: from 1 on, in place of its id, which is a name (0 would mean "nothing matched").
+    """
+    thing = {key: annotation[key] for key in ("image_id", "category_id", "area")} | {"id": number}
     if iou_type != "segm":
-        return dict(annotation)
+        return thing | {key: annotation[key] for key in {"bbox", iou_type}}
     label = annotation["segmentation"]
     if isinstance(label, list):  # polygons
         label = masks.merge(masks.frPyObjects(label, *size))
     elif isinstance(label["counts"], list):
         label = masks.frPyObjects(label, *size)
-    return annotation | {"rle": label}
+    return thing | {"rle": label}
 
 
-class FastCOCOEvaluator(COCOEvaluator):
+class LabelledEvaluator(COCOEvaluator):
+    """Detectron2's gathering of predictions, beside labels that were read and checked here.
+
+    labels: the content of the data set's JSON file. Detectron2 itself would read it unchecked.
+    """
+
+    def __init__(self, dataset_name: str, labels: dict[str, Any], tasks: Sequence[str]) -> None:
+        self._logger, self._distributed, self._output_dir = logger, True, None
+        self._cpu_device, self._metadata = torch.device("cpu"), MetadataCatalog.get(dataset_name)
+        self.labels, self._tasks = labels, tasks
+
+
+class FastCOCOEvaluator(LabelledEvaluator):
     """Detectron2's COCO evaluator on faster-coco-eval, which needs no compiled part of Detectron2.
 
     A model without any detection scores 0 here, as in pycocotools, where Detectron2 says NaN.
-    Raises ConfigError where the model's keypoints are not as many as the OKS sigmas.
+    read: of the data set's layout. Raises ConfigError where the model's keypoints are not as many
+    as the OKS sigmas.
     """
 
-    def __init__(self, cfg: CfgNode, dataset_name: str) -> None:
+    def __init__(
+        self, cfg: CfgNode, dataset_name: str, read: Callable[[str], Labels] = coco.read
+    ) -> None:
         model, sigmas = cfg.MODEL, list(cfg.TEST.KEYPOINT_OKS_SIGMAS)
         wanted = {"bbox": True, "segm": model.MASK_ON, "keypoints": model.KEYPOINT_ON}
         tasks = [iou_type for iou_type, on in wanted.items() if on]
@@ -148,7 +183,8 @@ class FastCOCOEvaluator(COCOEvaluator):
                 f"{len(sigmas) or COCO_KEYPOINTS} OKS sigmas: give TEST.KEYPOINT_OKS_SIGMAS one "
                 "for each keypoint (COCO's 17 if empty)"
             )
-        super().__init__(dataset_name, tasks=tasks, use_fast_impl=False, kpt_oks_sigmas=sigmas)
+        self._sigmas = sigmas
+        super().__init__(dataset_name, read(dataset_name).content, tasks)
 
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: Sequence[int] | None = None
@@ -158,9 +194,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         category_ids = {index: category_id for category_id, index in classes.items()}
         results = [r | {"category_id": category_ids[r["category_id"]]} for r in results]
         for iou_type in self._tasks:
-            evaluation = evaluate_coco(
-                self._coco_api.dataset, results, iou_type, self._kpt_oks_sigmas or None
-            )
+            evaluation = evaluate_coco(self.labels, results, iou_type, self._sigmas or None)
             self._results[iou_type] = self._derive_coco_results(
                 evaluation, iou_type, self._metadata.get("thing_classes")
             )

@@ -7,6 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.structures import Instances
 
+from transfer.data import densepose
 from transfer.data.layout import data_root
 from transfer.densepose.evaluator import DensePoseEvaluator
 from transfer.evaluation.coco import FastCOCOEvaluator
@@ -31,10 +32,11 @@ def densepose_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     Raises DataError where a file of the surface is missing or wrong.
     """
     if not cfg.MODEL.DENSEPOSE_ON:
-        return FastCOCOEvaluator(cfg, dataset_name)
+        return FastCOCOEvaluator(cfg, dataset_name, densepose.read)
     surface = MetadataCatalog.get(dataset_name).get("densepose_surface", data_root() / "densepose")
     if cfg.TRANSFER.SURFACE:
         surface = data_root() / cfg.TRANSFER.SURFACE
     minimum = cfg.DENSEPOSE_EVALUATION.MIN_IOU_THRESHOLD
-    densepose = DensePoseEvaluator(dataset_name, surface, min_iou_threshold=minimum)
-    return DatasetEvaluators([BoxEvaluator(cfg, dataset_name), densepose])
+    boxes = BoxEvaluator(cfg, dataset_name, densepose.read)
+    maps = DensePoseEvaluator(dataset_name, surface, min_iou_threshold=minimum)
+    return DatasetEvaluators([boxes, maps])

@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.evaluation import LVISEvaluator
 from detectron2.utils.logger import create_small_table
 
-from transfer.evaluation.coco import Evaluation, as_detection, as_object, best_first
+from transfer.data import lvis
+from transfer.evaluation.coco import (
+    Evaluation,
+    LabelledEvaluator,
+    as_detection,
+    as_object,
+    best_first,
+)
 
 MAX_DETECTIONS = 300  # of an image, whatever their classes
 AP50, AP75 = 0, 5  # of the IoU thresholds 0.5, 0.55, ..., 0.95
@@ -57,9 +63,9 @@ def _objects(dataset: dict[str, Any], iou_type: str) -> dict[int, list[dict[str,
     """The labels by category. LVIS has no crowds, and its package leaves out an area of 0."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in dataset["images"]}
     objects = defaultdict(list)
-    for annotation in dataset["annotations"]:
+    for number, annotation in enumerate(dataset["annotations"], start=1):
         if annotation["area"] > 0:
-            thing = as_object(annotation, iou_type, sizes[annotation["image_id"]])
+            thing = as_object(number, annotation, iou_type, sizes[annotation["image_id"]])
             thing |= {"iscrowd": 0, "ignore": annotation.get("ignore", 0)}
             objects[annotation["category_id"]].append(thing)
     return objects
@@ -101,17 +107,20 @@ def _summarize(precision: np.ndarray, frequencies: np.ndarray) -> dict[str, floa
     return {name: 100 * float(v.mean()) if v.size else float("nan") for name, v in known.items()}
 
 
-class FastLVISEvaluator(LVISEvaluator):
+class FastLVISEvaluator(LabelledEvaluator):
     """Detectron2's LVIS evaluator on ``evaluate_lvis``; a model without detections scores 0."""
 
     def __init__(self, cfg: CfgNode, dataset_name: str) -> None:
-        super().__init__(dataset_name, tasks=("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",))
+        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        super().__init__(dataset_name, lvis.read(dataset_name).content, tasks)
 
-    def _eval_predictions(self, predictions: list[dict[str, Any]]) -> None:
+    def _eval_predictions(
+        self, predictions: list[dict[str, Any]], img_ids: Sequence[int] | None = None
+    ) -> None:
         results = list(itertools.chain(*(p["instances"] for p in predictions)))
         # LVIS's ids are Detectron2's plus 1.
         results = [r | {"category_id": r["category_id"] + 1} for r in results]
         for iou_type in self._tasks:
-            numbers = evaluate_lvis(self._lvis_api.dataset, results, iou_type)
+            numbers = evaluate_lvis(self.labels, results, iou_type)
             self._logger.info("Results for %s:\n%s", iou_type, create_small_table(numbers))
             self._results[iou_type] = numbers

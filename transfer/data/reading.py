@@ -1,0 +1,227 @@
+"""The one reading of COCO-like JSON files, for check, training and evaluation alike.
+
+What comes out of it is clean: what reads it need not look again. What cannot be used is an error
+that names the file and the entry.
+"""
+
+import reprlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from transfer.data import layout
+from transfer.data.layout import DataError
+from transfer.data.masks import are_numbers, clean_mask
+
+ID = (int, float, str)  # names, whatever they look like
+NAMES = {"file_name", "coco_url", "name"}
+MAX_AREA = 1e10  # px²; the widest range of COCO's metrics ends there
+
+LOST_SHARE = 0.001  # of boxes that nothing is to be seen of: COCO's own files have a few
+UNIT_SHARE = 0.5  # of boxes below a pixel, from which on they are in another unit
+CORNER_SHARE = 0.25  # of boxes that reach beyond the image, where all might be corners
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A file's content, and what was found while it was made clean.
+
+    Of the content: widths and heights are whole numbers; boxes, in pixels, and areas are finite;
+    where they are there, ``iscrowd`` is 0 or 1 and ``segmentation`` is as of ``clean_mask``.
+    classes: name by category id, in the order of the network's classes.
+    masks: whether all objects have one; mask_fault: which one has none, though others have.
+    note: what is in the file, but cannot be learnt or found.
+    """
+
+    file: Path
+    content: dict[str, list[Entry]]
+    classes: dict[Any, str]
+    masks: bool
+    bitmasks: bool
+    mask_fault: str
+    note: str
+
+
+def read(
+    file: Path,
+    required: Mapping[str, Collection[str]],
+    classes_of: Callable[[list[Entry]], dict[Any, str]],
+) -> Labels:
+    """A COCO-like ``file``, made clean; DataError where that cannot be.
+
+    required: the lists that it must have, and the keys of their entries; classes_of: ``classes`` of
+    its categories.
+    """
+    content = layout.load_json(file)
+    for section, keys in required.items():
+        entries = content.get(section)
+        if not isinstance(entries, list) or not entries:
+            raise DataError(f"{file} lists no {section}")
+        for number, entry in enumerate(entries):
+            if absent := layout.absent_keys(entry, keys):
+                raise DataError(f"{file}: {section}[{number}] has no {absent}")
+        _check_ids(file, section, entries)
+    for entry in (*content["images"], *content["categories"]):
+        for key in NAMES & entry.keys():
+            if not (isinstance(entry[key], str) and entry[key]):
+                found = f"{file}: entry {entry['id']!r} has the {key} {reprlib.repr(entry[key])}"
+                raise DataError(f"{found}, not text")
+    for image in content["images"]:
+        for key in ("width", "height"):
+            value = image[key]
+            if type(value) not in (int, float) or not value >= 1 or value % 1:
+                found = f"{file}: image {image['id']!r} has the {key} {reprlib.repr(value)}"
+                raise DataError(f"{found}, not a whole number of pixels")
+            image[key] = int(value)
+    classes = classes_of(content["categories"])
+    return _clean_annotations(file, content, classes)
+
+
+def _check_ids(file: Path, section: str, entries: list[Entry]) -> None:
+    """DataError for an id that is no name, and for one that comes twice; objects need none."""
+    kinds = (*ID, type(None)) if section == "annotations" else ID
+    for number, entry in enumerate(entries):
+        if type(entry.get("id")) not in kinds:
+            found = reprlib.repr(entry["id"])
+            raise DataError(f"{file}: {section}[{number}] has the id {found}, no number or text")
+    # In the published minival files of COCO 2014 some annotations have one id
+    if section != "annotations" or "minival" not in file.name:
+        ids = [entry["id"] for entry in entries if entry.get("id") is not None]
+        if (twice := layout.first_twice(ids)) is not None:
+            raise DataError(f"{file}: two {section} have the id {twice!r}")
+
+
+def _clean_annotations(file: Path, content: dict[str, Any], classes: dict[Any, str]) -> Labels:
+    """One pass over all of them; see ``Labels``."""
+    annotations = content["annotations"]
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    unmasked, first_fault, labelled, bitmasks = 0, "", False, False
+    for number, annotation in enumerate(annotations):
+        if fault := _fault(annotation, sizes, classes):
+            raise DataError(f"{where(file, number, annotation)} {fault}")
+        if "iscrowd" in annotation:
+            annotation["iscrowd"] = int(annotation["iscrowd"] or 0)
+        label = annotation.pop("segmentation", None)
+        labelled = labelled or bool(label)
+        try:
+            mask = clean_mask(label, sizes[annotation["image_id"]])
+        except ValueError as found:
+            unmasked += 1
+            first_fault = first_fault or f"{where(file, number, annotation)}: {found}"
+        else:
+            annotation["segmentation"] = mask
+            bitmasks = bitmasks or isinstance(mask, dict)
+    note, of_all = _check_boxes(file, annotations, sizes), f"of {len(annotations)} annotations"
+    return Labels(
+        file=file,
+        content=content,
+        classes=classes,
+        masks=not unmasked,
+        bitmasks=bitmasks,
+        mask_fault=f"{first_fault} ({unmasked} {of_all} have no mask)"
+        if labelled and unmasked
+        else "",
+        note=note,
+    )
+
+
+def where(file: Path, number: int, annotation: Entry) -> str:
+    """An annotation for a message: by its id, or else by its place in the list."""
+    known = annotation.get("id") is not None
+    return f"{file}: annotation {annotation['id']!r}" if known else f"{file}: annotations[{number}]"
+
+
+def _fault(annotation: Entry, sizes: Mapping[Any, Any], classes: Mapping[Any, str]) -> str:
+    """What is wrong with an annotation, its mask and its keypoints apart, or nothing."""
+    image_id, category_id = annotation["image_id"], annotation["category_id"]
+    if type(image_id) not in ID or image_id not in sizes:
+        return f"is of image {image_id!r}, which is not listed{_alike(image_id, sizes)}"
+    if type(category_id) not in ID or category_id not in classes:
+        listed = list(classes)
+        return (
+            f"has category_id {category_id!r}, which the task does not have (its {len(listed)} are "
+            f"{listed[0]!r} to {listed[-1]!r}){_alike(category_id, classes)}"
+        )
+    box, area, crowd = annotation["bbox"], annotation["area"], annotation.get("iscrowd")
+    if not are_numbers(box) or len(box) != 4 or min(box[2:]) < 0:
+        return f"has the bbox {reprlib.repr(box)}: not x, y, width, height in pixels"
+    if type(area) not in (int, float) or not 0 <= area <= MAX_AREA:
+        return f"has the area {reprlib.repr(area)}: not that of its mask or box in square pixels"
+    if crowd not in (None, 0, 1):
+        return f"has iscrowd {reprlib.repr(crowd)}: neither 0 nor 1"
+    return ""
+
+
+def _alike(value: Any, known: Collection[Any]) -> str:
+    """A hint where ``value`` looks like one of ``known``, but is of another type."""
+    alike = [one for one in known if str(one) == str(value)]
+    return f", but {alike[0]!r} is: text and numbers differ" if alike else ""
+
+
+def _check_boxes(file: Path, annotations: list[Entry], sizes: Mapping[Any, Any]) -> str:
+    """What cannot be seen of the boxes, in words; DataError where all of them are misunderstood."""
+    boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=float)
+    limits = np.array([sizes[annotation["image_id"]][::-1] for annotation in annotations])
+    ends = boxes[:, :2] + boxes[:, 2:]
+    form, count = "a bbox is x, y, width, height in pixels", len(boxes)
+    tiny = int((boxes[:, 2:].max(axis=1) <= 1).sum())
+    if tiny > UNIT_SHARE * count:
+        found = f"{tiny} of {count} boxes are no larger than a pixel"
+        raise DataError(f"{file}: {found}: shares of the image? ({form})")
+    beyond = int((ends > limits + 1).any(axis=1).sum())
+    as_corners = (boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits + 1)
+    if beyond > CORNER_SHARE * count and as_corners.all():
+        found = f"{beyond} of {count} boxes reach beyond their images"
+        raise DataError(f"{file}: {found}: two corners? ({form})")
+    seen = np.minimum(ends, limits) - np.maximum(boxes[:, :2], 0)
+    lost = np.flatnonzero((seen <= 0).any(axis=1))
+    if not len(lost):
+        return ""
+    first, number = annotations[lost[0]], int(lost[0])
+    one = f"{where(file, number, first)} has the bbox {first['bbox']}"
+    said = (
+        f"{len(lost)} of {count} boxes have nothing in their images and cannot be learnt or found"
+    )
+    if len(lost) > LOST_SHARE * count:
+        raise DataError(f"{one}: {said} ({form})")
+    return f"{said} (the first: {one})"
+
+
+def records(
+    labels: Labels, paths: Sequence[Path], copied: Sequence[str] = (), of_image: Sequence[str] = ()
+) -> list[Entry]:
+    """Detectron2's records, ordered by image id; paths: of the images.
+
+    copied, of_image: further keys of annotations and of images, where these have them.
+    """
+    numbers = {category_id: number for number, category_id in enumerate(labels.classes)}
+    objects = defaultdict(list)
+    for annotation in labels.content["annotations"]:
+        kept = {key: annotation[key] for key in ("segmentation", *copied) if key in annotation}
+        kept |= {"bbox": annotation["bbox"], "bbox_mode": BoxMode.XYWH_ABS}
+        kept["category_id"] = numbers[annotation["category_id"]]
+        objects[annotation["image_id"]].append(kept)
+    images = zip(labels.content["images"], paths, strict=True)
+    return [
+        {key: image[key] for key in of_image}
+        | {
+            "file_name": str(path),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": objects[image["id"]],
+        }
+        for image, path in sorted(images, key=lambda pair: by_id(pair[0]["id"]))
+    ]
+
+
+def by_id(value: Any) -> tuple[bool, Any]:
+    """A key to sort ids by: numbers first, then text."""
+    return isinstance(value, str), value
