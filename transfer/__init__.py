@@ -1,4 +1,7 @@
-"""Fine-tuning with Detectron2. Importing this registers our region heads and data sets there."""
+"""Fine-tuning with Detectron2.
+
+Importing this registers our region heads, data sets and reader of images there.
+"""
 
 import warnings
 
@@ -14,5 +17,6 @@ except ModuleNotFoundError as error:
     ) from error
 
 import transfer.data.densepose
+import transfer.data.images
 import transfer.densepose.roi_heads
 import transfer.roi_heads  # noqa: F401

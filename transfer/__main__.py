@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -93,7 +94,13 @@ def _fine_tune(args: argparse.Namespace, interrupted: InterruptFlag) -> None:
     cfg.freeze()
     for logger in ("fvcore", "detectron2", "transfer"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=logger)
-    fine_tune(cfg, name, task, args, interrupted)
+    try:
+        fine_tune(cfg, name, task, args, interrupted)
+    except (DataError, SizeMismatchError) as fault:
+        said = str(fault)
+        if "Traceback" in said:  # as a process of the loader sends it: the last line says what
+            said = said.rstrip().splitlines()[-1].partition("Error: ")[2]
+        raise DataError(said) from fault
 
 
 def _chosen(args: argparse.Namespace) -> tuple[str, Task]:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_context
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import VisImage, Visualizer
@@ -19,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from pretrain.runtime.files import write_atomically
+from transfer.data.images import read_image
 from transfer.data.stream import seeded
 from transfer.densepose.annotations import MASK_SIDE, POINT_KEYS, has_points
 from transfer.densepose.inference import labels_and_uv

@@ -128,7 +128,7 @@ def check_size(image: Path, size: tuple[int, int], record: Path) -> None:
             found = opened.size
             # Detectron2 turns a photograph upright before it compares. (Of a PNG file, asking
             # would decode the whole image.)
-            exif = opened.getexif() if opened.format == "JPEG" else {}
+            exif = opened.getexif() if opened.format != "PNG" else {}
             if exif.get(EXIF_ORIENTATION) in EXIF_TRANSPOSED:
                 found = found[::-1]
     except (OSError, UnidentifiedImageError) as fault:
