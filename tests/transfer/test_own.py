@@ -67,9 +67,10 @@ def write_task(path, datasets=None, metrics=("segm/AP75", "bbox/AP"), **more):
     return path
 
 
-def fine_tune(config, output, *flags):
+def fine_tune(config, output, *flags, workers=0):
     words = ["--config-file", str(config), "--weights", "random", "--output", str(output)]
-    return main([*flags, *words, "--overlay", SCENES, *FAST])
+    more = ["DATALOADER.NUM_WORKERS", str(workers)]
+    return main([*flags, *words, "--overlay", SCENES, *FAST, *more])
 
 
 def test_a_yaml_with_data_and_metrics_is_a_task(root, capsys):
@@ -83,6 +84,16 @@ def test_a_yaml_with_data_and_metrics_is_a_task(root, capsys):
 
     assert main(["--check-data", "--config-file", str(config)]) == 0
     assert "own_val: 3 images, 6 objects, 80 classes" in capsys.readouterr().out
+
+
+def test_an_image_that_is_cut_short_is_one_line_also_from_a_process_of_the_loader(root, capsys):
+    for file in (root / "coco" / "train2017").iterdir():
+        file.write_bytes(file.read_bytes()[:-200])
+    assert fine_tune(write_task(root / "my_cells.yaml"), root / "run", workers=1) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert re.match(r"error: \S+/train2017/0+\d.jpg is not a readable image \(", said)
+    assert "Traceback" not in said
+    assert not (root / "run" / "metrics.json").exists()
 
 
 def test_the_readme_shows_one_in_fifteen_lines_and_it_resolves(tmp_path):

@@ -201,6 +201,24 @@ def test_the_hash_ignores_place_device_and_seed_but_no_setting():
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN names no data set"),
         (["TRANSFER.AMP_DTYPE", "bf8"], "TRANSFER.AMP_DTYPE 'bf8' is none of fp16, bf16"),
         (["SOLVER.MAX_ITER", "60000"], "STEPS .60000, 80000. with SOLVER.MAX_ITER 60000: expected"),
+        *(
+            ([f"SOLVER.{key}", value], rf"SOLVER.{key} {value}(\.0)?: must be above 0")
+            for key in ("IMS_PER_BATCH", "MAX_ITER", "CHECKPOINT_PERIOD", "BASE_LR")
+            for value in ("0", "-2")
+        ),
+        (["SOLVER.BASE_LR", ".nan"], "SOLVER.BASE_LR"),
+        (
+            ["SOLVER.REFERENCE_WORLD_SIZE", "32"],
+            "IMS_PER_BATCH 16 is no multiple of SOLVER.REFERENCE_WORLD_SIZE 32",
+        ),
+        (["SOLVER.REFERENCE_WORLD_SIZE", "-8"], "no multiple of SOLVER.REFERENCE_WORLD_SIZE -8"),
+        (["SOLVER.IMS_PER_BATCH", "two"], "SOLVER.IMS_PER_BATCH"),
+        (["DATASETS.TRAIN", "(3,)"], r"DATASETS.TRAIN \(3,\): expected text in it"),
+        (["TRANSFER.METRICS", "(5,)"], r"TRANSFER.METRICS \(5,\): expected text in it"),
+        (["INPUT.MIN_SIZE_TRAIN", "('a',)"], "MIN_SIZE_TRAIN .*: expected numbers in it"),
+        (["MODEL.PIXEL_MEAN", "[1, 2, 'x']"], "PIXEL_MEAN .*: expected numbers in it"),
+        (["MODEL.ANCHOR_GENERATOR.SIZES", "[['x']]"], "SIZES .*: expected numbers in it"),
+        (["TEST.KEYPOINT_OKS_SIGMAS", "['x']"], "SIGMAS .*: expected numbers in it"),
         (["SOLVER.STEPS", "(9, 5)"], "STEPS .9, 5. with SOLVER.MAX_ITER 90000: expected ascending"),
     ],
 )

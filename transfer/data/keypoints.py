@@ -42,7 +42,7 @@ def keypoints_of(labels: Labels, metadata: Metadata) -> tuple[str, ...]:
         raise DataError(f"{file}: no object has a labelled keypoint")
     names = tuple(names)
     if metadata.get("keypoint_flip_map") is None:
-        metadata.set(keypoint_flip_map=_flip_map(file, names))
+        metadata.set(keypoint_flip_map=flip_map(file, names))
     if metadata.get("keypoint_names") is None:
         metadata.set(keypoint_names=names)
     if names != tuple(metadata.keypoint_names):
@@ -69,8 +69,11 @@ def _fault(annotation: dict[str, Any], count: int) -> str:
     return ""
 
 
-def _flip_map(file: Path, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """What changes places in a mirrored image: pairs of left and right."""
+def flip_map(file: Path, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """What changes places in a mirrored image: pairs of left and right, by their names.
+
+    Raises DataError, which asks for a map, where a name has a side and there is no other.
+    """
     pairs = []
     for name in names:
         other = SIDE.sub(_other_side, name)

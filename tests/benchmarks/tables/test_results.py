@@ -23,6 +23,8 @@ CORRUPT = [
     (metrics_json() | {"metrics": VALUES | {"segm/AP": None}}, "field metrics.segm/AP: expect"),
     (metrics_json() | {"metrics": VALUES | {"segm/AP": float("nan")}}, "found nan"),
     (metrics_json() | {"metrics": VALUES | {"segm/AP": float("inf")}}, "found inf"),
+    (metrics_json() | {"metrics": VALUES | {"segm/AP": 100.5}}, "an AP from 0 to 100, found 100.5"),
+    (metrics_json() | {"metrics": VALUES | {"bbox/APl": -0.5}}, "metrics.bbox/APl: expected an AP"),
     (
         metrics_json() | {"metrics": {"bbox/AP": list(range(10**5))}},
         "found [0, 1, 2, 3, 4, 5, ...]",
@@ -59,6 +61,15 @@ def test_a_file_that_is_no_result_is_named_and_stops_no_other(
     assert f"{named}: " in error
     assert message in error
     assert ("`python -m benchmarks run` runs this cell again" in error) == corrupt
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_does_not_matter(tmp_path, encoding):
+    path = write_cell(tmp_path)
+    expected = read_results(tmp_path, {})
+    path.write_bytes(path.read_text().encode(encoding))
+    assert read_results(tmp_path, {}) == expected
+    assert expected[0]
 
 
 def test_a_file_that_cannot_be_opened_is_not_taken_for_a_corrupt_one(tmp_path, capsys):

@@ -21,7 +21,7 @@ from tests.transfer.densepose.cases import (
 from transfer import data
 from transfer.config import default_config
 from transfer.data import stream
-from transfer.data.densepose import SPLITS, decode_runs, keep_for_testing, keep_for_training, load
+from transfer.data.densepose import SPLITS, keep_for_testing, keep_for_training, load
 from transfer.data.layout import DataError
 from transfer.densepose.annotations import MASK_KEY, POINT_KEYS
 from transfer.densepose.mapper import DensePoseMapper
@@ -279,11 +279,3 @@ def test_a_category_other_than_person_is_named(change, message, root):
     edit_json(root / JSON[TRAIN], lambda content: content["categories"][0].update(change))
     with pytest.raises(DataError, match=message):
         data.check(TRAIN)
-
-
-@pytest.mark.parametrize("share", [0, 0.001, 0.5, 1])
-def test_runs_are_decoded_as_they_lie_in_the_mask(share):
-    mask = np.random.default_rng(0).random((256, 256)) < share
-    pixels = np.concatenate([[False], mask.ravel(order="F")])  # runs begin with one of background
-    ends = np.append(np.flatnonzero(np.diff(pixels)), 256 * 256)
-    assert decode_runs(runs(mask)["counts"]) == np.diff(ends, prepend=0).tolist()

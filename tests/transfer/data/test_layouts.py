@@ -1,10 +1,13 @@
 """What can be wrong with a data set of each layout, and what its check then says."""
 
+import math
 import re
 from dataclasses import replace
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from detectron2.data.datasets.lvis import load_lvis_json
 from PIL import Image
 
 from pretrain.runtime.config import ConfigError
@@ -59,6 +62,18 @@ def annotation(**changes):
     return lambda content: content["annotations"][1].update(changes)
 
 
+def image(**changes):
+    return lambda content: content["images"][1].update(changes)
+
+
+def category(**changes):
+    return lambda content: content["categories"][0].update(changes)
+
+
+def every(**changes):
+    return lambda content: [one.update(changes) for one in content["annotations"]]
+
+
 def without(section, key):
     return lambda content: content[section][1].pop(key)
 
@@ -79,6 +94,59 @@ FAULTS = {
         (
             edit("people.json", annotation(category_id=91)),
             ["people.json: annotation 2 has category_id 91", "its 1 are 1 to 1"],
+        ),
+        (edit("people.json", image(file_name="a\\2.jpg")), ["people/2.jpg does: folders need /"]),
+        (edit("people.json", image(file_name="people/2.jpg")), ["people/2.jpg does: a folder too"]),
+        (edit("people.json", image(file_name="2.JPG")), ["people/2.jpg does: the name has other"]),
+        (
+            lambda root: (
+                (root / "people" / "2.jpg").rename(root / "people" / "e\u0301.jpg"),
+                edit_json(root / "people.json", image(file_name="\u00e9.jpg")),
+            ),
+            ["does: the name has another Unicode form of the same letters"],
+        ),
+        *(
+            (edit("people.json", change), ["people.json", *parts])
+            for change, parts in [
+                (image(id=None), ["images[1] has the id None"]),
+                (image(id=[2]), ["images[1] has the id [2]"]),
+                (image(file_name=None), ["entry 2 has the file_name None"]),
+                (image(file_name=2), ["entry 2 has the file_name 2"]),
+                (without("images", "file_name"), ["image 2 has no file_name"]),
+                (image(width="48"), ["image 2 has the width '48'"]),
+                (image(height=31.5), ["image 2 has the height 31.5"]),
+                (image(height=0), ["image 2 has the height 0"]),
+                (image(height=math.inf), ["image 2 has the height inf"]),
+                (category(name=7), ["entry 1 has the name 7"]),
+                (category(id=True), ["categories[0] has the id True"]),
+                (annotation(image_id="2"), ["of image '2', which is not", "but 2 is: text and"]),
+                (annotation(image_id=None), ["annotation 2 is of image None"]),
+                (annotation(image_id=[2]), ["annotation 2 is of image [2]"]),
+                (annotation(category_id="1"), ["category_id '1', which", "but 1 is: text and"]),
+                (annotation(id="b", category_id=3), ["annotation 'b' has category_id 3"]),
+                (annotation(id=None, category_id=3), ["annotations[1] has category_id 3"]),
+                (annotation(id=[]), ["annotations[1] has the id []"]),
+                (annotation(bbox=[math.nan, 1, 2, 3]), ["annotation 2 has the bbox [nan"]),
+                (annotation(bbox=["1", "2", "3", "4"]), ["annotation 2 has the bbox"]),
+                (annotation(bbox=[1, 2, 3]), ["annotation 2 has the bbox [1, 2, 3]"]),
+                (annotation(bbox=[]), ["annotation 2 has the bbox []"]),
+                (annotation(bbox=None), ["annotation 2 has the bbox None"]),
+                (annotation(bbox=[20, 20, -10, 10]), ["annotation 2 has the bbox"]),
+                (annotation(bbox=[20, 20, 0, 10]), ["annotation 2 has the bbox", "1 of 2 boxes"]),
+                (annotation(bbox=[50, 20, 5, 5]), ["annotation 2 has the bbox", "1 of 2 boxes"]),
+                (every(bbox=[0.2, 0.3, 0.4, 0.4]), ["2 of 2 boxes", "shares of the image?"]),
+                (every(bbox=[25, 12, 44, 30]), ["2 of 2 boxes reach beyond", "two corners?"]),
+                *(
+                    (annotation(area=area), ["annotation 2 has the area"])
+                    for area in (None, "100", -1, math.nan, math.inf, 1e11)
+                ),
+                *(
+                    (annotation(iscrowd=crowd), ["annotation 2 has iscrowd"])
+                    for crowd in ("0", "no", 2, [])
+                ),
+                (annotation(ignore=1), ["annotation 2 has ignore set"]),
+                (every(iscrowd=1), ["iscrowd is 1 in all annotations"]),
+            ]
         ),
     ],
     "lvis": [
@@ -150,6 +218,57 @@ def test_what_is_wrong_is_named(layout, spoil, parts, tmp_path):
     assert ("DETECTRON2_DATASETS" in message and "DATA.md" in message) == matters
 
 
+def understood(content):
+    """A file as other tools write it: the same objects, in other words."""
+    for one in content["images"]:
+        one |= {"id": f"img_{one['id']}", "width": float(one["width"])}
+    for one in content["annotations"]:
+        one |= {"image_id": f"img_{one['image_id']}", "category_id": 2**70, "iscrowd": None}
+    content["annotations"][0]["id"] = "first"
+    del content["annotations"][1]["id"]
+    content["categories"][0]["id"] = 2**70
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_ids_are_names_and_files_may_come_from_elsewhere(encoding, tmp_path):
+    WRITE["people"](tmp_path)
+    with registered("people", tmp_path) as name:
+        data.check(name)
+        expected = DatasetCatalog.get(name)
+    file = tmp_path / "people.json"
+    edit_json(file, understood)
+    file.write_bytes(file.read_text().encode(encoding))
+    with registered("people", tmp_path) as name:
+        dataset = data.check(name)
+        found = DatasetCatalog.get(name)
+    assert (dataset.images, dataset.objects, dataset.keypoints_fault) == (2, 2, "")
+    assert [one.pop("image_id") for one in found] == ["img_1", "img_2"]
+    assert [one.pop("image_id") for one in expected] == [1, 2]
+    assert found == expected
+
+
+def test_a_few_boxes_that_cannot_be_seen_are_counted_and_said(tmp_path):
+    def change(content):
+        many = [content["annotations"][0] | {"id": 10 + n} for n in range(1000)]
+        content["annotations"][1]["bbox"] = [20, 20, 5, 0]
+        content["annotations"] += many
+
+    dataset = checked("people", tmp_path, edit("people.json", change))
+    assert "1 of 1002 boxes have nothing in their images" in dataset.note
+    assert "annotation 2 has the bbox [20, 20, 5, 0]" in data.describe(dataset)
+
+
+@pytest.mark.parametrize("layout", ["people", "lvis"])
+def test_records_are_detectron2s(layout, tmp_path):
+    WRITE[layout](tmp_path)
+    with registered(layout, tmp_path) as name:
+        metadata = MetadataCatalog.get(name)
+        load = load_coco_json if layout == "people" else load_lvis_json
+        data.check(name)
+        expected = load(metadata.json_file, metadata.image_root, name)
+        assert DatasetCatalog.get(name) == expected
+
+
 @pytest.mark.parametrize("layout", WRITE)
 def test_the_fingerprint_covers_every_label_file_and_not_the_place(layout, tmp_path):
     def fingerprint(folder):
@@ -198,6 +317,16 @@ def test_keypoints_of_a_json_become_metadata(tmp_path):
             "people.json: annotation 2 has 3 keypoint numbers, not 2 x 3",
         ),
         (
+            edit("people.json", annotation(num_keypoints=1)),
+            "annotation 2 has num_keypoints 1, but 2 keypoints with a visibility above 0",
+        ),
+        (edit("people.json", annotation(keypoints=[1, 1, 2, 3, 3, 9])), "has the visibilities"),
+        (edit("people.json", annotation(keypoints=["1"] * 6)), "has the keypoints"),
+        (
+            edit("people.json", every(keypoints=[0] * 6, num_keypoints=0)),
+            "no object has a labelled keypoint",
+        ),
+        (
             rewrite("people.json", "right_hand", "right_foot"),
             "people.json: there is a keypoint left_hand, but no right_hand",
         ),
@@ -223,6 +352,35 @@ def test_training_and_test_data_of_different_keypoints_are_refused(tmp_path):
     cfg = resolve(TASKS["keypoints_fpn"].config)
     with pytest.raises(ConfigError, match="other have different keypoints"):
         data.check_config(cfg, [dataset, other])
+
+
+@pytest.mark.parametrize("label", [None, [], [[1, 1, 5, 5]], [[math.nan, 1, 5, 1, 5, 5]]])
+def test_one_object_without_a_mask_is_named_where_masks_are_learnt(label, tmp_path):
+    dataset = checked("people", tmp_path, edit("people.json", annotation(segmentation=label)))
+    cfg = resolve(TASKS["coco_fpn"].config, overrides=["MODEL.ROI_HEADS.NUM_CLASSES", "1"])
+    with pytest.raises(ConfigError) as stopped:
+        data.check_config(cfg, [dataset])
+    for part in ("people.json: annotation 2: ", "1 of 2", "or add: MODEL.MASK_ON False"):
+        assert part in str(stopped.value)
+    cfg.MODEL.MASK_ON = False
+    data.check_config(cfg, [dataset])
+
+
+def test_without_any_mask_the_mask_head_goes(tmp_path):
+    dataset = checked("people", tmp_path, edit("people.json", every(segmentation=[])))
+    cfg = resolve(TASKS["coco_fpn"].config, overrides=["MODEL.ROI_HEADS.NUM_CLASSES", "1"])
+    with pytest.raises(ConfigError, match=r"no masks, .*Add: MODEL.MASK_ON False$"):
+        data.check_config(cfg, [dataset])
+
+
+def test_batches_without_objects_need_another_norm_in_the_mask_head(tmp_path):
+    overrides = ["MODEL.ROI_HEADS.NUM_CLASSES", "1", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False"]
+    cfg = resolve(TASKS["coco_fpn"].config, overrides=overrides)
+    dataset = checked("people", tmp_path)
+    with pytest.raises(ConfigError, match=r"Add: MODEL.ROI_MASK_HEAD.NORM naiveSyncBN_N$"):
+        data.check_config(cfg, [dataset])
+    cfg.MODEL.ROI_MASK_HEAD.NORM = "naiveSyncBN_N"
+    data.check_config(cfg, [dataset])
 
 
 def test_masks_that_are_no_polygons_need_another_format(tmp_path):

@@ -78,6 +78,16 @@ def test_results_are_upstreams(surface):
         assert numbers == pytest.approx(golden[measure], rel=0, abs=0.01)
 
 
+def test_ids_are_names(surface, tmp_path):
+    truth, expected = load_json("evalraw_gt"), evaluate(surface)
+    for number, person in enumerate(truth["annotations"]):
+        person["id"] = f"person {number}" if number % 2 else None
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    MetadataCatalog.pop(NAME)
+    register(tmp_path / "truth.json")
+    assert evaluate(surface) == expected
+
+
 def test_pairs_are_upstreams(surface):
     evaluator = DensePoseEvaluator(NAME, surface)
     evaluator.reset()

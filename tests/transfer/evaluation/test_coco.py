@@ -118,6 +118,50 @@ def test_numbers_equal_pycocotools(iou_type, largest, truth, detections):
     assert (found == -1).any() == (largest == 1000)  # ranges of areas without objects
 
 
+NAMINGS = {
+    "from 0": lambda number: number - 1,
+    "text": lambda number: f"obj-{number:04d}",
+    "negative": lambda number: -number,
+    "fractions": lambda number: number + 0.5,
+    "huge": lambda number: 2**70 + number,
+    "one for all": lambda number: 7,
+    "none": lambda number: None,
+}
+
+
+@pytest.mark.parametrize("iou_type", GIVEN)
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_ids_of_annotations_are_names(iou_type, naming, truth, detections):
+    expected = evaluate_coco(truth, detections, iou_type).stats
+    named = [a | {"id": NAMINGS[naming](a["id"])} for a in truth["annotations"]]
+    found = evaluate_coco(truth | {"annotations": named}, detections, iou_type).stats
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("naming", ["text", "fractions", "huge"])
+def test_ids_of_images_and_categories_are_names(naming, truth, detections):
+    def rename(entries):
+        keys = ("image_id", "category_id")
+        return [e | {key: NAMINGS[naming](e[key]) for key in keys} for e in entries]
+
+    renamed = {"annotations": rename(truth["annotations"])}
+    for section in ("images", "categories"):
+        renamed[section] = [e | {"id": NAMINGS[naming](e["id"])} for e in truth[section]]
+    expected = evaluate_coco(truth, detections, "bbox").stats
+    found = evaluate_coco(truth | renamed, rename(detections), "bbox").stats
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_an_empty_iscrowd_is_no_crowd(truth, detections):
+    usual = [a | {"iscrowd": 0} for a in truth["annotations"]]
+    empty = [a | {"iscrowd": None} for a in truth["annotations"]]
+    expected, found = (
+        evaluate_coco(truth | {"annotations": own}, detections, "bbox").stats
+        for own in (usual, empty)
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_other_sigmas_give_other_numbers(truth, detections):
     usual = evaluate_coco(truth, detections, "keypoints").stats[0]
     strict = evaluate_coco(truth, detections, "keypoints", oks_sigmas=[0.02] * POINTS).stats[0]
