@@ -70,9 +70,10 @@ def resolve(
     if overlay is not None:
         merge(cfg, overlay)
     merge(cfg, overrides=overrides)
-    _check_lists(cfg, config)
+    _check_types(cfg, config)
     scale, sizes = cfg.TRANSFER.ANCHOR_SCALE, cfg.MODEL.ANCHOR_GENERATOR.SIZES
     if scale != 1.0:
+        sizes = sizes if isinstance(sizes[0], list | tuple) else [sizes]  # as Detectron2 reads it
         cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[size * scale for size in level] for level in sizes]
         cfg.TRANSFER.ANCHOR_SCALE = 1.0
     if not cfg.DATASETS.TRAIN:
@@ -122,19 +123,20 @@ def images_per_bn_batch(cfg: CfgNode, processes: int) -> int:
     return cfg.SOLVER.IMS_PER_BATCH // (1 if "SyncBN" in norm else processes)
 
 
-def _check_lists(cfg: CfgNode, config: str | Path) -> None:
-    """What is in lists; the type of other values is looked at when they are merged."""
-    kinds = {"DATASETS.TRAIN": str, "DATASETS.TEST": str, "TRANSFER.METRICS": str}
-    kinds["TEST.KEYPOINT_OKS_SIGMAS"] = float
-    for key, default in flatten(default_config()).items():
-        if isinstance(default, list | tuple) and (inside := list(_leaves(default))):
-            kinds[key] = str if isinstance(inside[0], str) else float
+def _check_types(cfg: CfgNode, config: str | Path) -> None:
+    """Of what is in lists, and that nothing is empty; other types are looked at when merged."""
+    forms = {key: [""] for key in ("DATASETS.TRAIN", "DATASETS.TEST", "TRANSFER.METRICS")}
+    forms["TEST.KEYPOINT_OKS_SIGMAS"] = [0.0]
     values = flatten(cfg)
-    for key, kind in kinds.items():
-        for value in _leaves(values.get(key, ())):
-            if not isinstance(value, str if kind is str else int | float):
-                expected = "text" if kind is str else "numbers"
-                raise ConfigError(f"{config}: {key} {values[key]}: expected {expected} in it")
+    for key, default in flatten(default_config()).items():
+        value, form = values.get(key), next(_leaves(forms.get(key, default)), None)
+        if value is None and form is not None and not isinstance(form, dict):
+            raise ConfigError(f"{config}: {key} is empty, not {default!r} or another value")
+        if isinstance(value, list | tuple) and form is not None:
+            inside = value if key in forms else _leaves(value)
+            kind, said = (str, "text") if isinstance(form, str) else (int | float, "numbers")
+            if not all(isinstance(one, kind) for one in inside):
+                raise ConfigError(f"{config}: {key} {value}: expected {said} in it")
 
 
 def _leaves(value: Any) -> Iterator[Any]:

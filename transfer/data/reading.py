@@ -68,11 +68,12 @@ def read(
             if absent := layout.absent_keys(entry, keys):
                 raise DataError(f"{file}: {section}[{number}] has no {absent}")
         _check_ids(file, section, entries)
-    for entry in (*content["images"], *content["categories"]):
-        for key in NAMES & entry.keys():
-            if not (isinstance(entry[key], str) and entry[key]):
-                found = f"{file}: entry {entry['id']!r} has the {key} {reprlib.repr(entry[key])}"
-                raise DataError(f"{found}, not text")
+    for what, section in (("image", "images"), ("category", "categories")):
+        for entry in content[section]:
+            for key in NAMES & entry.keys():
+                if not (isinstance(entry[key], str) and entry[key]):
+                    found = f"{what} {entry['id']!r} has the {key} {reprlib.repr(entry[key])}"
+                    raise DataError(f"{file}: {found}, not text")
     for image in content["images"]:
         for key in ("width", "height"):
             value = image[key]
@@ -182,16 +183,19 @@ def _check_boxes(file: Path, annotations: list[Entry], sizes: Mapping[Any, Any])
         raise DataError(f"{file}: {found}: two corners? ({form})")
     seen = np.minimum(ends, limits) - np.maximum(boxes[:, :2], 0)
     lost = np.flatnonzero((seen <= 0).any(axis=1))
-    if not len(lost):
-        return ""
-    first, number = annotations[lost[0]], int(lost[0])
-    one = f"{where(file, number, first)} has the bbox {first['bbox']}"
-    said = (
-        f"{len(lost)} of {count} boxes have nothing in their images and cannot be learnt or found"
-    )
+    cut = np.flatnonzero((seen < boxes[:, 2:] - 1).any(axis=1) & (seen > 0).all(axis=1))
+    notes = []
+    for found, said in (
+        (lost, "have nothing in their images and cannot be learnt or found"),
+        (cut, "reach beyond their images, where training cuts them"),
+    ):
+        if len(found):
+            one = annotations[found[0]]
+            first = f"{where(file, int(found[0]), one)} has the bbox {one['bbox']}"
+            notes.append(f"{len(found)} of {count} boxes {said} (the first: {first})")
     if len(lost) > LOST_SHARE * count:
-        raise DataError(f"{one}: {said} ({form})")
-    return f"{said} (the first: {one})"
+        raise DataError(f"{notes[0]}; {form}")
+    return "; ".join(notes)
 
 
 def records(

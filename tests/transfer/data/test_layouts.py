@@ -110,14 +110,14 @@ FAULTS = {
             for change, parts in [
                 (image(id=None), ["images[1] has the id None"]),
                 (image(id=[2]), ["images[1] has the id [2]"]),
-                (image(file_name=None), ["entry 2 has the file_name None"]),
-                (image(file_name=2), ["entry 2 has the file_name 2"]),
+                (image(file_name=None), ["image 2 has the file_name None"]),
+                (image(file_name=2), ["image 2 has the file_name 2"]),
                 (without("images", "file_name"), ["image 2 has no file_name"]),
                 (image(width="48"), ["image 2 has the width '48'"]),
                 (image(height=31.5), ["image 2 has the height 31.5"]),
                 (image(height=0), ["image 2 has the height 0"]),
                 (image(height=math.inf), ["image 2 has the height inf"]),
-                (category(name=7), ["entry 1 has the name 7"]),
+                (category(name=7), ["category 1 has the name 7"]),
                 (category(id=True), ["categories[0] has the id True"]),
                 (annotation(image_id="2"), ["of image '2', which is not", "but 2 is: text and"]),
                 (annotation(image_id=None), ["annotation 2 is of image None"]),
@@ -256,6 +256,11 @@ def test_a_few_boxes_that_cannot_be_seen_are_counted_and_said(tmp_path):
     dataset = checked("people", tmp_path, edit("people.json", change))
     assert "1 of 1002 boxes have nothing in their images" in dataset.note
     assert "annotation 2 has the bbox [20, 20, 5, 0]" in data.describe(dataset)
+
+
+def test_boxes_that_reach_beyond_their_images_are_counted_and_said(tmp_path):
+    dataset = checked("people", tmp_path, edit("people.json", annotation(bbox=[-5, 20, 20, 9])))
+    assert "1 of 2 boxes reach beyond their images" in data.describe(dataset)
 
 
 @pytest.mark.parametrize("layout", ["people", "lvis"])
