@@ -90,11 +90,11 @@ def check(name: str) -> Dataset:
 
 
 def check_images(name: str, labels: Labels, paths: list[Path]) -> Dataset:
-    """The data set of these labels; DataError where its images do not fit them.
+    """The data set of these labels; DataError where boxes or images do not fit them.
 
-    They must exist, and 100 evenly spaced ones must have the sizes of their records.
+    Images must exist, and 100 evenly spaced ones must have the sizes of their records.
     """
-    images = labels.content["images"]
+    images, note = labels.content["images"], reading.check_boxes(labels)
     layout.require_files(paths)
     for image, path in layout.sample(list(zip(images, paths, strict=True))):
         layout.check_size(path, (image["width"], image["height"]), labels.file)
@@ -108,7 +108,7 @@ def check_images(name: str, labels: Labels, paths: list[Path]) -> Dataset:
         masks=labels.masks,
         mask_fault=labels.mask_fault and f"{name}: {labels.mask_fault}",
         bitmasks=labels.bitmasks,
-        note=labels.note,
+        note=note,
     )
 
 

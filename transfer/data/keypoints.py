@@ -12,7 +12,7 @@ from transfer.data.layout import DataError
 from transfer.data.masks import are_numbers
 from transfer.data.reading import Labels, where
 
-# left and right anywhere (lefteye, bright-LEFT); l and r as a word (l_eye, EyeR, rEye, RAnkle)
+# left and right anywhere, as in lefteye; l and r as a word, as in l_eye, EyeR, rEye and RAnkle
 SIDE = re.compile(
     "[Ll]eft|LEFT|[Rr]ight|RIGHT|(?<![A-Za-z])[LlRr](?![A-Za-z])|(?<=[a-z])[LR](?![A-Za-z])"
     "|(?<![A-Za-z])[lr](?=[A-Z])|(?<![A-Za-z])[LR](?=[A-Z][a-z])"

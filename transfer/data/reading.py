@@ -36,8 +36,8 @@ class Labels:
     Of the content: widths and heights are whole numbers; boxes, in pixels, and areas are finite;
     where they are there, ``iscrowd`` is 0 or 1 and ``segmentation`` is as of ``clean_mask``.
     classes: name by category id, in the order of the network's classes.
-    masks: whether all objects have one; mask_fault: which one has none, though others have.
-    note: what is in the file, but cannot be learnt or found.
+    masks: whether all objects have one; bitmasks: whether one, crowds apart, is run lengths;
+    mask_fault: which object has none, though others have.
     """
 
     file: Path
@@ -46,7 +46,6 @@ class Labels:
     masks: bool
     bitmasks: bool
     mask_fault: str
-    note: str
 
 
 def read(
@@ -118,18 +117,18 @@ def _clean_annotations(file: Path, content: dict[str, Any], classes: dict[Any, s
             first_fault = first_fault or f"{where(file, number, annotation)}: {found}"
         else:
             annotation["segmentation"] = mask
-            bitmasks = bitmasks or isinstance(mask, dict)
-    note, of_all = _check_boxes(file, annotations, sizes), f"of {len(annotations)} annotations"
+            if isinstance(mask, dict) and not annotation.get("iscrowd"):
+                bitmasks = True
+    mask_fault = ""
+    if labelled and unmasked:
+        mask_fault = f"{first_fault} ({unmasked} of {len(annotations)} annotations have no mask)"
     return Labels(
         file=file,
         content=content,
         classes=classes,
         masks=not unmasked,
         bitmasks=bitmasks,
-        mask_fault=f"{first_fault} ({unmasked} {of_all} have no mask)"
-        if labelled and unmasked
-        else "",
-        note=note,
+        mask_fault=mask_fault,
     )
 
 
@@ -166,10 +165,12 @@ def _alike(value: Any, known: Collection[Any]) -> str:
     return f", but {alike[0]!r} is: text and numbers differ" if alike else ""
 
 
-def _check_boxes(file: Path, annotations: list[Entry], sizes: Mapping[Any, Any]) -> str:
-    """What cannot be seen of the boxes, in words; DataError where all of them are misunderstood."""
+def check_boxes(labels: Labels) -> str:
+    """What cannot be seen of the boxes, in words; DataError where these are misunderstood."""
+    file, annotations = labels.file, labels.content["annotations"]
+    sizes = {image["id"]: (image["width"], image["height"]) for image in labels.content["images"]}
     boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=float)
-    limits = np.array([sizes[annotation["image_id"]][::-1] for annotation in annotations])
+    limits = np.array([sizes[annotation["image_id"]] for annotation in annotations])
     ends = boxes[:, :2] + boxes[:, 2:]
     form, count = "a bbox is x, y, width, height in pixels", len(boxes)
     tiny = int((boxes[:, 2:].max(axis=1) <= 1).sum())
