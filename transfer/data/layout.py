@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pretrain.runtime.files import DataError
 
@@ -131,7 +131,7 @@ def check_size(image: Path, size: tuple[int, int], record: Path) -> None:
             exif = opened.getexif() if opened.format != "PNG" else {}
             if exif.get(EXIF_ORIENTATION) in EXIF_TRANSPOSED:
                 found = found[::-1]
-    except (OSError, UnidentifiedImageError) as fault:
+    except (OSError, Image.DecompressionBombError) as fault:
         raise DataError(f"{image} is not a readable image ({fault})") from fault
     if found != tuple(size):
         found, said = (f"{width}x{height}" for width, height in (found, size))
