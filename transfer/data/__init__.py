@@ -136,12 +136,12 @@ def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
 
 
 def describe(dataset: Dataset) -> str:
-    """One line: counts, place, and the published count where it differs."""
+    """One line: counts, place, notes, and the published count where it differs."""
     official = OFFICIAL_IMAGES.get(dataset.name, dataset.images)
     note = "" if official == dataset.images else f" (the official set has {official})"
     return (
         f"{dataset.name}: {dataset.images} images{note}, {dataset.objects} objects, "
-        f"{len(dataset.classes)} classes, {dataset.place}{dataset.note and f'; {dataset.note}'}"
+        f"{len(dataset.classes)} classes, {'; '.join([str(dataset.place), *dataset.notes])}"
     )
 
 

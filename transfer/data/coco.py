@@ -81,12 +81,16 @@ def check(name: str) -> Dataset:
     records. The names of keypoints become the data set's metadata where it has none (Detectron2
     takes classes from a JSON file, keypoints not). Raises DataError.
     """
-    labels = read(name)
+    labels, metadata = read(name), MetadataCatalog.get(name)
     dataset = check_images(name, labels, paths_of(name, labels))
     try:
-        return replace(dataset, keypoints=keypoints_of(labels, MetadataCatalog.get(name)))
+        dataset = replace(dataset, keypoints=keypoints_of(labels, metadata))
     except DataError as fault:  # of no concern to a network that learns no keypoints
         return replace(dataset, keypoints_fault=f"{name}: {fault}")
+    if len(dataset.keypoints) > 1 and not metadata.keypoint_flip_map:
+        said = "no keypoints change places in a mirrored image"
+        return replace(dataset, notes=(*dataset.notes, said))
+    return dataset
 
 
 def check_images(name: str, labels: Labels, paths: list[Path]) -> Dataset:
@@ -94,7 +98,7 @@ def check_images(name: str, labels: Labels, paths: list[Path]) -> Dataset:
 
     Images must exist, and 100 evenly spaced ones must have the sizes of their records.
     """
-    images, note = labels.content["images"], reading.check_boxes(labels)
+    images, notes = labels.content["images"], reading.check_boxes(labels)
     layout.require_files(paths)
     for image, path in layout.sample(list(zip(images, paths, strict=True))):
         layout.check_size(path, (image["width"], image["height"]), labels.file)
@@ -108,7 +112,7 @@ def check_images(name: str, labels: Labels, paths: list[Path]) -> Dataset:
         masks=labels.masks,
         mask_fault=labels.mask_fault and f"{name}: {labels.mask_fault}",
         bitmasks=labels.bitmasks,
-        note=note,
+        notes=tuple(notes),
     )
 
 

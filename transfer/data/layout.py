@@ -31,7 +31,7 @@ class Dataset:
     images, objects: how many; classes: their names in the order of the network's classes;
     masks: whether every object has one, mask_fault: which one has none, if others have, bitmasks:
     whether one is not polygons; keypoints: their names, or none, keypoints_fault: what keeps a
-    network from learning them; densepose: how many persons have it; note: what is not of use.
+    network from learning them; densepose: how many persons have it; notes: what one should know.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Dataset:
     keypoints: tuple[str, ...] = ()
     keypoints_fault: str = ""
     densepose: int = 0
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def data_root() -> Path:

@@ -165,7 +165,7 @@ def _alike(value: Any, known: Collection[Any]) -> str:
     return f", but {alike[0]!r} is: text and numbers differ" if alike else ""
 
 
-def check_boxes(labels: Labels) -> str:
+def check_boxes(labels: Labels) -> list[str]:
     """What cannot be seen of the boxes, in words; DataError where these are misunderstood."""
     file, annotations = labels.file, labels.content["annotations"]
     sizes = {image["id"]: (image["width"], image["height"]) for image in labels.content["images"]}
@@ -196,7 +196,7 @@ def check_boxes(labels: Labels) -> str:
             notes.append(f"{len(found)} of {count} boxes {said} (the first: {first})")
     if len(lost) > LOST_SHARE * count:
         raise DataError(f"{notes[0]}; {form}")
-    return "; ".join(notes)
+    return notes
 
 
 def records(

@@ -61,6 +61,18 @@ def test_a_flip_map_of_ones_own_counts_where_it_names_keypoints(pair, tmp_path):
     assert found.keypoints_fault.endswith("which is none of its keypoints") == ("fuss" in pair[1])
 
 
+@pytest.mark.parametrize("names", [("left_hand", "right_hand"), ("linke_hand", "rechte_hand")])
+def test_it_is_said_where_no_keypoints_change_places(names, tmp_path):
+    write_people(tmp_path)
+    edit_json(
+        tmp_path / "people.json",
+        lambda content: content["categories"][0].update(keypoints=list(names)),
+    )
+    with registered("people", tmp_path):
+        said = data.describe(data.check(NAME))
+    assert ("no keypoints change places" in said) == ("linke_hand" in names)
+
+
 @pytest.mark.parametrize("flips", [3, "left", [["left"]], [["a", "b", "c"]]])
 def test_a_flip_map_that_is_none_is_said(flips, tmp_path):
     write_people(tmp_path)

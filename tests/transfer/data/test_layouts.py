@@ -254,7 +254,7 @@ def test_a_few_boxes_that_cannot_be_seen_are_counted_and_said(tmp_path):
         content["annotations"] += many
 
     dataset = checked("people", tmp_path, edit("people.json", change))
-    assert "1 of 1002 boxes have nothing in their images" in dataset.note
+    assert "1 of 1002 boxes have nothing in their images" in dataset.notes[0]
     assert "annotation 2 has the bbox [20, 20, 5, 0]" in data.describe(dataset)
 
 
