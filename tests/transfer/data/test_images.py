@@ -24,6 +24,12 @@ def test_detectron2_reads_images_with_it(tmp_path):
     np.testing.assert_array_equal(read("BGR"), np.rot90(PIXELS, -1)[..., ::-1])
 
 
+def test_images_of_16_bits_keep_their_grey_levels(tmp_path):
+    Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257).save(tmp_path / "a.png")
+    found = read_image(str(tmp_path / "a.png"), "RGB")
+    np.testing.assert_array_equal(found, PIXELS[..., :1].repeat(3, axis=2))
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
 @pytest.mark.parametrize("share", [0, 0.1, 0.6])
 def test_a_file_that_is_not_whole_is_named(ending, share, tmp_path):
