@@ -31,6 +31,7 @@ FIELDS = {  # value or type
     "init": "clove_400ep",
     "method": "clove",
     "pretrain_epochs": 400.0,
+    "depth": 50,
     "seed": 3,
     "data": dict,
     "weights_sha256": str,
