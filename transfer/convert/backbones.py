@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretrain.encoder import ARCHITECTURES, build_encoder
+from pretrain.encoder import ARCHITECTURES, WITHOUT_BOTTLENECKS, build_encoder
 from pretrain.runtime import checkpoints
 from pretrain.runtime.reading import CheckpointError, shown
 from transfer.convert.converted import is_converted
@@ -74,7 +74,7 @@ class Backbone:
         return {
             **self.method.config,
             "MODEL.RESNETS.DEPTH": self.depth,
-            "MODEL.RESNETS.RES2_OUT_CHANNELS": self.torchvision["layer2.0.conv1.weight"].shape[1],
+            "MODEL.RESNETS.RES2_OUT_CHANNELS": 64 if self.depth in WITHOUT_BOTTLENECKS else 256,
         }
 
 
