@@ -7,6 +7,7 @@ import torchvision
 from torch import nn
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+WITHOUT_BOTTLENECKS = (18, 34)  # depths
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 
 

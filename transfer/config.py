@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, get_cfg
 
+from pretrain.encoder import WITHOUT_BOTTLENECKS
 from pretrain.runtime.config import ConfigError, config_hash, flatten, is_within, merge, plain
 from transfer.densepose.config import add_densepose_config, check_densepose_config
 
@@ -84,9 +85,26 @@ def resolve(
         dtype, known = cfg.TRANSFER.AMP_DTYPE, ", ".join(AMP_DTYPES)
         raise ConfigError(f"{config}: TRANSFER.AMP_DTYPE {dtype!r} is none of {known}")
     _check_values(cfg, config)
+    depth, channels = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
+    check_head(cfg, depth)
+    if depth in WITHOUT_BOTTLENECKS and channels != 64:
+        raise ConfigError(
+            f"MODEL.RESNETS.RES2_OUT_CHANNELS {channels}: a ResNet-{depth} has 64. "
+            "Add: MODEL.RESNETS.RES2_OUT_CHANNELS 64"
+        )
     _check_steps(cfg, config)
     check_densepose_config(cfg)
     return cfg
+
+
+def check_head(cfg: CfgNode, depth: int) -> None:
+    """ConfigError where the config's head cannot follow a ResNet of ``depth`` layers."""
+    head = cfg.MODEL.ROI_HEADS.NAME
+    if depth in WITHOUT_BOTTLENECKS and head.startswith("Res5ROIHeads"):
+        raise ConfigError(
+            f"MODEL.ROI_HEADS.NAME {head}: a C4 head is made of bottlenecks, and a ResNet-{depth} "
+            "has none. Take a task on FPN, such as coco_fpn, or a ResNet-50"
+        )
 
 
 def config_sha256(cfg: CfgNode) -> str:

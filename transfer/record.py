@@ -57,6 +57,7 @@ def describe(cfg: CfgNode, name: str, init: str | None, meta: dict[str, Any]) ->
         "init": init or meta["method"],
         "method": meta["method"],
         "pretrain_epochs": meta.get("pretrain_epochs"),
+        "depth": cfg.MODEL.RESNETS.DEPTH,
         "seed": cfg.SEED,
         "data": data.fingerprint(train, test),
         "weights_sha256": None if random else files.sha256_of(cfg.MODEL.WEIGHTS),

@@ -19,6 +19,7 @@ from torch import nn
 from pretrain.runtime import reading
 from pretrain.runtime.config import ConfigError, flatten, plain
 from pretrain.runtime.reading import CheckpointError
+from transfer.config import check_head
 from transfer.convert import load_converted
 
 RANDOM = "random"
@@ -54,8 +55,11 @@ def read(cfg: CfgNode, or_model: bool = False) -> tuple[State | None, dict[str, 
 def check_agreement(cfg: CfgNode, meta: dict[str, Any], path: str) -> None:
     """ConfigError, with the pairs to add, where ``cfg`` contradicts what the weights need.
 
+    There are none where the config's head cannot follow their trunk.
+
     meta: of the converted file; its ``config`` holds key and value of what fine-tuning must match.
     """
+    check_head(cfg, meta["config"].get("MODEL.RESNETS.DEPTH"))
     have = plain(flatten(cfg))
     wrong = {key: value for key, value in plain(meta["config"]).items() if have.get(key) != value}
     if wrong:

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.report import charts
 from benchmarks.report.cells import DONE, FAILED, MISSING, UNFINISHED, Cell, as_lines, read_cells
-from benchmarks.report.pictures import embed
+from benchmarks.report.pictures import Picture, embed, embed_inits
 from benchmarks.tables import build, wording
 from benchmarks.tables.build import Column, numbers, words
 from benchmarks.tables.collect import writing
@@ -39,6 +39,8 @@ def report(folder: str | Path, output: str | Path | None = None) -> int:
     names = dict.fromkeys([table.task.name for table in tables])  # first, and in this order
     names |= dict.fromkeys(sorted({cell.task for cell in cells}))
     shown = [tasks.get(name) or TaskInfo(name, name, (), "") for name in names]
+    pictures.sort(key=lambda picture: (list(names).index(picture.cell.task), picture.file))
+    sample = _sample(pictures)
     counts = Counter(cell.state for cell in cells)
     said = {state: counts[state] for state in STATES if counts[state]}
     environment = Environment(
@@ -54,7 +56,9 @@ def report(folder: str | Path, output: str | Path | None = None) -> int:
         tasks=shown,
         tables=tables,
         curves={task.name: _curves(cells, task, inits) for task in shown},
-        pictures=sorted(pictures, key=lambda picture: picture.file),  # one image side by side
+        trunks=embed_inits(folder, inits),
+        sample=sample,
+        pictures=[picture for picture in pictures if picture not in sample],
         left_out=left_out,
         problems=found.problems,
         states=STATES,
@@ -68,8 +72,18 @@ def report(folder: str | Path, output: str | Path | None = None) -> int:
     output = folder / "report.html" if output is None else Path(output)
     with writing(output):
         write_text(output, html)
-    print(f"{output}: {', '.join(f'{number} {state}' for state, number in said.items())}")
+    states = ", ".join(f"{number} {state}" for state, number in said.items())
+    print("; ".join(filter(None, [*map(wording.sentence, tables), f"{output}: {states}"])))
     return found.say_problems(folder)
+
+
+def _sample(pictures: Sequence[Picture]) -> list[Picture]:
+    """The first image, as every init sees it."""
+
+    def whose(picture: Picture) -> tuple[str, str, int]:
+        return picture.file, picture.cell.task, picture.cell.seed
+
+    return [picture for picture in pictures if whose(picture) == whose(pictures[0])]
 
 
 def _curves(cells: Sequence[Cell], task: TaskInfo, inits: Sequence[str]) -> list[charts.Chart]:

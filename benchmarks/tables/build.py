@@ -115,12 +115,14 @@ class Row:
 class Block:
     """The part of a table that is shown in one piece: some metrics, and the rows that may have one.
 
-    Of every row of ``rows`` there is an entry in every one of ``columns``.
+    Of every row of ``rows`` there is an entry in every one of ``columns``. folded: it is shown on
+    demand only, being about other data than those that were measured.
     """
 
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
+    folded: bool = False
 
     def has(self, kind: str) -> bool:
         """Whether there are columns of this kind."""
@@ -150,6 +152,11 @@ class Table:
         """Whether all its rows were run under one config, and so under one schedule."""
         return len({result.config_sha256 for result in self.results}) <= 1
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether published values stand beside the measured ones, or apart and folded away."""
+        return self.data is None or self.data.official
+
     def compares(self, metric: str) -> bool:
         """Whether a value of ``metric`` was published under the protocol that is run here."""
         rows = (row for row in self.task.rows if metric in row.values)
@@ -166,15 +173,24 @@ class Table:
         return row.measured[metric].mean - row.published.values[metric]
 
     def blocks(self) -> list[Block]:
-        """The metrics by what they measure, and few enough for a terminal."""
-        return [
-            self._block(tuple(group[start : start + METRICS_SIDE_BY_SIDE]))
+        """The metrics by what they measure, and few enough for a terminal; folded ones last."""
+        parts = [
+            tuple(group[start : start + METRICS_SIDE_BY_SIDE])
             for group in by_group(self.task.metrics).values()
             for start in range(0, len(group), METRICS_SIDE_BY_SIDE)
         ]
+        if self.side_by_side:
+            return [self._block(part, {MEASURED, PUBLISHED}) for part in parts]
+        folded = [part for part in parts if any(row.publishes(*part) for row in self.rows)]
+        blocks = [self._block(part, {MEASURED}) for part in parts]
+        return blocks + [self._block(part, {PUBLISHED}, folded=True) for part in folded]
 
-    def _block(self, metrics: tuple[str, ...]) -> Block:
-        rows = [row for row in self.rows if row.init or row.publishes(*metrics)]
+    def _block(self, metrics: tuple[str, ...], kinds: set[str], folded: bool = False) -> Block:
+        rows = [
+            row
+            for row in self.rows
+            if (MEASURED in kinds and row.init) or (PUBLISHED in kinds and row.publishes(*metrics))
+        ]
         names = {metric: metric.partition("/")[2] or metric for metric in metrics}
 
         columns = [
@@ -182,11 +198,11 @@ class Table:
             words("method", [row.method for row in rows]),
             numbers("epochs", [row.epochs for row in rows], form="g"),
         ]
-        if any(row.init for row in self.rows):
+        if MEASURED in kinds and any(row.init for row in self.rows):
             columns.append(Column("n", [row.count() for row in rows]))
             for metric, name in names.items():
                 columns.append(Column(name, [row.mean(metric) for row in rows], MEASURED))
-        if any(row.publishes(*metrics) for row in rows):
+        if PUBLISHED in kinds and any(row.publishes(*metrics) for row in rows):
             theirs = [row.published for row in rows]
             for metric, name in names.items():
                 values = [printed.values.get(metric) for printed in theirs]
@@ -198,7 +214,7 @@ class Table:
             if self.compares(metrics[0]):
                 values = [self.difference(row, metrics[0]) for row in rows]
                 columns.append(numbers(names[metrics[0]], values, DIFFERENCE, "+.2f"))
-        return Block(metrics, tuple(rows), tuple(columns))
+        return Block(metrics, tuple(rows), tuple(columns), folded)
 
 
 def build_tables(folder: Folder, tasks: Mapping[str, TaskInfo]) -> list[Table]:

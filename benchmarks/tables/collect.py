@@ -49,5 +49,5 @@ def collect(folder: str | Path, output: str | Path | None = None) -> int:
         write_text(output / "results.csv", records.as_csv(tables, found))
         write_json(output / "results.json", records.as_json(tables, found))
         write_text(output / "results.tex", latex.page(tables))
-    print(page, end="")
+    print(markdown.unfolded(page), end="")
     return found.say_problems(folder)

@@ -49,7 +49,7 @@ def _floats(table: Table) -> list[tuple[str, str]]:
     title = f"{text(table.task.title)} ({name}){text(wording.whose_data(table))}"
     floats = []
     for block in table.blocks():
-        if block.rows:
+        if block.rows and not block.folded:
             said = text(f"{', '.join(block.metrics)}. {_caption(table, block)}")
             floats.append((f"{title}: {said}", _body(table, block)))
     if tests := wording.tests(table):

@@ -1,12 +1,13 @@
 """Tables as Markdown that also reads well in a terminal."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import tabulate
 from tabulate import DataRow, Line, TableFormat
 
 from benchmarks.tables import wording
-from benchmarks.tables.build import Column, Entry, Table
+from benchmarks.tables.build import PUBLISHED, Block, Column, Entry, Table
 from benchmarks.tables.results import Folder
 
 INTRODUCTION = """# Results
@@ -19,6 +20,7 @@ INTRODUCTION = """# Results
   is explained below each table.
 """
 
+FOLD, UNFOLD = "<details>", "</details>"
 ROW = DataRow("| ", " | ", " |")
 PIPES = TableFormat(None, Line("| ", "-", " | ", " |"), None, None, ROW, ROW, 0, None)
 tabulate.MIN_PADDING = 0  # a column is as wide as its widest text; wide tables must fit a terminal
@@ -34,27 +36,42 @@ def page(tables: Sequence[Table], folder: Folder) -> str:
     return "\n".join(parts)
 
 
+def unfolded(text: str) -> str:
+    """A page for the terminal, where nothing folds: less what it folds away."""
+    return re.sub(f"{FOLD}.*?{UNFOLD}\n+", "", text, flags=re.DOTALL)
+
+
 def _section(table: Table) -> str:
     title = f"## {table.task.title} (`{table.task.name}`){_escape(wording.whose_data(table))}"
     parts = [title, _escape(wording.caption(table))]
     remarks = [f"**{warning}**" for warning in wording.warnings(table)]
     parts.append(" ".join(filter(None, [*remarks, wording.comparability(table)])))
-    notes = wording.numbered(note for row in table.rows for note in row.remarks)
-    for block in table.blocks():
+    blocks = table.blocks()
+    parts += _grids(table, [block for block in blocks if not block.folded])
+    if tests := wording.tests(table):
+        parts += ["### Between inits", tests[0], _grid(tests[1])]
+    if folded := [block for block in blocks if block.folded]:
+        parts += [f"{FOLD}<summary>{wording.FOLDED}</summary>", *_grids(table, folded), UNFOLD]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _grids(table: Table, blocks: Sequence[Block]) -> list[str]:
+    """A grid for each block, then what is to be known of them."""
+    parts = []
+    notes = wording.numbered(n for block in blocks for row in block.rows for n in block.notes(row))
+    for block in blocks:
         parts.append("### " + ", ".join(f"`{metric}`" for metric in block.metrics))
-        if table.task.rows and not block.has("published"):
+        if table.side_by_side and table.task.rows and not block.has(PUBLISHED):
             parts.append("No published values of these are known.")
         numbers = [", ".join(str(notes[note]) for note in block.notes(row)) for row in block.rows]
         if block.rows:
             parts.append(_grid([*block.columns, Column("notes", list(map(Entry, numbers)))]))
-    if tests := wording.tests(table):
-        parts += ["### Between inits", tests[0], _grid(tests[1])]
     if notes:
         legend = (f"{number}. {_escape(note)}" for note, number in notes.items())
         parts.append("Notes\n\n" + "\n".join(legend))
-    if protocols := wording.protocols(table):
-        parts.append(f"Protocols\n\n{_list(protocols)}")
-    return "\n\n".join(filter(None, parts)) + "\n"
+    if any(block.has(PUBLISHED) for block in blocks):
+        parts.append(f"Protocols\n\n{_list(wording.protocols(table))}")
+    return parts
 
 
 def _grid(columns: Sequence[Column]) -> str:

@@ -74,6 +74,7 @@ class Result:
     seconds: float
     hardware: str
     git_commit: str
+    depth: int | None  # of the ResNet; None where the file does not say it, as older ones
 
     @property
     def cell(self) -> CellName:
@@ -189,6 +190,7 @@ def read_result(path: Path, folder: Path) -> Result:
             kind = ResultError if isinstance(content["format"], int) else CorruptError
             raise kind(f"field format: {found}, this version reads {FORMAT}; update this checkout")
         data = Data(**{key.name: content["data"][key.name] for key in fields(Data)})
+        content = {"depth": None} | content
         values = {key.name: content[key.name] for key in fields(Result)}
         result = Result(**values | {"data": data})
         numbers = {f"metrics.{name}": value for name, value in result.metrics.items()}

@@ -7,11 +7,22 @@ from benchmarks.tables.build import NOTHING, Column, Entry, Table, numbers, shor
 from benchmarks.tables.results import Result
 from benchmarks.tables.statistics import MIN_SEEDS, compare_inits
 
+FOLDED = "Published values, all of ResNet-50 on the official data"
+
 
 def whose_data(table: Table) -> str:
     """The end of a title: what the data are where they are not the official ones."""
     unofficial = table.data is not None and not table.official
     return f": on {table.data.name}, not the official data" if unofficial else ""
+
+
+def sentence(table: Table) -> str:
+    """``coco_fpn, box AP: clove 9.1, random 3.0``; empty where nothing was measured."""
+    metric = table.task.main_metric
+    rows = [(row.init, row.measured[metric].mean) for row in table.rows if metric in row.measured]
+    name = metric.replace("bbox/", "box/").replace("segm/", "mask/").replace("/", " ")
+    values = ", ".join(f"{init} {mean:.1f}" for init, mean in rows)
+    return f"{table.task.name}, {name}: {values}" if rows else ""
 
 
 def caption(table: Table) -> str:
@@ -32,6 +43,7 @@ def caption(table: Table) -> str:
     return (
         f"Data: {data.name}, {data.train_images} training and {data.test_images} test images, "
         f"fingerprint {short(data.sha256)}. "
+        f"Trunk: {once(lambda result: f'ResNet-{result.depth}' if result.depth else 'unknown')}. "
         f"Iterations: {once(lambda result: result.iterations)}. "
         f"Images per batch: {once(lambda result: result.images_per_batch)}. "
         f"Hardware: {once(lambda result: result.hardware)}. "

@@ -14,7 +14,7 @@ from benchmarks.scenes.generate import Request, generate
 from pretrain.runtime import distributed
 from pretrain.runtime.config import REPOSITORY, ConfigError
 from pretrain.runtime.interrupt import EXIT_CODE, InterruptFlag
-from tests.transfer.tiny import FAST, SCENES, converted, data_sets_at, write_coco
+from tests.transfer.tiny import FAST, SCENES, converted, data_sets_at, trunk_overrides, write_coco
 from transfer import train
 from transfer.__main__ import main
 from transfer.config import images_per_bn_batch, resolve
@@ -24,13 +24,14 @@ from transfer.train import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_log_handlers")
 # 6 images in 2 shapes, so that groups are half-filled when a run is left
-LONGER = ["SOLVER.MAX_ITER", "5", "DATALOADER.NUM_WORKERS", "1"]
+LONGER = ["SOLVER.MAX_ITER", "5", "DATALOADER.NUM_WORKERS", "1", *trunk_overrides(18)]
 FIELDS = {  # value or type
     "format": 1,
     "task": str,
     "init": "clove_400ep",
     "method": "clove",
     "pretrain_epochs": 400.0,
+    "depth": 50,
     "seed": 3,
     "data": dict,
     "weights_sha256": str,

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from torch.nn import functional as F
 
 from pretrain.runtime.config import ConfigError
-from tests.transfer.tiny import converted
+from tests.transfer.tiny import converted, trunk_overrides
 from transfer.config import resolve
 from transfer.convert import CheckpointError
 from transfer.tasks import TASKS
@@ -24,6 +24,7 @@ from transfer.weights import (
 )
 
 EXTRA_NORM = 5  # entries that a C4 head has beside the backbone's
+ON_FPN = [name for name, task in TASKS.items() if "FPN" in task.config]
 PLAIN_BN = ["MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN"]
 
 
@@ -37,12 +38,16 @@ def file():
     return converted()
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_all_318_entries_find_the_places_that_detectron2_itself_gives_them(task, file, tmp_path):
+@pytest.mark.parametrize(
+    ("task", "depth"),
+    [(task, 50) for task in TASKS] + [(task, depth) for task in ON_FPN for depth in (18, 34)],
+)
+def test_all_entries_find_the_places_that_detectron2_itself_gives_them(task, depth, tmp_path):
+    file = converted(depth)
     torch.save(file, tmp_path / "out.pth")
-    ours, theirs = model(task), model(task)
+    ours, theirs = (model(task, *trunk_overrides(depth)) for _ in range(2))
     filled = load_backbone(ours, file["model"], "out.pth")
-    assert len(filled) == len(file["model"]) == 318
+    assert len(filled) == len(file["model"]) == {18: 120, 34: 216, 50: 318}[depth]
     left = [name for name in ours.state_dict() if "res5" in name and name not in filled]
     assert len(left) == (EXTRA_NORM if "C4" in TASKS[task].config else 0)
     DetectionCheckpointer(theirs).load(str(tmp_path / "out.pth"))
@@ -100,6 +105,21 @@ def test_contradicting_settings_stop_and_the_printed_pairs_help(file):
     assert str(stopped.value).endswith(f"Add: {pairs}")
     overrides = ["INPUT.FORMAT", "BGR", "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]"]
     check_agreement(resolve(TASKS["coco_c4"].config, overrides=overrides), meta, "x.pth")
+
+
+def test_a_small_trunk_needs_its_pairs_and_a_head_without_bottlenecks():
+    meta, fpn = converted(18)["meta"], TASKS["coco_fpn"].config
+    pairs = trunk_overrides(18)
+    with pytest.raises(ConfigError, match=f"Add: {' '.join(pairs)}$"):
+        check_agreement(resolve(fpn), meta, "x.pth")
+    check_agreement(resolve(fpn, overrides=pairs), meta, "x.pth")
+    bottlenecks = "C4 head is made of bottlenecks, and a ResNet-18 has none.*coco_fpn"
+    with pytest.raises(ConfigError, match=bottlenecks):
+        check_agreement(resolve(TASKS["coco_c4"].config), meta, "x.pth")
+    with pytest.raises(ConfigError, match=bottlenecks):
+        resolve(TASKS["voc_c4"].config, overrides=pairs)
+    with pytest.raises(ConfigError, match=r"Add: MODEL\.RESNETS\.RES2_OUT_CHANNELS 64"):
+        resolve(fpn, overrides=pairs[:2])
 
 
 def batches(count):

@@ -84,22 +84,29 @@ def data_sets_at(root):
             catalog.update(entries)
 
 
-def converted(seed=0):
-    """What a converted R50 file holds, with seeded random weights: 318 short names."""
-    torch.manual_seed(seed)
-    cfg = resolve(TASKS["coco_fpn"].config)
+def trunk_overrides(depth):
+    """The pairs of a ResNet of ``depth`` layers."""
+    width = "64" if depth < 50 else "256"
+    return ["MODEL.RESNETS.DEPTH", str(depth), "MODEL.RESNETS.RES2_OUT_CHANNELS", width]
+
+
+def converted(depth=50):
+    """What a converted file holds, with seeded random weights; of an R50, 318 short names."""
+    torch.manual_seed(0)
+    cfg = resolve(TASKS["coco_fpn"].config, overrides=trunk_overrides(depth))
     trunk = build_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict()
     needs = {
         "INPUT.FORMAT": "RGB",
         "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
         "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
-        "MODEL.RESNETS.DEPTH": 50,
+        "MODEL.RESNETS.DEPTH": depth,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 64 if depth < 50 else 256,
     }
     return {
         "format": 1,
         "model": {name: value.clone() for name, value in trunk.items()},
         "matching_heuristics": True,
         "__author__": "tests",
-        "meta": {"method": "clove", "pretrain_epochs": 400.0, "depth": 50, "config": needs},
+        "meta": {"method": "clove", "pretrain_epochs": 400.0, "depth": depth, "config": needs},
     }

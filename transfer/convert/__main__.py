@@ -52,10 +52,10 @@ def _report_and_prove(source: Path, backbone: Backbone) -> None:
     print(f"network  {backbone.network} ({backbone.place or 'no'} prefix), R{depth}")
     print(f"kept     {len(tensors)} entries")
     print(f"dropped  {counts(backbone.dropped)}")
-    stages = prove(tensors, backbone.detectron2, method.config, depth, method.stride_in_1x1)
+    stages = prove(tensors, backbone.detectron2, backbone.config, method.stride_in_1x1)
     print(f"proof    max |Detectron2 - torchvision| / max |torchvision|, at most {TOLERANCE:.0e}")
     for row in stages:
-        print(f"         {row.stage:5} C4 {row.c4:.1e}  FPN {row.fpn:.1e}")
+        print(f"         {row.stage:5} {row}")
 
 
 def meta_of(backbone: Backbone, source: Path, loaded: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def meta_of(backbone: Backbone, source: Path, loaded: dict[str, Any]) -> dict[st
         "network": backbone.network,
         "depth": backbone.depth,
         "entries": len(backbone.detectron2),
-        "config": {**method.config, "MODEL.RESNETS.DEPTH": backbone.depth},
+        "config": backbone.config,
         "packages": provenance.packages(),
     }
     if isinstance(epoch, (int, float)) and 0 <= epoch <= 10**6:

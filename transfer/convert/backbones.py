@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretrain.encoder import build_encoder
+from pretrain.encoder import ARCHITECTURES, WITHOUT_BOTTLENECKS, build_encoder
 from pretrain.runtime import checkpoints
 from pretrain.runtime.reading import CheckpointError, shown
 from transfer.convert.converted import is_converted
 from transfer.convert.layouts import LAYOUTS, Layout, Method, method_row
 from transfer.convert.names import TO_TORCHVISION, TRUNK, to_detectron2
 
+DEPTHS = tuple(int(arch.removeprefix("resnet")) for arch in ARCHITECTURES)
 COUNTER = "num_batches_tracked"
 PREFIX = re.compile(rf"(?:.*?\.)??(?={TRUNK.pattern})")  # in torchvision's names
 
@@ -67,6 +68,15 @@ class Backbone:
     detectron2: Tensors
     dropped: Counter  # first component of all other keys, or other state dict -> how many
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """What fine-tuning must match, by Detectron2's keys; ``method`` must be known."""
+        return {
+            **self.method.config,
+            "MODEL.RESNETS.DEPTH": self.depth,
+            "MODEL.RESNETS.RES2_OUT_CHANNELS": 64 if self.depth in WITHOUT_BOTTLENECKS else 256,
+        }
+
 
 def find_backbone(
     checkpoint: Mapping[str, Any], method: str = "auto", prefix: str | None = None
@@ -76,7 +86,7 @@ def find_backbone(
     checkpoint: as pretrain.runtime.reading.read returns it, or a state dict. Tensors come out
     contiguous, in float32 and batch counters in int64; those that were so already share the
     checkpoint's memory. Raises CheckpointError, without the file's name, when nothing or too much
-    fits, and when the entries are not exactly a plain ResNet-50's, 101's or 152's.
+    fits, and when the entries are not exactly those of a plain ResNet of one of DEPTHS.
     """
     if is_converted(checkpoint):
         raise CheckpointError("converted already; give it to python -m transfer --weights")
@@ -221,7 +231,7 @@ def _expected(depth: int) -> dict[str, tuple[int, ...]]:
 def _check_entries(entries: State) -> int:
     """The depth whose entries these are, exactly; CheckpointError if there is none."""
     shapes = {name: tuple(value.shape) for name, value in entries.items()}
-    depth = min((50, 101, 152), key=lambda depth: len(_expected(depth).keys() ^ shapes.keys()))
+    depth = min(DEPTHS, key=lambda depth: len(_expected(depth).keys() ^ shapes.keys()))
     expected = _expected(depth)
     if not any(name.endswith(COUNTER) for name in entries):  # some sources have none of them
         expected = {name: each for name, each in expected.items() if not name.endswith(COUNTER)}
@@ -234,9 +244,9 @@ def _check_entries(entries: State) -> int:
         some = ", ".join(map(shown, wrong[:3])) + (", …" if len(wrong) > 3 else "")
         raise CheckpointError(
             f"{len(wrong)} of {len(shapes)} backbone entries do not fit the {len(expected)} of a "
-            f"ResNet-{depth} ({some}). Only plain ResNet-50, 101 and 152 convert: no smaller one, "
-            "no deep stem, no wide ResNet, no ResNeXt. If it is one, is the file complete, and "
-            "--prefix right?"
+            f"ResNet-{depth} ({some}). Only plain ResNets of {', '.join(map(str, DEPTHS))} layers "
+            "convert: no deep stem, no wide ResNet, no ResNeXt. If it is one, is the file "
+            "complete, and --prefix right?"
         )
     return depth
 

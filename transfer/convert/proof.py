@@ -2,6 +2,7 @@
 
 In eval mode, stage by stage, the C4 and FPN backbones must give the features that torchvision's
 ResNet gives with the source's tensors. It catches misplaced strides, names and shapes at once.
+ResNet-18 and 34 have no C4 backbone: Detectron2's C4 head is made of bottlenecks.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pretrain.encoder import STAGES, build_encoder
+from pretrain.encoder import STAGES, WITHOUT_BOTTLENECKS, build_encoder
 from pretrain.runtime.reading import CheckpointError
 
 TOLERANCE = 1e-4  # of a stage's largest value
@@ -21,16 +22,21 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class StageProof:
-    """max |Detectron2 - torchvision| as a share of max |torchvision|, after one stage."""
+    """max |Detectron2 - torchvision| as a share of max |torchvision|, after one stage.
+
+    differences: of the kinds of backbone, ``FPN`` and, but for ResNet-18 and 34, ``C4``.
+    """
 
     stage: str
-    c4: float
-    fpn: float
+    differences: dict[str, float]
 
     @property
     def holds(self) -> bool:
         """NaN does not hold."""
-        return self.c4 <= TOLERANCE and self.fpn <= TOLERANCE
+        return all(difference <= TOLERANCE for difference in self.differences.values())
+
+    def __str__(self) -> str:
+        return "  ".join(f"{kind} {value:.1e}" for kind, value in self.differences.items())
 
 
 @torch.no_grad()
@@ -38,17 +44,17 @@ def prove(
     source: Tensors,
     converted: Tensors,
     config: Mapping[str, Any],
-    depth: int,
     stride_in_1x1: bool = False,
 ) -> list[StageProof]:
     """Compare the features of torchvision's trunk and Detectron2's, on one fixed image.
 
     source, converted: the same tensors under torchvision's and Detectron2's names.
-    config: what fine-tuning must match, by Detectron2's keys.
+    config: what fine-tuning must match, by Detectron2's keys; the depth is among it.
     stride_in_1x1: of the network that the weights were trained in; torchvision's own is False.
     Raises CheckpointError when a backbone entry was not loaded, or when a stage differs by more
     than TOLERANCE.
     """
+    depth = config["MODEL.RESNETS.DEPTH"]
     image = torch.randn(1, 3, 128, 160, generator=torch.Generator().manual_seed(0))
     with torch.device("meta"):
         encoder = build_encoder(f"resnet{depth}").eval()
@@ -61,16 +67,23 @@ def prove(
         raise CheckpointError(
             "the source's own features are not finite: its BN statistics are unusable"
         )
-    differences = {}
-    for kind, build in {"C4": _detectron2_c4, "FPN": _detectron2_fpn}.items():
-        model, stages = build(depth, config)
+    kinds = {"FPN": _detectron2_fpn}
+    if depth not in WITHOUT_BOTTLENECKS:
+        kinds = {"C4": _detectron2_c4} | kinds
+    features = {}
+    for kind, build in kinds.items():
+        model, stages = build(config)
         _load_all(model, converted, f"R{depth}-{kind}")
-        features = stages(image)
-        differences[kind] = [_difference(features[stage], reference[stage]) for stage in STAGES]
-    proof = [StageProof(*row) for row in zip(STAGES, *differences.values(), strict=True)]
+        features[kind] = stages(image)
+    proof = [
+        StageProof(
+            stage, {kind: _difference(features[kind][stage], reference[stage]) for kind in kinds}
+        )
+        for stage in STAGES
+    ]
     wrong = [row for row in proof if not row.holds]
     if wrong:
-        shown = ", ".join(f"{row.stage}: C4 {row.c4:.1e}, FPN {row.fpn:.1e}" for row in wrong)
+        shown = ", ".join(f"{row.stage}: {row}" for row in wrong)
         raise CheckpointError(
             f"Detectron2's features differ from the source's by more than {TOLERANCE:.0e} of a "
             f"stage's largest value ({shown}), with MODEL.RESNETS.STRIDE_IN_1X1 "
@@ -94,12 +107,11 @@ def _difference(ours: torch.Tensor, reference: torch.Tensor) -> float:
     return float((ours - reference).abs().max() / scale)
 
 
-def _detectron2_config(depth: int, config: Mapping[str, Any], stages: tuple[str, ...]):
+def _detectron2_config(config: Mapping[str, Any], stages: tuple[str, ...]):
     from detectron2.config import get_cfg
 
     cfg = get_cfg()
     cfg.merge_from_list([part for pair in config.items() for part in pair])
-    cfg.MODEL.RESNETS.DEPTH = depth
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.RESNETS.OUT_FEATURES = list(stages)
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
@@ -109,11 +121,11 @@ def _detectron2_config(depth: int, config: Mapping[str, Any], stages: tuple[str,
 Stages = Callable[[torch.Tensor], Tensors]
 
 
-def _detectron2_c4(depth: int, config: Mapping[str, Any]) -> tuple[nn.Module, Stages]:
+def _detectron2_c4(config: Mapping[str, Any]) -> tuple[nn.Module, Stages]:
     """The backbone of a C4 detector, and its box head, which holds res5."""
     from detectron2.modeling import build_backbone, build_roi_heads
 
-    cfg = _detectron2_config(depth, config, STAGES[:-1])
+    cfg = _detectron2_config(config, STAGES[:-1])
     model = nn.Module()
     model.backbone = build_backbone(cfg)
     model.roi_heads = build_roi_heads(cfg, model.backbone.output_shape())
@@ -126,11 +138,11 @@ def _detectron2_c4(depth: int, config: Mapping[str, Any]) -> tuple[nn.Module, St
     return model, stages
 
 
-def _detectron2_fpn(depth: int, config: Mapping[str, Any]) -> tuple[nn.Module, Stages]:
+def _detectron2_fpn(config: Mapping[str, Any]) -> tuple[nn.Module, Stages]:
     """The backbone of an FPN detector; its bottom-up half is what was pretrained."""
     from detectron2.modeling import build_backbone
 
-    cfg = _detectron2_config(depth, config, STAGES)
+    cfg = _detectron2_config(config, STAGES)
     cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
     cfg.MODEL.FPN.IN_FEATURES = list(STAGES[1:])
     model = nn.Module()

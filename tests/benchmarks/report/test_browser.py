@@ -33,8 +33,8 @@ verdict.aria = document.querySelectorAll("[aria-sort]").length;
 @needs_chromium
 def test_a_browser_sorts_by_the_numbers_and_keeps_the_empty_last(tmp_path):
     for seed in (0, 1, 2):
-        write_clove(tmp_path, seed, metrics=VALUES | {"bbox/AP": 9.5})
-        write_cell(tmp_path, seed=seed, metrics=VALUES | {"bbox/AP": 10.25})
+        write_clove(tmp_path, seed, metrics=VALUES | {"bbox/AP": 9.5}, data=OFFICIAL)
+        write_cell(tmp_path, seed=seed, metrics=VALUES | {"bbox/AP": 10.25}, data=OFFICIAL)
     write_matrix(
         tmp_path, ["coco_fpn"], dict.fromkeys(["clove", "random", "waits"], RANDOM), [0, 1, 2]
     )

@@ -114,6 +114,29 @@ def test_pictures_are_embedded_up_to_a_number(tmp_path, monkeypatch):
     assert "4 more pictures" in page_of(tmp_path)
 
 
+def test_the_first_screen_shows_result_detections_and_what_the_trunk_learnt(tmp_path, capsys):
+    for write in (write_full_cell, write_clove):
+        write(tmp_path)
+    for init in ("clove", "random"):
+        for name in ("a.png", "b.png"):
+            write_picture(tmp_path / init / "coco_fpn" / "seed0", name)
+    for kind in ("matches", "pca", "attention"):
+        write_picture(tmp_path / "clove", f"photo_{kind}.png", (1600, 500))
+    assert main(["report", str(tmp_path)]) == 0
+    said = f"coco_fpn, box AP: clove 12.5, random 12.5; {tmp_path}/report.html: 2 done\n"
+    assert capsys.readouterr().out == said
+    page = page_of(tmp_path)
+    first = page[page.index('<section id="shown">') : page.index('<section id="overview">')]
+    assert first.count('class="bar ') == 2
+    assert re.findall("<figcaption>(clove|random)[^<]*: ([^<]*)", first) == [
+        ("clove", "a.png"),
+        ("random", "a.png"),
+        ("clove", "photo_matches.png"),
+        ("clove", "photo_pca.png"),
+    ]
+    assert page.count("data:image/jpeg") == 6  # b.png of both, below
+
+
 def test_the_page_is_well_formed_and_loads_nothing(tmp_path):
     write_picture(write_full_cell(tmp_path), "a.png")
     write_clove(tmp_path)

@@ -42,6 +42,7 @@ def metrics_json(
         "init": init,
         "method": "random",
         "pretrain_epochs": None,
+        "depth": 50,
         "seed": seed,
         "main_metric": "bbox/AP",
         "metrics": dict(VALUES),

@@ -38,8 +38,8 @@ def test_mean_and_sample_std_over_seeds_equal_numpys(tmp_path):
 
 
 def test_published_values_have_columns_with_protocol_and_source(tmp_path):
-    write_clove(tmp_path)
-    write_cell(tmp_path)
+    write_clove(tmp_path, data=OFFICIAL)
+    write_cell(tmp_path, data=OFFICIAL)
     collect(tmp_path)
     page = page_of(tmp_path)
     clove = row_of(page, "clove")
@@ -50,7 +50,23 @@ def test_published_values_have_columns_with_protocol_and_source(tmp_path):
     assert row_of(page, "–", "### `segm/AP`", method="random")["protocol"] == "A"
     for column in clove:
         if column.startswith("AP"):
-            assert column.endswith((" measured", " published"))
+            assert column.endswith((" measured", " published", " measured − published"))
+
+
+def test_beside_other_data_published_values_are_folded_away(tmp_path, capsys):
+    write_clove(tmp_path, depth=18)
+    write_cell(tmp_path)
+    collect(tmp_path)
+    page, printed = page_of(tmp_path), capsys.readouterr().out
+    assert "Trunk: ResNet-18 (clove), ResNet-50 (random)." in page
+    shown, _, folded = page.partition("<details>")
+    assert row_of(shown, "clove")["AP measured"] == "12.50"
+    assert "published |" not in shown
+    clove = row_of(folded, "clove")
+    assert (clove["AP published"], clove["source"]) == ("41.2", "CLoVE, table 2")
+    assert "measured |" not in folded
+    assert "- B (as in configs/transfer): " in folded
+    assert printed == shown
 
 
 def test_official_difference_stays_within_one_protocol_and_its_config(tmp_path):
@@ -86,7 +102,8 @@ def test_of_two_sources_a_method_stands_beside_the_one_under_our_protocol(tmp_pa
 
 def test_two_published_rows_that_fit_alike_are_compared_with_neither(tmp_path):
     metrics = {"bbox/AP": 57.0, "bbox/AP50": 82.0, "bbox/AP75": 63.0}
-    write_cell(tmp_path, "moco", "voc_c4", method="moco", pretrain_epochs=200, metrics=metrics)
+    moco = {"method": "moco", "pretrain_epochs": 200, "data": OFFICIAL}
+    write_cell(tmp_path, "moco", "voc_c4", metrics=metrics, **moco)
     collect(tmp_path)
     page = page_of(tmp_path)
     assert row_of(page, "moco")["AP published"] == "–"
@@ -244,7 +261,7 @@ def test_two_data_fingerprints_never_share_a_table_and_count_once(tmp_path):
 
 
 def test_an_output_of_ones_own_or_that_cannot_be_written(tmp_path, capsys):
-    write_cell(tmp_path / "results")
+    write_cell(tmp_path / "results", data=OFFICIAL)
     arguments = ["collect", str(tmp_path / "results"), "--output"]
     assert main([*arguments, str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == page_of(tmp_path / "out")

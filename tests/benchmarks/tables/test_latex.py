@@ -195,12 +195,12 @@ def test_best_is_bold_and_second_underlined_in_every_published_column(tmp_path):
 
 
 def test_measured_values_are_marked_only_under_one_config(tmp_path):
-    write_cell(tmp_path, "a")
-    write_cell(tmp_path, "b", metrics=VALUES | {"bbox/AP": 90.0})
+    write_cell(tmp_path, "a", data=OFFICIAL)
+    write_cell(tmp_path, "b", data=OFFICIAL, metrics=VALUES | {"bbox/AP": 90.0})
     collect(tmp_path)
     assert floats(tmp_path)[0].row(init="b")["measured AP"] == r"\textbf{90.00}"
     # as an init that was trained for longer
-    write_cell(tmp_path, "c", config_sha256="bad" * 20, iterations=160)
+    write_cell(tmp_path, "c", data=OFFICIAL, config_sha256="bad" * 20)
     collect(tmp_path)
     for one in floats(tmp_path):
         measured = [row[name] for row in one.rows for name in row if name.startswith("measured")]

@@ -154,6 +154,12 @@ def wrong_contents():
         yield f"without_{name}", {"model": {k: v for k, v in base.items() if k != key}}
         for kind, value in {"shape": torch.zeros(5), "text": "weights", "list": [1.0, 2.0]}.items():
             yield f"{kind}_as_{name}", {"model": base | {key: value}}
+    for arch in ("resnet18", "resnet34"):
+        small = under("encoder.", small_trunk(arch))
+        last, third = "encoder.layer4.1.bn2.running_var", "encoder.layer1.0.conv3.weight"
+        yield f"{arch}_lacking", {"model": {k: v for k, v in small.items() if k != last}}
+        yield f"{arch}_misshaped", {"model": small | {last: torch.zeros(2048)}}
+        yield f"{arch}_with_bottleneck", {"model": small | {third: torch.zeros(256, 64, 1, 1)}}
     values = {
         "infinite": torch.full((2048,), float("inf")),
         "complex": torch.zeros(2048, dtype=torch.complex64),
@@ -174,7 +180,7 @@ def wrong_contents():
 
 
 def write_all(folder):
-    """About 130 files, whose names say what is wrong with them."""
+    """About 140 files, whose names say what is wrong with them."""
     groups = {
         "code": files_that_run_code(),
         "claims": files_that_claim_gigabytes(),

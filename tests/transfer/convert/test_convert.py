@@ -55,8 +55,8 @@ def test_tensors_come_out_contiguous_in_float32_and_alone_in_their_storage(trunk
     assert torch.equal(converted["stem.conv1.weight"], trunk["conv1.weight"].half().float())
 
 
-@pytest.mark.parametrize(("depth", "entries"), [(101, 624), (152, 930)])
-def test_deeper_resnets_convert_by_their_own_depth_with_or_without_batch_counters(depth, entries):
+@pytest.mark.parametrize(("depth", "entries"), [(18, 120), (34, 216), (101, 624), (152, 930)])
+def test_other_depths_convert_by_their_own_depth_with_or_without_batch_counters(depth, entries):
     state = build_encoder(f"resnet{depth}").state_dict()
     assert len(to_detectron2(state)) == entries
     counters = [key for key in state if key.endswith("num_batches_tracked")]
@@ -71,10 +71,9 @@ def test_deeper_resnets_convert_by_their_own_depth_with_or_without_batch_counter
 @pytest.mark.parametrize(
     ("arch", "detail"),
     [
-        ("resnet34", "do not fit the 318 of a ResNet-50.*no smaller one"),
         ("wide_resnet50_2", r"layer1\.0\.conv1\.weight is \(128, 64, 1, 1\), not \(64, 64, 1, 1\)"),
-        ("resnext50_32x4d", "do not fit the 318 of a ResNet-50.*Only plain ResNet-50, 101 and 152"),
-        ("resnext101_32x8d", "do not fit the 624 of a ResNet-101.*Only plain ResNet-50, 101"),
+        ("resnext50_32x4d", "do not fit the 318 of a ResNet-50.*of 18, 34, 50, 101, 152 layers"),
+        ("resnext101_32x8d", "do not fit the 624 of a ResNet-101.*Only plain ResNets"),
     ],
 )
 def test_other_resnets_are_refused_with_a_sentence(arch, detail):
@@ -142,6 +141,7 @@ def test_a_run_folder_converts_to_a_safe_file_that_says_what_fine_tuning_must_ma
         "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
         "MODEL.RESNETS.DEPTH": 50,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
     }
     assert out.stat().st_size < 1.01 * 4 * sum(v.numel() for v in trunk.values())
 

@@ -53,7 +53,8 @@ def test_a_resnet_101_converts_and_its_features_are_proved_equal(method, name, t
     assert "R101" in capsys.readouterr().out
     meta = load_converted(out)["meta"]
     assert meta["depth"] == 101
-    assert meta["config"] == METHODS[method].config | {"MODEL.RESNETS.DEPTH": 101}
+    trunk = {"MODEL.RESNETS.DEPTH": 101, "MODEL.RESNETS.RES2_OUT_CHANNELS": 256}
+    assert meta["config"] == METHODS[method].config | trunk
 
 
 @pytest.mark.parametrize("method", ["moco", "vicregl", "soco"])
