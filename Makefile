@@ -51,9 +51,11 @@ wheelhouse:
 	python3 -m pip download $(DETECTRON2) -d "$(WHEELHOUSE)"
 
 demo: $(READY)
-	$(PY) -m benchmarks.scenes $(DEMO)/scenes
+	$(PY) -m benchmarks.scenes $(DEMO)/scenes --easy --images 2000 --train 400 --val 200 --size 256
 	$(PY) -m pretrain --config-file configs/pretrain/demo.yaml --resume
 	$(PY) -m benchmarks run --config-file configs/benchmarks/demo.yaml --output $(DEMO)/results
+	$(PY) -m pretrain.visualize $(DEMO)/pretrain $(DEMO)/scenes/coco/val2017/000001000001.jpg \
+		--output $(DEMO)/results/clove/pictures
 	$(PY) -m benchmarks collect $(DEMO)/results
 	$(PY) -m benchmarks report $(DEMO)/results
 

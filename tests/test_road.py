@@ -32,7 +32,7 @@ def test_images_become_a_row_in_the_results(tmp_path):
     pretraining = (
         f"DATA.ROOT {scenes}/coco/unlabeled2017 OUTPUT_DIR {tmp_path}/pretrain DATA.NUM_WORKERS 0 "
         "CROPS.GLOBAL_SIZE 96 CROPS.NUM_LOCALS 1 CROPS.LOCAL_SIZE 32 METHOD.NUM_NEGATIVES 1 "
-        "SOLVER.EPOCHS 1 SOLVER.WARMUP_EPOCHS 0 "
+        "SOLVER.EPOCHS 1 "
         "SOLVER.BATCH_SIZE_PER_GPU 4 SOLVER.TOTAL_BATCH_SIZE 4"
     )
     run("pretrain", "--config-file", "configs/pretrain/demo.yaml", *pretraining.split())

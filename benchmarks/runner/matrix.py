@@ -211,7 +211,8 @@ def load_matrix(path: str | Path) -> Matrix:
     tasks = _tasks(tree["tasks"], f"{where}: tasks")
     seeds = tree.get("seeds", [0])
     task_seeds = check_keys(tree.get("task_seeds") or {}, f"{where}: task_seeds", tasks)
-    task_overrides = check_keys(tree.get("task_overrides") or {}, f"{where}: task_overrides", tasks)
+    known = {**load_published(), **tasks}  # a base may override tasks that are not asked for
+    task_overrides = check_keys(tree.get("task_overrides") or {}, f"{where}: task_overrides", known)
     asked = check_keys(
         tree.get("slurm") or {}, f"{where}: slurm", (EVERYTHING, PRETRAIN, CONVERT, *tasks)
     )

@@ -42,8 +42,9 @@ def test_a_disturbed_quarter_of_an_hour_ends_as_an_undisturbed_one(tmp_path):
 
     def go_on(run):
         words = f"DATA.ROOT {images} OUTPUT_DIR {run} DATA.NUM_WORKERS 1 DATA.MAX_BAD_SHARE 0.02 "
-        words += f"SOLVER.EPOCHS {EPOCHS} SOLVER.PRECISION fp32 CHECKPOINT.KEEP 2"
-        return start(["--resume", *words.split()], config="configs/pretrain/demo.yaml")
+        words += f"SOLVER.EPOCHS {EPOCHS} SOLVER.WARMUP_EPOCHS 0 SOLVER.PRECISION fp32 "
+        words += "CHECKPOINT.KEEP 2"
+        return start(["--resume", *words.split()], config="configs/pretrain/Base-scenes.yaml")
 
     began = time.monotonic()
     left_alone, disturbed = tmp_path / "left_alone", tmp_path / "disturbed"
