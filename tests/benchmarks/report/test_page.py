@@ -129,8 +129,8 @@ def test_the_first_screen_shows_result_detections_and_what_the_trunk_learnt(tmp_
     first = page[page.index('<section id="shown">') : page.index('<section id="overview">')]
     assert first.count('class="bar ') == 2
     assert re.findall("<figcaption>(clove|random)[^<]*: ([^<]*)", first) == [
-        ("clove", "a.png"),
-        ("random", "a.png"),
+        ("clove", "ground truth and detections,\na.png"),
+        ("random", "ground truth and detections,\na.png"),
         ("clove", "photo_matches.png"),
         ("clove", "photo_pca.png"),
     ]
