@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check_images(folder: Path, count: int | None, workers: int) -> int:
     """Print the number of images and every one that cannot be used; 1 if there is any, else 0."""
     images = open_images(folder)
-    print(f"{folder}: {len(images)} images")
+    print(f"{folder}: {len(images)} images{images.remark and f'; {images.remark}'}")
     wrong = []
     if count not in (None, len(images)):
         wrong.append(f"{folder}: {len(images)} images, not the {count} of --count")

@@ -2,21 +2,27 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pretrain.runtime.files import DataError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"),
+    *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+)
+# How names begin that systems and programs write beside images: .DS_Store, ._a.jpg, .cache, ...
+HIDDEN = (".", "@eaDir", "__MACOSX", "#recycle")
 
 
 class Images:
     """Names in a fixed order. A source of images adds where they are and how they are read."""
 
-    def __init__(self, root: Path, names: Iterable[bytes]) -> None:
-        self.root = root
+    def __init__(self, root: Path, names: Sequence[bytes], remark: str) -> None:
+        self.root, self.remark = root, remark  # a line on what was left out, or empty
         # One block, and not a million objects: reading their counts would copy them to each worker
         self._names = np.array(names)
 
@@ -33,10 +39,17 @@ class Images:
 
 
 class Folder(Images):
-    """All images below a folder, links followed, sorted."""
+    """All images below a folder, sorted; each once, whatever links there are.
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root, [os.fsencode(name) for name in list_images(root)])
+    files: those below it, where they are known.
+    """
+
+    def __init__(self, root: Path, files: Sequence[str] = ()) -> None:
+        files = files or list_files(root)
+        images, remark = choose(files)
+        if not images:
+            raise DataError(f"{root}: no image below it; {remark or 'there is no file at all'}")
+        super().__init__(root, [os.fsencode(files[index]) for index in images], remark)
 
     def place(self, index: int) -> str:
         """Where an image is, for people."""
@@ -49,22 +62,85 @@ class Folder(Images):
 
 def list_images(root: str | Path) -> list[str]:
     """Paths relative to ``root`` of all images below it, links followed, sorted."""
-    root = Path(root)
+    folder = Folder(Path(root))
+    return [folder.name(index) for index in range(len(folder))]
+
+
+def list_files(root: Path) -> list[str]:
+    """Paths relative to ``root`` of all files below it, links followed, sorted.
+
+    Every folder is entered once, by its own path rather than by a link, and a link to a file that
+    is listed is left out: so loops end, and no file comes twice. Raises DataError.
+    """
     if not root.is_dir():
         raise DataError(
             f"{root}: no such folder; name a folder of images (DATA.ROOT), or write a small one: "
             "python -m benchmarks.scenes OUT"
         )
-    images = [
-        Path(folder, name).relative_to(root).as_posix()
-        for folder, _, names in os.walk(root, onerror=_raise, followlinks=True)
-        for name in names
-        if name.lower().endswith(EXTENSIONS)
-    ]
-    if not images:
-        raise DataError(f"{root}: no image below it (looked for {', '.join(EXTENSIONS)})")
-    return sorted(images)
+    files, links, entered = [], [], set()
+    folders, linked_folders = [str(root)], []
+    while folders or linked_folders:
+        folder = folders.pop() if folders else linked_folders.pop(0)
+        real = os.path.realpath(folder)
+        if real in entered:
+            continue
+        entered.add(real)
+        for entry in _entries(folder):
+            is_link = entry.is_symlink()
+            is_folder = os.path.isdir(entry) if is_link else entry.is_dir()
+            if is_folder and not entry.name.startswith(HIDDEN):
+                (linked_folders if is_link else folders).append(entry.path)
+            else:
+                (links if is_link else files).append(entry.path)
+    listed = {os.path.realpath(path) for path in files} if links else set()
+    for link in sorted(links):
+        real = os.path.realpath(link)
+        files += [link] * (real not in listed)
+        listed.add(real)
+    return sorted(os.path.relpath(path, root) for path in files)
 
 
-def _raise(error: OSError) -> None:
-    raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+def is_hidden(name: str) -> bool:
+    """Whether a system or a program wrote it, or a folder that it is in, beside the images."""
+    return any(part.startswith(HIDDEN) for part in name.split("/"))
+
+
+def choose(names: Sequence[str]) -> tuple[list[int], str]:
+    """Which files are images, and a line on the others; empty where there is nothing to say.
+
+    NAME.seg.png and the like beside an image NAME.jpg are masks: they are left out.
+    """
+    found, others = [], Counter()
+    for index, name in enumerate(names):
+        ending = os.path.splitext(name)[1].lower()
+        if is_hidden(name):
+            others["hidden"] += 1
+        elif ending in EXTENSIONS:
+            found.append(index)
+        else:
+            others[ending or "without an ending"] += 1
+    stems = Counter(os.path.splitext(names[index])[0] for index in found)
+    images = []
+    for index in found:
+        folder, base = os.path.split(names[index])
+        first, *middle, _ = base.split(".")
+        if middle and not middle[0].isdecimal() and os.path.join(folder, first) in stems:
+            others[f"NAME.{'.'.join(middle)} beside an image NAME"] += 1
+        else:
+            images.append(index)
+    kinds = [f"{count} {ascii(kind)[1:-1]}" for kind, count in others.most_common(10)]
+    remarks = [f"left out: {', '.join(kinds)}"] * bool(kinds)
+    twice = [stem for stem, count in stems.items() if count > 1]
+    if twice:
+        remarks.append(
+            f"several images of one name: {len(twice)} times, as {ascii(twice[0])[1:-1]}; all are "
+            "used: where some are masks, move them away"
+        )
+    return images, "; ".join(remarks)
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error

@@ -15,24 +15,32 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.folder import EXTENSIONS, DataError, Folder, Images
+from pretrain.data.folder import (
+    EXTENSIONS,
+    DataError,
+    Folder,
+    Images,
+    choose,
+    is_hidden,
+    list_files,
+)
 from pretrain.runtime import distributed
 from pretrain.runtime.logging import progress_bar
 
 INDEX = "index.npz"  # what is where, written beside the shards; without it they are searched
-ARRAYS = ("shards", "bytes", "names", "shard", "offset", "size")  # in the index
+ARRAYS = ("shards", "bytes", "names", "shard", "offset", "size", "remark")  # in the index
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class Shards(Images):
-    """All images in the ``*.tar`` files of a folder: by shard, and in its order."""
+    """All images in ``*.tar`` files below a folder: by shard, and in its order."""
 
-    def __init__(self, root: Path) -> None:
-        index = load_index(root)
+    def __init__(self, root: Path, shards: list[str]) -> None:
+        index = load_index(root, shards)
         if index is None:
             _tell(f"{root}: has no {INDEX} of these very shards, searching them")
-            index = make_index(root)
-        super().__init__(root, index["names"])
+            index = make_index(root, shards)
+        super().__init__(root, index["names"], str(index["remark"]))
         self._shards = [root / os.fsdecode(name) for name in index["shards"]]
         self._shard, self._offset, self._size = (index[key] for key in ("shard", "offset", "size"))
 
@@ -55,48 +63,44 @@ class Shards(Images):
 
 
 def open_images(root: str | Path) -> Images:
-    """The images of a folder: those in its shards where it has some, else all below it.
+    """The images of a folder: those in the shards below it if there are any, else all below it.
 
-    Raises DataError where it has other images than in its shards, or compressed shards.
+    Raises DataError where there are other images than in the shards, or compressed shards.
     """
     root = Path(root)
-    shards = list_shards(root)
+    files = list_files(root)
+    shards = [name for name in files if name.endswith(".tar") and not is_hidden(name)]
     if not shards:
-        return Folder(root)
-    for path in sorted(root.iterdir()):
-        if path.is_dir() or path.name.lower().endswith(EXTENSIONS + COMPRESSED):
+        return Folder(root, files)
+    for name in files:
+        if name.lower().endswith(EXTENSIONS + COMPRESSED) and not is_hidden(name):
             raise DataError(
-                f"{root}: holds shards ({shards[0]}), and {path.name} beside them would be left "
-                "out: move it away; decompress a shard to a .tar"
+                f"{root}: holds shards ({shards[0]}), and {name} beside them would be left out: "
+                "move it away; decompress a shard to a .tar"
             )
-    return Shards(root)
+    return Shards(root, shards)
 
 
-def list_shards(root: Path) -> list[str]:
-    """Names of the shards in a folder, sorted."""
-    return sorted(path.name for path in root.glob("*.tar") if not path.is_dir())
-
-
-def make_index(root: Path) -> dict[str, np.ndarray]:
-    """Search all shards of a folder. Raises DataError for one that is damaged or compressed."""
-    shards, members, others = list_shards(root), [], 0
-    for number, shard in enumerate(shards):
-        for name, offset, size in _members(root / shard):
-            if name.lower().endswith(EXTENSIONS):
-                members.append((os.fsencode(name), number, offset, size))
-            else:
-                others += 1
-    if others:
-        _tell(f"{root}: {others} files in the shards are no images and are left out")
-    if not members:
-        raise DataError(f"{root}: no image in its {len(shards)} shards")
-    names, shard, offset, size = map(np.array, zip(*members, strict=True))
+def make_index(root: Path, shards: list[str]) -> dict[str, np.ndarray]:
+    """Search shards, paths below ``root``. Raises DataError for a damaged or compressed one."""
+    members = [
+        (number, *member)
+        for number, shard in enumerate(shards)
+        for member in _members(root / shard)
+    ]
+    images, remark = choose([f"{shards[number]}/{name}" for number, name, *_ in members])
+    if not images:
+        raise DataError(
+            f"{root}: no image in its {len(shards)} shards; {remark or 'they are empty'}"
+        )
+    shard, names, offset, size = zip(*(members[index] for index in images), strict=True)
     sizes = np.array([(root / name).stat().st_size for name in shards])
-    shards = np.array([os.fsencode(name) for name in shards])
-    return dict(zip(ARRAYS, (shards, sizes, names, shard, offset, size), strict=True))
+    shards, names = (np.array([os.fsencode(name) for name in each]) for each in (shards, names))
+    arrays = shards, sizes, names, *map(np.array, (shard, offset, size, remark))
+    return dict(zip(ARRAYS, arrays, strict=True))
 
 
-def load_index(root: Path) -> dict[str, np.ndarray] | None:
+def load_index(root: Path, shards: list[str]) -> dict[str, np.ndarray] | None:
     """The index beside the shards; None without one, and where it is not of these very shards."""
     try:
         with np.load(root / INDEX, allow_pickle=False) as file:
@@ -104,7 +108,7 @@ def load_index(root: Path) -> dict[str, np.ndarray] | None:
     except Exception:  # of any type, for damaged zip files and for arrays in them
         return None
     known = dict(zip(map(os.fsdecode, index["shards"]), index["bytes"].tolist(), strict=True))
-    found = {name: (root / name).stat().st_size for name in list_shards(root)}
+    found = {name: (root / name).stat().st_size for name in shards}
     return index if known == found else None
 
 
@@ -123,7 +127,7 @@ def write_shards(source: str | Path, out: str | Path, max_bytes: float = 1e9) ->
     partial.mkdir(parents=True)
     try:
         _write_tars(images, partial, max_bytes)
-        index = make_index(partial)
+        index = make_index(partial, sorted(path.name for path in partial.iterdir()))
         np.savez(partial / INDEX, **index)
         partial.rename(out)
     except BaseException:
@@ -149,17 +153,26 @@ def _write_tars(images: Images, folder: Path, max_bytes: float) -> None:
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of the files in an uncompressed tar; a link's name is empty."""
+    """Name, offset and size of the files in an uncompressed tar, or in several joined to one file.
+
+    A link is no file of its own: its name ends in " (link)".
+    """
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isdir():
-                    name = member.name if member.isfile() else ""
-                    yield name, member.offset_data, member.size
-            # tarfile takes a damaged header for the end, which is a block of zeros
-            tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it is cut or damaged")
+        with open(path, "rb") as file:
+            while True:
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    for member in tar:
+                        if not member.isdir():
+                            link = "" if member.isfile() else " (link)"
+                            yield member.name + link, member.offset_data, member.size
+                # tarfile takes a damaged header for the end, which is a block of zeros
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("it is cut or damaged")
+                while not (block := file.read(tarfile.BLOCKSIZE)).strip(b"\0"):
+                    if not block:
+                        return
+                file.seek(-len(block), os.SEEK_CUR)
     except (tarfile.TarError, OSError) as error:
         raise DataError(
             f"{path}: cannot be read as an uncompressed tar file ({error}); copy it again, or "

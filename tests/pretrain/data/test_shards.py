@@ -86,10 +86,9 @@ def test_foreign_shards_are_searched_and_what_is_no_image_is_counted(
     found = open_images(foreign)
     assert [found.name(n) for n in range(len(found))] == ["a1.png", "a0.png", "b1.png", "b0.png"]
     assert found.read_bytes(3) == (images / "0.png").read_bytes()
-    assert capfd.readouterr().err == (
-        f"{foreign}: has no index.npz of these very shards, searching them\n"
-        f"{foreign}: 6 files in the shards are no images and are left out\n"
-    )
+    searched = f"{foreign}: has no index.npz of these very shards, searching them\n"
+    assert capfd.readouterr().err == searched
+    assert found.remark == "left out: 4 .cls, 2 .png (link)"
 
 
 @pytest.mark.fault(
@@ -169,7 +168,7 @@ def packed(path):
 
 
 def beside(path):
-    (path.parent / "n01440764").mkdir()
+    write_images(path.parent / "n01440764", 1)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +178,11 @@ def beside(path):
         (compressed, False, r"000000\.tar: cannot be read as an uncompressed tar file"),
         (lambda path: path.write_bytes(b""), False, r"000000\.tar: cannot be read as .* tar file"),
         (packed, False, r"shards \(shard-000001\.tar\), and shard-000000\.tar\.gz beside them"),
-        (beside, True, r"shards \(shard-000000\.tar\), and n01440764 beside them would be left"),
+        (
+            beside,
+            True,
+            r"shards \(shard-000000\.tar\), and n01440764/0\.png beside them",
+        ),
     ],
 )
 def test_shards_that_cannot_be_used_are_named(images, tmp_path, spoil, indexed, message):
