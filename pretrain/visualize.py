@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import os
 import random
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ from pretrain.runtime.command import with_exit_code
 from pretrain.runtime.files import write_atomically
 
 PNG = {"format": "png", "dpi": 110, "bbox_inches": "tight"}
-PICTURE_SIZE = 448  # px, short side of the whole image whose C5 map is drawn
+# px, short side of the whole image whose C5 map is drawn, and the most that the long side may have
+PICTURE_SIZE, MAX_PICTURE_SIZE = 448, 4 * 448
 
 
 def read_images(paths: Sequence[Path]) -> dict[Path, Tensor]:
@@ -56,16 +58,17 @@ def views_of(images: dict[Path, Tensor], cfg: CfgNode) -> list[Views]:
     crops = MultiCrop(cfg.CROPS)
     rounds = -(-measures.STATISTICS_VIEWS // (2 * len(images)))
     return [
-        crops(image, random.Random(f"{draw} {path.name}"))
+        crops(image, random.Random(os.fsencode(f"{draw} {path.name}")))
         for draw in range(rounds)
         for path, image in images.items()
     ]
 
 
 def whole(image: Tensor) -> Tensor:
-    """An image (3,H,W) uint8 with PICTURE_SIZE as its short side, normalized."""
-    height, width = image.shape[1:]
-    size = [round(side * PICTURE_SIZE / min(height, width)) for side in (height, width)]
+    """An image (3,H,W) uint8 with PICTURE_SIZE as its short side, normalized; a strip has less."""
+    sides = image.shape[1:]
+    scale = min(PICTURE_SIZE / min(sides), MAX_PICTURE_SIZE / max(sides))
+    size = [max(round(side * scale), 1) for side in sides]
     return normalize(F.interpolate(image[None] / 255, size, mode="bilinear", antialias=True)[0])
 
 

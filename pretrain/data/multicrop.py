@@ -12,6 +12,7 @@ from PIL import Image
 
 from pretrain.augment import MultiCrop, Views
 from pretrain.data.folder import DataError, Images
+from pretrain.runtime.images import to_8_bits
 
 
 class Batch(NamedTuple):
@@ -74,7 +75,12 @@ def read(images: Images, index: int) -> torch.Tensor:
 
 def decode(data: bytes) -> torch.Tensor:
     """RGB (3,H,W) uint8, channels last in memory; an error of whatever type when it cannot be."""
-    with Image.open(io.BytesIO(data)) as image:
+    try:
+        opened = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        most = 2 * Image.MAX_IMAGE_PIXELS
+        raise ValueError(f"more than {most} pixels: make it smaller, or cut it up") from error
+    with opened as image:
         # OpenCV decodes the usual JPEG faster than Pillow, to the same pixels. It does not mind a
         # missing end, nor say so: Pillow does.
         complete = b"\xff\xd9" in data[-64:]
@@ -84,7 +90,7 @@ def decode(data: bytes) -> torch.Tensor:
             if pixels is None:
                 raise ValueError("OpenCV cannot decode this JPEG")
         else:
-            pixels = np.array(image.convert("RGB"))
+            pixels = np.array(to_8_bits(image).convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -1,7 +1,10 @@
-"""Images deeper than 8 bits, as microscopes, X-ray and depth cameras write them."""
+"""Images that decoders spoil or refuse: deeper than 8 bits, or with long texts in them."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
+
+# Of one text or colour profile in a PNG, which nothing here reads; image editors write megabytes
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:

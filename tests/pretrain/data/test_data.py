@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from pretrain.data import build_data, build_loader
 from pretrain.data.folder import list_images
@@ -76,6 +76,23 @@ def test_the_orientation_that_a_camera_noted_is_left_alone():
     exif = Image.Exif()
     exif[0x0112] = 6
     assert decode(encoded("RGB", "JPEG", exif=exif)).shape == (3, 20, 30)
+
+
+def test_deep_grey_levels_and_long_texts_are_read(monkeypatch):
+    file = io.BytesIO()
+    Image.fromarray(np.arange(0, 65536, 257, dtype=np.uint16)[None]).save(file, "PNG")
+    assert decode(file.getvalue())[0].tolist() == [list(range(256))]
+    text = PngImagePlugin.PngInfo()
+    text.add_text("XML", "x" * 2**22, zip=True)
+    profile = np.random.default_rng(0).bytes(2**21)
+    data = encoded("RGB", "PNG", pnginfo=text, icc_profile=profile)
+    assert torch.equal(decode(data), decode(encoded("RGB", "PNG")))
+
+
+def test_more_pixels_than_the_decoder_takes_are_an_error_with_a_way_out(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 250)
+    with pytest.raises(ValueError, match="more than 500 pixels: make it smaller, or cut it up"):
+        decode(encoded("RGB", "PNG"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

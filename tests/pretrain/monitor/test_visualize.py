@@ -1,6 +1,7 @@
 """The command that draws what a checkpoint has learnt."""
 
 import argparse
+import os
 
 import numpy as np
 import pytest
@@ -134,6 +135,14 @@ def test_a_checkpoint_that_cannot_be_used_is_told_in_one_line(
     assert (code, drawn) == (2, [])
     assert error[-1].startswith(f"error: {path}: ")
     assert wrong in error[-1]
+
+
+def test_a_strip_is_drawn_in_bounded_memory_and_a_name_need_not_be_text(tmp_path, draw):
+    strip = torch.zeros(3, 30, 6000, dtype=torch.uint8)
+    assert visualize.whole(strip).shape == (3, 9, visualize.MAX_PICTURE_SIZE)
+    name = os.fsdecode(b"caf\xe9")
+    Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.png")
+    assert draw(tmp_path / f"{name}.png")[:2] == (0, [f"{name}_{kind}.png" for kind in KINDS])
 
 
 def test_images_and_outputs_that_cannot_be_used_are_named(images, tmp_path, draw):
