@@ -2,12 +2,16 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from pretrain.data.folder import DataError, Images
 from pretrain.runtime import distributed
 from pretrain.runtime.files import write_bytes
+
+ESCAPES = {"\n": r"\n", "\\": r"\\"}  # in a list of a name per line
+UNESCAPED = {escape: sign for sign, escape in ESCAPES.items()}
 
 
 class BadImages:
@@ -65,9 +69,11 @@ class BadImages:
 
 def read_names(path: Path) -> list[str]:
     """A list of file names, which need not be text; none where there is no file."""
-    return os.fsdecode(path.read_bytes()).splitlines() if path.exists() else []
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [re.sub(r"\\[n\\]", lambda m: UNESCAPED[m[0]], os.fsdecode(line)) for line in lines]
 
 
 def write_names(path: Path, names: Iterable[str]) -> None:
-    """A line for each name, atomically."""
-    write_bytes(path, os.fsencode("".join(f"{name}\n" for name in names)))
+    """A line for each name, atomically; a line feed in one is written as \\n, a backslash twice."""
+    lines = (re.sub(r"[\n\\]", lambda m: ESCAPES[m[0]], name) for name in names)
+    write_bytes(path, b"".join(os.fsencode(line) + b"\n" for line in lines))

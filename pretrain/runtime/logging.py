@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 from tqdm import tqdm
 
-from pretrain.runtime.files import write_text
+from pretrain.runtime.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,6 +66,14 @@ def progress_bar(total: int, done: int = 0, unit: str = "step") -> tqdm:
     return tqdm(total=total, initial=done, unit=unit, disable=None, dynamic_ncols=True)
 
 
+def _record(line: bytes) -> tuple[int, bytes] | None:
+    """Its step and the line itself; None for a damaged one."""
+    try:
+        return int(json.loads(line)["step"]), line
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 class MetricWriter:
     """Scalars by step, to ``folder``/metrics.jsonl (one object a line) and to TensorBoard.
 
@@ -73,14 +81,20 @@ class MetricWriter:
     """
 
     def __init__(self, folder: str | Path, last_step: int = 0) -> None:
-        """Lines of ``folder``/metrics.jsonl after ``last_step`` belong to a lost run: they go."""
+        """Lines of ``folder``/metrics.jsonl after ``last_step`` belong to a lost run: they go.
+
+        So do damaged ones, as a power cut leaves them; the log says how many.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         path = Path(folder) / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        complete = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in complete if json.loads(line)["step"] <= last_step]
-        write_text(path, "".join(kept))
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        records = list(filter(None, map(_record, lines)))
+        if len(records) < len(lines):
+            lost = len(lines) - len(records)
+            logging.getLogger("pretrain").warning(f"{path}: {lost} damaged lines are left out")
+        kept = [line for step, line in records if step <= last_step]
+        write_bytes(path, b"".join(line + b"\n" for line in kept))
         self._file: IO[str] = open(path, "a", buffering=1)
         self._tensorboard = SummaryWriter(str(folder), purge_step=last_step + 1)
 
