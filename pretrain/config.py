@@ -1,5 +1,7 @@
 """Every key of pretraining, once: default (the paper's 200 epochs), unit, what it does."""
 
+import sys
+
 from fvcore.common.config import CfgNode
 
 from pretrain.encoder import ARCHITECTURES
@@ -104,8 +106,11 @@ CHOICES = {
     "SOLVER.SCHEDULE_BY": ("step", "epoch"),
     "SOLVER.PRECISION": ("fp32", "bf16", "fp16"),
 }
-# Keys and sections whose fractions lie within 0 and 1; there are as many as in the default
-SHARES = ("CROPS", "SOLVER.TEACHER_MOMENTUM", "SOLVER.TEACHER_MOMENTUM_END")
+# Keys and sections whose fractions lie within 0 and 1; all others are at least 0
+SHARES = (
+    *("DATA.MAX_BAD_SHARE", "CROPS", "SOLVER.MOMENTUM", "SOLVER.WARMUP_LR_SHARE"),
+    *("SOLVER.END_LR_SHARE", "SOLVER.TEACHER_MOMENTUM", "SOLVER.TEACHER_MOMENTUM_END"),
+)
 
 
 def check(cfg: CfgNode) -> None:
@@ -117,12 +122,13 @@ def check(cfg: CfgNode) -> None:
             raise ConfigError(f"{key} {value} is under {LEAST.get(key, 1)}")
         if key in CHOICES and value not in CHOICES[key]:
             raise ConfigError(f"{key} {value!r} is not one of {', '.join(CHOICES[key])}")
-        if is_within(key, SHARES) and type(default) in (float, tuple):
+        if type(default) in (float, tuple):
             found, known = (v if isinstance(v, tuple) else (v,) for v in (value, default))
-            if len(found) != len(known):
+            if known and len(found) != len(known):
                 raise ConfigError(f"{key} {value} has {len(found)} values, not {len(known)}")
-            if not all(0 <= share <= 1 for share in found):
-                raise ConfigError(f"{key} {value} is not within 0 and 1")
+            top = 1 if is_within(key, SHARES) else sys.float_info.max
+            if not all(type(v) in (int, float) and 0 <= v <= top for v in found):
+                raise ConfigError(f"{key} {value} is not within 0 and {top:g}")
     for key in ("CROPS.GLOBAL_AREA", "CROPS.LOCAL_AREA"):
         if not 0 < values[key][0] <= values[key][1]:
             raise ConfigError(f"{key} {values[key]} is not a range (from, to) above 0")

@@ -66,6 +66,14 @@ def train(cfg: CfgNode, resume: bool = False, allowed: Collection[str] = ()) -> 
         f"{len(data)} images below {data.images.root}, {plan.total_steps} steps of "
         f"{plan.total_batch_size} images, peak lr {plan.lr.max():.4g}, on {device}"
     )
+    if data.images.remark:
+        logger.warning(f"{data.images.root}: {data.images.remark}")
+    most = plan.length * plan.images_per_micro_step
+    if most < plan.total_batch_size:
+        logger.warning(
+            f"warning: a step has {most} of the {len(data)} images, not SOLVER.TOTAL_BATCH_SIZE "
+            f"{plan.total_batch_size}, to which the learning rate belongs: lower that number"
+        )
     with InterruptFlag() as interrupt, distributed.peers_answer():
         loop(run, data, interrupt, logger)
         distributed.barrier()  # rank 0 has written its last checkpoint

@@ -6,6 +6,7 @@ The functions work on any ``yacs`` node: fvcore's in pretraining, Detectron2's i
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found {type(loaded).__name__}")
-    base = loaded.pop("_BASE_", None)
+    base, loaded = loaded.pop("_BASE_", None), _with_home(loaded)
     if base is None:
         return loaded
     beside = file.parent / Path(base).expanduser()
@@ -55,15 +56,18 @@ def _laid_over(base: Any, value: Any) -> Any:
 
 
 def merge(cfg: CfgNode, path: str | Path | None = None, overrides: Sequence[str] = ()) -> None:
-    """Merge a YAML file, then ``KEY VALUE`` pairs, into ``cfg`` in place.
+    """Merge a YAML file, then ``KEY VALUE`` (or ``KEY=VALUE``) pairs, into ``cfg`` in place.
 
-    Raises ConfigError for an unknown key, naming the nearest known one, and for a bad value.
+    ``~`` at the start of a value is the home folder. Raises ConfigError for an unknown key, naming
+    the nearest known one, and for a bad value.
     """
-    if len(overrides) % 2:
-        raise ConfigError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} has no partner")
     sources = [] if path is None else [(str(path), load_yaml(path))]
-    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
-        tree = cfg._decode_cfg_value(text)
+    words = iter(overrides)
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals and (text := next(words, None)) is None:
+            raise ConfigError(f"overrides come in pairs KEY VALUE; {word!r} has no partner")
+        tree = _with_home(cfg._decode_cfg_value(text))
         for part in reversed(key.split(".")):
             tree = {part: tree}
         sources.append(("command line", tree))
@@ -71,8 +75,15 @@ def merge(cfg: CfgNode, path: str | Path | None = None, overrides: Sequence[str]
         check_known(cfg, flatten(tree), source)
         try:
             cfg.merge_from_other_cfg(type(cfg)(_as_floats(cfg, tree)))
-        except (ValueError, KeyError, AssertionError) as error:
+        except (ValueError, KeyError, AssertionError, TypeError) as error:
             raise ConfigError(f"{source}: {error}") from error
+
+
+def _with_home(value: Any) -> Any:
+    """``value`` with the home folder in the place of ~."""
+    if isinstance(value, dict):
+        return {key: _with_home(each) for key, each in value.items()}
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def _as_floats(known: Any, value: Any) -> Any:

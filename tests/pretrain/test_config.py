@@ -18,6 +18,12 @@ WRONG = {
     "CROPS.BLUR (1.0,0.1)": r"BLUR \(1\.0, 0\.1\) has 2 values, not 3",
     "CROPS.JITTER 1.5": r"JITTER 1\.5 is not within 0 and 1",
     "SOLVER.TEACHER_MOMENTUM_END -1": r"TEACHER_MOMENTUM_END -1\.0 is not within 0 and 1",
+    "SOLVER.BASE_LR -1": r"BASE_LR -1\.0 is not within 0 and 1\.79",
+    "SOLVER.WEIGHT_DECAY 1e999": r"WEIGHT_DECAY inf is not within 0 and",
+    "SOLVER.MILESTONES ('a',)": r"MILESTONES \('a',\) is not within 0 and",
+    "DATA.MAX_BAD_SHARE 2": r"MAX_BAD_SHARE 2\.0 is not within 0 and 1",
+    "DATA.NUM_WORKERS -1": r"NUM_WORKERS -1 is under 0",
+    "SOLVER.BATCH_SIZE_PER_GPU 0": r"BATCH_SIZE_PER_GPU 0 is under 1",
     "CROPS.PATCH_SIZE 64": r"PATCH_SIZE 64 exceeds a third of CROPS\.LOCAL_SIZE 96",
     "SOLVER.WARMUP_EPOCHS 201": r"SOLVER\.WARMUP_EPOCHS 201 exceeds SOLVER\.EPOCHS 200",
 }

@@ -57,6 +57,14 @@ def test_bad_overrides_are_named(cfg, overrides, message):
         merge(cfg, None, overrides)
 
 
+def test_an_equals_sign_and_the_home_folder_are_understood(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "x.yaml").write_text("A: {B: ~/data}\n")
+    node = CfgNode({"A": {"B": ""}, "D": "", "E": ""})
+    merge(node, tmp_path / "x.yaml", ["D=~/runs", "E", "a=b"])
+    assert (node.A.B, node.D, node.E) == ("/home/me/data", "/home/me/runs", "a=b")
+
+
 def test_hash_ignores_the_named_keys_only(cfg):
     before = config_hash(cfg, ["NAME", "SOLVER"])
     cfg.NAME, cfg.SOLVER.ITERS = "x", 9
