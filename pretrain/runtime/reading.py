@@ -27,6 +27,23 @@ IN_CLOVE = ("argparse.Namespace",)  # what CLoVE's released files hold: their op
 # How torch.save began before its zip format: a number, pickled.
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
+# What lies where a checkpoint was expected, by how it starts, and the way out
+_OTHERS = {
+    rb"$": "it is empty: fetch it again",
+    rb"\s*<": "it is a web page, not the file itself: open the address in a browser, and fetch the "
+    "file from there",
+    rb"version https://git-lfs": "it is a Git-LFS pointer, not the file itself: git lfs pull "
+    "fetches that",
+    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z|Rar!": "it is compressed: unpack it, and name "
+    "the checkpoint",
+    rb".{257}ustar": "it is a tar archive: unpack it, and name the checkpoint in it",
+    rb"\x89HDF": "it is an HDF5 file, as Keras and others write: save its weights with torch.save "
+    "or as safetensors, where it can be read",
+    rb"\x93NUMPY": "it is one array of numpy: a checkpoint has many, by name",
+    rb"\s*[\[{]": "it is JSON, as the index beside safetensors files is: name the weights",
+    rb"\x08[\x00-\x0f]\x12": "it is an ONNX file: convert the checkpoint that it was made from",
+}
+
 logger = logging.getLogger(__name__)
 
 
@@ -125,6 +142,8 @@ def read(path: str | Path, allowed: Collection[str] = ()) -> dict[str, Any]:
         loaded = _read(path, {**dict.fromkeys(allowed, _Inert), **_NUMPY})
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged or hostile file can make a reader raise anything
         raise CheckpointError(_reading_failed(path, error)) from error
     if not isinstance(loaded, dict):
@@ -137,18 +156,32 @@ def read(path: str | Path, allowed: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _read(path: Path, stand_ins: Mapping[str, Any]) -> Any:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
     with open(path, "rb") as file:
-        start = file.read(64)
+        start = file.read(512)
         zipped = start.startswith(b"PK\x03\x04")
-        if not zipped and _LEGACY not in start:
+        header = int.from_bytes(start[:8], "little")  # of safetensors: how long its JSON is
+        if start[8:9] == b"{" and header < path.stat().st_size:
+            return safetensors.torch.load_file(path)
+        for sign, what in _OTHERS.items():
+            if re.match(sign, start, re.DOTALL):
+                raise CheckpointError(f"{path}: {what}")
+        if not zipped and _LEGACY not in start[:64]:
             file.seek(0)
             return _ArrayUnpickler(file, stand_ins).load()
     if zipped:
         with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type for member in archive.infolist()):
-                raise ValueError("compressed, as torch.save never does")
+            members = archive.infolist()
+        if not any(member.filename.endswith("data.pkl") for member in members):
+            raise CheckpointError(
+                f"{path}: it is a zip archive: unpack it, and name the checkpoint"
+            )
+        if any(member.filename.endswith("constants.pkl") for member in members):
+            raise CheckpointError(
+                f"{path}: it is a program of TorchScript: save its weights, where it may be run: "
+                "torch.save(torch.jit.load(FILE).state_dict(), OUT)"
+            )
+        if any(member.compress_type for member in members):
+            raise ValueError("compressed, as torch.save never does")
     entries = [(stand_in, name) for name, stand_in in stand_ins.items()]
     with torch.serialization.safe_globals(entries), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pickle protocols that torch.save does not use
@@ -161,8 +194,9 @@ def _reading_failed(path: Path, error: Exception) -> str:
     if foreign := re.search(r"GLOBAL (\S+)", text):
         return (
             f"{path}: holds {shown(foreign[1])}, which is neither a tensor nor a plain value and "
-            "on no allow-list; nothing was executed. Save its tensors alone, where that class is "
-            "installed"
+            "on no allow-list; nothing was executed. Where that class is installed, and the file "
+            "trusted, save its tensors alone: python -c \"import torch; f = torch.load('FILE', "
+            "weights_only=False); torch.save(f['state_dict'], 'OUT.pth')\""
         )
     facts = ": ".join(filter(None, (type(error).__name__, shown(text.strip().partition("\n")[0]))))
     return (

@@ -6,7 +6,6 @@ method's files bear (layouts.py), and for all that remain the user says it.
 
 import functools
 import itertools
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,11 +19,10 @@ from pretrain.runtime import checkpoints
 from pretrain.runtime.reading import CheckpointError, shown
 from transfer.convert.converted import is_converted
 from transfer.convert.layouts import LAYOUTS, Layout, Method, method_row
-from transfer.convert.names import TO_TORCHVISION, TRUNK, to_detectron2
+from transfer.convert.names import PREFIXES, TO_TORCHVISION, TRUNK, to_detectron2
 
 DEPTHS = tuple(int(arch.removeprefix("resnet")) for arch in ARCHITECTURES)
 COUNTER = "num_batches_tracked"
-PREFIX = re.compile(rf"(?:.*?\.)??(?={TRUNK.pattern})")  # in torchvision's names
 
 State = dict[str, Any]
 Tensors = dict[str, torch.Tensor]
@@ -100,8 +98,7 @@ def find_backbone(
         places = ", ".join(repr(shown(trunk.place)) for trunk in trunks[:8]) or "nothing"
         raise CheckpointError(
             f"{len(found) or 'no'} backbones {asked}. Seen: {counts(components)}; backbones under "
-            f"{places}. Name one by --prefix, or its method by --method. Entries named by "
-            "position, as in nn.Sequential, must be renamed: 0 to conv1, 1 to bn1, 4 to layer1, ..."
+            f"{places}. Name one by --prefix, or its method by --method"
         )
     trunk, networks = found[0], [layout.network for layout, at in fits if row and at is found[0]]
     depth = _check_entries({name: trunk.state[key] for name, key in trunk.keys.items()})
@@ -122,16 +119,20 @@ def find_backbone(
 
 
 def _state_dicts(checkpoint: Mapping[str, Any]) -> dict[str, State]:
-    """Tensors at the top and one level down, less a ``module.`` that all their keys share."""
+    """Tensors at the top and one level down, less what wraps networks.
+
+    That is ``_orig_mod.`` of torch.compile, wherever it stands, and every ``module.`` (of
+    DistributedDataParallel and others) that all keys share.
+    """
     states = {}
     for container, content in [*checkpoint.items(), ("", checkpoint)]:
         if isinstance(container, str) and isinstance(content, Mapping):
             state = {
-                key: value
+                key.replace("_orig_mod.", ""): value
                 for key, value in content.items()
                 if isinstance(key, str) and isinstance(value, (torch.Tensor, np.ndarray))
             }
-            if all(key.startswith("module.") for key in state):
+            while state and all(key.startswith("module.") for key in state):
                 state = {key.removeprefix("module."): value for key, value in state.items()}
             if state:
                 states[container] = state
@@ -143,7 +144,7 @@ def _trunks(states: Mapping[str, State]) -> list[Trunk]:
     found: dict[tuple[str, str, str], Trunk] = {}
     for container, state in states.items():
         for key, (names, translate) in itertools.product(state, TO_TORCHVISION.items()):
-            start = PREFIX.match(key) if names == "torchvision" else None
+            start = PREFIXES[names].match(key) if names in PREFIXES else None
             prefix = start[0] if start else ""
             name = translate(key.removeprefix(prefix))
             if name is not None and TRUNK.match(name):
@@ -201,9 +202,10 @@ def _meant(trunks: list[Trunk], fits: Fits, row: Method | None, prefix: str | No
         return [t for t in trunks if t.is_at(start)] or [t for t in trunks if t.is_at(without)]
     if fits:
         return list(dict.fromkeys(trunk for _, trunk in fits))
-    # What other converters wrote in Detectron2's names may be any method's
+    # What other programs wrote under names of their own may be any method's
     known = row is not None and any(layout.method == row.name for layout in LAYOUTS)
-    return [trunk for trunk in trunks if trunk.names == "detectron2" or not known]
+    rewritten = ("detectron2", "transformers", "position")
+    return [trunk for trunk in trunks if trunk.names in rewritten or not known]
 
 
 def inside(value: Any, *keys: str) -> Any:

@@ -1,4 +1,4 @@
-"""A ResNet's entries under the three names they go by: torchvision's, Detectron2's, Caffe2's.
+"""A ResNet's entries under the names they go by, torchvision's and others.
 
 A name that is no part of the trunk has no translation (None).
 """
@@ -23,6 +23,19 @@ _CAFFE2_NORM = {
     "running_mean": "running_mean",
     "riv": "running_var",  # named an inverse, but it holds the variance
     "running_var": "running_var",
+}
+
+_TRANSFORMERS = re.compile(
+    r"(?:embedder\.embedder|encoder\.stages\.(\d)\.layers\.(\d+)\.(?:layer\.(\d)|shortcut))"
+    r"\.(convolution|normalization)\.(\w+)"
+)
+_POSITIONS = {"0": "conv1", "1": "bn1"} | {str(n + 3): f"layer{n}" for n in range(1, 5)}
+
+# What may stand before a trunk's entries, by their names; before others, nothing
+PREFIXES = {
+    "torchvision": re.compile(rf"(?:.*?\.)??(?={TRUNK.pattern})"),
+    "transformers": re.compile(r"(?:.*?\.)??(?=embedder\.|encoder\.stages\.)"),
+    "position": re.compile(r"(?:.*?\.)??(?=\d\.)"),
 }
 
 
@@ -64,6 +77,27 @@ def from_caffe2(name: str) -> str | None:
     return f"{place}{conv.replace('conv', 'bn') if is_norm else conv}.{end}"
 
 
+def from_transformers(name: str) -> str | None:
+    """``encoder.stages.2.layers.0.layer.1.normalization.weight`` -> ``layer3.0.bn2.weight``."""
+    match = _TRANSFORMERS.fullmatch(name)
+    if match is None:
+        return None
+    stage, block, conv, kind, end = match.groups()
+    is_norm = kind == "normalization"
+    if stage is None:
+        return f"{'bn' if is_norm else 'conv'}1.{end}"
+    place = f"layer{int(stage) + 1}.{block}"
+    if conv is None:
+        return f"{place}.downsample.{int(is_norm)}.{end}"
+    return f"{place}.{'bn' if is_norm else 'conv'}{int(conv) + 1}.{end}"
+
+
+def from_position(name: str) -> str | None:
+    """``4.0.conv1.weight`` -> ``layer1.0.conv1.weight``, as nn.Sequential numbers children()."""
+    number, _, rest = name.partition(".")
+    return f"{_POSITIONS[number]}.{rest}" if number in _POSITIONS else None
+
+
 def from_torchvision(name: str) -> str | None:
     """The name itself. Below a method's own prefix everything counts, fitting or not."""
     return name
@@ -73,4 +107,6 @@ TO_TORCHVISION: dict[str, Callable[[str], str | None]] = {
     "torchvision": from_torchvision,
     "detectron2": from_detectron2,
     "caffe2": from_caffe2,
+    "transformers": from_transformers,
+    "position": from_position,
 }

@@ -1,4 +1,6 @@
 import argparse
+import gzip
+import io
 import pickle
 import zipfile
 
@@ -62,7 +64,8 @@ def test_older_torch_files_and_safetensors_are_read(tmp_path):
     weights = {"conv1.weight": torch.arange(4.0)}
     torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     save_file(weights, tmp_path / "model.safetensors")
-    for name in ("old.pth", "model.safetensors"):
+    save_file(weights, tmp_path / "another.bin")
+    for name in ("old.pth", "model.safetensors", "another.bin"):
         assert torch.equal(read(tmp_path / name)["conv1.weight"], weights["conv1.weight"])
 
 
@@ -87,6 +90,36 @@ def test_what_is_no_checkpoint_is_an_error_that_names_it(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"hello")
     with pytest.raises(CheckpointError, match=r"x\.safetensors: not a complete"):
         read(tmp_path / "x.safetensors")
+
+
+def zipped(*names):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, "")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"\n <!DOCTYPE html><title>Sign in</title>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git-LFS pointer"),
+        (gzip.compress(b"x"), "it is compressed"),
+        (bytes(257) + b"ustar\x0000", "it is a tar archive"),
+        (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file"),
+        (b"\x93NUMPY\1\0", "it is one array of numpy"),
+        (b'{"weight_map": {}}', "it is JSON"),
+        (b"\x08\x07\x12\x07pytorch", "it is an ONNX file"),
+        (zipped("conv1.npy"), "it is a zip archive"),
+        (zipped("m/data.pkl", "m/constants.pkl"), "it is a program of TorchScript"),
+    ],
+)
+def test_what_lies_in_a_checkpoints_place_is_named(tmp_path, content, said):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"x\.pth: {said}.*: "):
+        read(tmp_path / "x.pth")
 
 
 def test_names_from_a_file_are_shown_short_and_without_control_characters():

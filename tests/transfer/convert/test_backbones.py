@@ -19,6 +19,27 @@ def heads(*names):
     return dict.fromkeys(names, torch.zeros(1))
 
 
+def by_position(name):
+    """As ``nn.Sequential(*network.children())`` calls it."""
+    children = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
+    first, _, rest = name.partition(".")
+    return f"{children.index(first)}.{rest}"
+
+
+def as_in_transformers(name):
+    """As ``transformers.ResNetModel`` calls it."""
+    if not name.startswith("layer"):
+        kind = {"conv1": "convolution", "bn1": "normalization"}[name.split(".")[0]]
+        return f"embedder.embedder.{kind}.{name.split('.')[1]}"
+    layer, block, part, *middle, end = name.split(".")
+    if part == "downsample":
+        part, kind = "shortcut", ["convolution", "normalization"][int(middle[0])]
+    else:
+        kind = "convolution" if part.startswith("conv") else "normalization"
+        part = f"layer.{int(part[-1]) - 1}"
+    return f"encoder.stages.{int(layer[5:]) - 1}.layers.{block}.{part}.{kind}.{end}"
+
+
 CLOVE = at("module.encoder.", "module.encoder_k.") | heads("module.self_attn.out_proj.bias")
 
 
@@ -60,6 +81,9 @@ def test_our_own_teacher_has_other_weights_than_the_student():
         at("net.") | heads("memory"),
         at("backbone.") | heads("projector.0.weight", "classifier.weight"),  # of Lightning, say
         at("module.encoder.") | heads("module.predictor.0.weight"),  # SimSiam's
+        at("module._orig_mod.module.backbone."),
+        {f"model.backbone.{by_position(name)}": value for name, value in TRUNK.items()},
+        {f"resnet.{as_in_transformers(name)}": value for name, value in TRUNK.items()},
     ],
 )
 def test_one_backbone_is_found_anywhere_but_nobody_is_named_its_method(state):
@@ -70,6 +94,7 @@ def test_one_backbone_is_found_anywhere_but_nobody_is_named_its_method(state):
     assert other.method.config["INPUT.FORMAT"] == "RGB"
     assert other.detectron2.keys() == backbone.detectron2.keys()
     assert len(other.detectron2) == 318
+    assert all(torch.equal(other.torchvision[name], value) for name, value in TRUNK.items())
 
 
 def test_prefix_chooses_with_or_without_module_and_the_name_of_the_dictionary():
@@ -98,9 +123,6 @@ def test_a_method_that_the_entries_contradict_is_believed_and_the_contradiction_
 def test_what_cannot_be_chosen_says_what_was_seen_and_the_way_out():
     with pytest.raises(CheckpointError, match=r"no backbones for method moco\. Seen: 318 "):
         find_backbone({"state_dict": at("net.")}, "moco")
-    by_position = {"backbone.4.0.conv1.weight": torch.zeros(1)}
-    with pytest.raises(CheckpointError, match=r"no backbones .*by position, as in nn\.Sequential"):
-        find_backbone(by_position)
     with pytest.raises(CheckpointError, match="no backbones for method auto"):
         find_backbone({"epoch": 3})
     twice = {"res2.0.conv1.weight": torch.zeros(1), "backbone.res2.0.conv1.weight": torch.zeros(1)}
