@@ -30,6 +30,9 @@ NOT_HASHED = (
     "TRANSFER.SURFACE",
 )
 
+# Keys of newer builds of Detectron2 with their defaults, at which they change nothing
+NEWER_KEYS = {"FLOAT32_PRECISION": ""}
+
 
 def default_config() -> CfgNode:
     """Detectron2's defaults, DensePose's with the branch off, and ours."""
@@ -108,8 +111,8 @@ def check_head(cfg: CfgNode, depth: int) -> None:
 
 
 def config_sha256(cfg: CfgNode) -> str:
-    """The hash that is the same for every run of one experiment (NOT_HASHED is left out)."""
-    return config_hash(cfg, NOT_HASHED)
+    """The hash that is the same for every run of one experiment, on every build of Detectron2."""
+    return config_hash(_hashed(cfg), ())
 
 
 def differences(cfg: CfgNode, other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -117,11 +120,20 @@ def differences(cfg: CfgNode, other: dict[str, Any]) -> dict[str, tuple[Any, Any
 
     other: a nested mapping, as in a ``config.yaml``; a key that one side lacks is None there.
     """
-    ours, theirs = plain(flatten(cfg)), plain(flatten(other))
+    ours, theirs = _hashed(cfg), _hashed(other)
     return {
         key: (ours.get(key), theirs.get(key))
         for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key) and not is_within(key, NOT_HASHED)
+        if ours.get(key) != theirs.get(key)
+    }
+
+
+def _hashed(cfg: dict[str, Any]) -> dict[str, Any]:
+    """What makes an experiment, by dotted key."""
+    return {
+        key: value
+        for key, value in plain(flatten(cfg)).items()
+        if not is_within(key, NOT_HASHED) and value != NEWER_KEYS.get(key, NEWER_KEYS)
     }
 
 

@@ -246,3 +246,34 @@ def test_without_detectron2_the_import_says_how_to_install_it():
     assert last_line.startswith("ImportError: transfer needs Detectron2")
     assert "make install" in last_line
     assert "pip install" in last_line
+
+
+def test_a_key_of_newer_builds_changes_a_config_only_where_it_is_set():
+    cfg = resolve(TASKS["coco_fpn"].config)
+    newer = cfg.clone()
+    newer.FLOAT32_PRECISION = ""
+    assert config_sha256(newer) == config_sha256(cfg)
+    assert differences(newer, cfg) == differences(cfg, newer) == {}
+    newer.FLOAT32_PRECISION = "high"
+    assert config_sha256(newer) != config_sha256(cfg)
+    assert differences(newer, cfg) == {"FLOAT32_PRECISION": ("high", None)}
+
+
+UPSTREAM = """
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import ROI_HEADS_REGISTRY
+for name in ("densepose_coco_2014_train", "densepose_coco_2014_minival"):
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(json_file="elsewhere.json")
+ROI_HEADS_REGISTRY.register(type("DensePoseROIHeads", (), {}))
+
+import transfer
+assert ROI_HEADS_REGISTRY.get("DensePoseROIHeads").__module__ == "transfer.densepose.roi_heads"
+assert MetadataCatalog.get("densepose_coco_2014_train").evaluator_type == "densepose"
+from deeplearning.projects.cityscapesApi.cityscapesscripts.helpers.labels import labels
+assert labels[24].name == "person"
+"""
+
+
+def test_upstreams_densepose_may_come_first_and_its_name_of_cityscapes_scripts_is_known():
+    subprocess.run([sys.executable, "-c", UPSTREAM], cwd=REPOSITORY, check=True)

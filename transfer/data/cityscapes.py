@@ -1,13 +1,21 @@
 """Cityscapes' layout: an image and its label files, by split and city, in two parallel trees."""
 
+import sys
 from itertools import chain
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import cityscapesscripts
 from detectron2.data import MetadataCatalog
 
 from transfer.data import layout
 from transfer.data.layout import DataError, Dataset
+
+# Builds of Detectron2 since December 2024 look for the scripts where they are inside Meta only
+for _name in ("deeplearning", "deeplearning.projects", "deeplearning.projects.cityscapesApi"):
+    sys.modules.setdefault(_name, ModuleType(_name))
+sys.modules.setdefault(f"{_name}.cityscapesscripts", cityscapesscripts)
 
 IMAGE = "_leftImg8bit.png"
 INSTANCES, LABELS, POLYGONS = (

@@ -44,8 +44,14 @@ LIMITS = {
 
 
 def register(root: Path) -> None:
-    """Make the four data sets known to Detectron2, their files below ``root``."""
+    """Make the four data sets known to Detectron2, their files below ``root``.
+
+    They take the place of upstream's, where its package ``densepose`` was imported before.
+    """
     for name, (file, folder) in SPLITS.items():
+        if name in DatasetCatalog:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
         DatasetCatalog.register(name, partial(load, name))
         MetadataCatalog.get(name).set(
             json_file=str(root / "coco" / "annotations" / file),

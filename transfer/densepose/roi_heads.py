@@ -18,6 +18,9 @@ from torch import Tensor
 from transfer.densepose.chart import ChartPredictor, Decoder, DensePoseV1ConvXHead
 from transfer.densepose.losses import LossWeights, densepose_losses
 
+# Upstream's, where its package ``densepose`` was imported before
+ROI_HEADS_REGISTRY._obj_map.pop("DensePoseROIHeads", None)
+
 
 @ROI_HEADS_REGISTRY.register()
 class DensePoseROIHeads(StandardROIHeads):
