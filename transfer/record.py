@@ -87,7 +87,10 @@ def check_same_run(
             if not (is_within(key, of_test) or key.endswith("_TEST"))
         }
     if (output / PROVENANCE).is_file():
-        earlier = json.loads((output / PROVENANCE).read_text())["run"]
+        try:
+            earlier = json.loads((output / PROVENANCE).read_text())["run"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{output / PROVENANCE}: is damaged; delete that folder") from error
         for key, value in about.items():
             if key != "config_sha256" and earlier.get(key) != value:
                 changed[key] = (value, earlier.get(key))

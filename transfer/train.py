@@ -151,7 +151,13 @@ class Run:
         if not last.is_file():
             return False
         path = last.with_name(last.read_text())
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can make torch raise anything
+            raise ConfigError(
+                f"{path}: cannot be read ({type(error).__name__}); without --resume the run starts "
+                "over"
+            ) from error
         for name in PARTS:
             getattr(self, name).load_state_dict(content[name])
         self.iteration, self.final = content["iteration"], path.stem == FINAL

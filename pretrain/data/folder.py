@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.runtime.files import DataError
+from pretrain.runtime.files import DataError, hint_at
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"),
@@ -73,9 +73,10 @@ def list_files(root: Path) -> list[str]:
     is listed is left out: so loops end, and no file comes twice. Raises DataError.
     """
     if not root.is_dir():
+        hint = hint_at(root, os.listdir(root.parent) if root.parent.is_dir() else ())
         raise DataError(
-            f"{root}: no such folder; name a folder of images (DATA.ROOT), or write a small one: "
-            "python -m benchmarks.scenes OUT"
+            f"{root}: no such folder{hint}; name a folder of images (DATA.ROOT), or write a small "
+            "one: python -m benchmarks.scenes OUT"
         )
     files, links, entered = [], [], set()
     folders, linked_folders = [str(root)], []

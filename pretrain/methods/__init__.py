@@ -73,8 +73,8 @@ def build_model(cfg: CfgNode) -> nn.Module:
     try:
         encoder = build_encoder(cfg.ENCODER.ARCH, method.zero_last_gamma)
         model = method(encoder, **arguments)
-    except ValueError as error:
-        raise ConfigError(f"METHOD {name}: {error}") from error
+    except (ValueError, AssertionError, RuntimeError, ArithmeticError) as error:
+        raise ConfigError(f"METHOD {name}: {error}") from error  # torch's own, for odd sizes
     cells = (-(-cfg.CROPS.GLOBAL_SIZE // encoder.stride)) ** 2
     if cells < getattr(model, "min_cells", 1):
         raise ConfigError(

@@ -53,6 +53,7 @@ def pixels(crop: Tensor) -> Tensor:
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
+MAX_SHOWN = 2000  # px of a side of the source, of which every so many are drawn beyond it
 QUERIES = 3  # cells whose attention is drawn
 RIGHT = {"color": COLOURS[2], "linestyle": "solid"}
 WRONG = {"color": COLOURS[1], "linestyle": "dashed"}
@@ -91,7 +92,10 @@ def draw_views(image: Tensor, views: Views) -> Figure:
     rows = 1 + len(crops) // 3
     figure = Figure((12, 3.5 * rows), layout="compressed")
     source, *axes = figure.subplots(rows, 3).flat
-    _show(source, image, "where the views were cut")
+    height, width = image.shape[1:]
+    few = image[:, :: 1 + height // MAX_SHOWN, :: 1 + width // MAX_SHOWN]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    _show(source, few, "where the views were cut", extent=extent)
     for n, (crop, box) in enumerate(zip(crops, boxes_of(views.crops, "edges"), strict=True)):
         colour, mirrored = COLOURS[n % len(COLOURS)], bool(box[0] > box[2])
         (x0, x1), (y0, y1) = sorted(box[[0, 2]].tolist()), box[[1, 3]].tolist()

@@ -1,10 +1,12 @@
 """Atomic writes: a file is either the old one or the complete new one."""
 
 import hashlib
+import itertools
 import json
 import os
 import secrets
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,3 +69,27 @@ def list_checkpoints(run: str | Path) -> list[Path]:
     """The checkpoints of a pretraining run's folder, oldest first."""
     found = [p for p in Path(run, "checkpoints").glob("step_*.pth") if p.stem[5:].isdecimal()]
     return sorted(found, key=lambda path: int(path.stem[5:]))
+
+
+def hint_at(path: Path, beside: Collection[str]) -> str:
+    """What is there in place of a path that is not, for the end of a message; empty if nothing is.
+
+    beside: the names in its folder.
+    """
+    for other in beside:
+        if _plain(other) == _plain(path.name):
+            same = other.casefold() == path.name.casefold()
+            how = "other capitals" if same else "another Unicode form of the same letters"
+            return f"; {path.parent / other} does: the name has {how}"
+    parts = Path(str(path).replace("\\", "/")).parts
+    cuts = sorted(itertools.combinations(range(1, len(parts)), 2), key=lambda cut: cut[1] - cut[0])
+    for start, end in ((1, 1), *cuts):
+        other = Path(*parts[:start], *parts[end:])
+        if other.exists() and other.name == parts[-1]:
+            why = "folders need /, not backslashes" if "\\" in str(path) else "a folder too many"
+            return f"; {other} does: {why}"
+    return ""
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,18 +1,16 @@
 """What the checks of all layouts share; ``transfer.data.check`` adds whose data set is at fault."""
 
-import itertools
 import json
 import os
-import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from pretrain.runtime.files import DataError
+from pretrain.runtime.files import DataError, hint_at
 
 SAMPLED_IMAGES = 100
 EXIF_ORIENTATION = 0x0112
@@ -82,29 +80,8 @@ def require_files(files: Iterable[Path]) -> None:
         first = absent[0]
         more = f" (nor do {len(absent) - 1} more)" if len(absent) > 1 else ""
         what = first if first.parent.is_dir() else f"{first}: folder {first.parent}"
-        hint = _hint(first, listed[first.parent])
+        hint = hint_at(first, listed[first.parent])
         raise MissingError(f"{what} does not exist{more}{hint}")
-
-
-def _hint(file: Path, listed: Collection[str]) -> str:
-    """What is there in place of a file that is not; listed: what its folder holds."""
-    for other in listed:
-        if _plain(other) == _plain(file.name):
-            same = other.casefold() == file.name.casefold()
-            how = "other capitals" if same else "another Unicode form of the same letters"
-            return f"; {file.parent / other} does: the name has {how}"
-    parts = Path(str(file).replace("\\", "/")).parts
-    cuts = sorted(itertools.combinations(range(1, len(parts)), 2), key=lambda cut: cut[1] - cut[0])
-    for start, end in ((1, 1), *cuts):
-        other = Path(*parts[:start], *parts[end:])
-        if other.is_file():
-            why = "folders need /, not backslashes" if "\\" in str(file) else "a folder too many"
-            return f"; {other} does: {why}"
-    return ""
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def list_folder(folder: Path) -> list[str]:

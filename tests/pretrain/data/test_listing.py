@@ -154,6 +154,20 @@ def test_a_run_says_what_it_leaves_out(tmp_path):
     assert "a step has 6 of the 7 images, not SOLVER.TOTAL_BATCH_SIZE 64" in log
 
 
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("images\\train", "images/train does: folders need /, not backslashes"),
+        ("images/images/train", "images/train does: a folder too many"),
+        ("images/TRAIN", "images/train does: the name has other capitals"),
+    ],
+)
+def test_a_folder_that_is_elsewhere_is_hinted_at(tmp_path, wrong, hint):
+    write_images(tmp_path / "images" / "train", 1)
+    with pytest.raises(DataError, match=f"no such folder; {tmp_path}/{hint}; name a folder of"):
+        open_images(tmp_path / wrong)
+
+
 def test_a_name_that_is_no_text_is_listed_as_it_is(tmp_path):
     root = write_images(tmp_path, 1)
     (root / "0.png").rename(root / os.fsdecode(b"caf\xe9.png"))
