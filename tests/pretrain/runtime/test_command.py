@@ -50,6 +50,11 @@ class Functions(torch.utils.data.Dataset):
         return lambda: index
 
 
+@pytest.mark.fault(
+    "A loader process cannot hand over a batch, as where /dev/shm is full",
+    cause="batches that cannot be pickled",
+    lost="nothing before the last checkpoint, which stays; the run ends, and says what to do",
+)
 def test_a_batch_that_a_loader_process_cannot_hand_over_ends_the_run(capfd):
     def main(arguments=None):
         list(torch.utils.data.DataLoader(Functions(), batch_size=None, num_workers=1))
