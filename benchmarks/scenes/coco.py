@@ -64,13 +64,16 @@ def image_entry(split: str, index: int, scene: Scene) -> dict:
     }
 
 
-def add(root: Path, split: str, index: int, scene: Scene) -> dict | None:
-    """Write one image below ``root``; returns its entries for the split's JSON, if it has one."""
+def add_image(root: Path, split: str, index: int, scene: Scene) -> None:
+    """Write one image below ``root``."""
     path = root / image_path(split, index)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(scene.image).save(path, quality=JPEG_QUALITY, subsampling=0)
-    if split == "unlabelled":
-        return None
+
+
+def add(root: Path, split: str, index: int, scene: Scene) -> dict:
+    """Write one labelled image below ``root``; returns its entries for the split's JSON."""
+    add_image(root, split, index, scene)
     image = image_entry(split, index, scene)
     annotations = [
         annotation(instance, annotation_id=100 * image["id"] + number, image_id=image["id"])

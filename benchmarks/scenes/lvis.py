@@ -34,10 +34,8 @@ LABELLED_OF_CROWD = 3
 URL = "http://images.cocodataset.org"
 
 
-def add(root: Path, split: str, index: int, scene: Scene) -> dict | None:
+def add(root: Path, split: str, index: int, scene: Scene) -> dict:
     """The entries of one image for its set's JSON; it writes nothing."""
-    if split == "unlabelled":
-        return None
     image = coco.image_entry(split, index, scene)
     searched = {name for name in CLASSES if _is_searched(name, index)} | {scene.instances[0].name}
     labelled = [
