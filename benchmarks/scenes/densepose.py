@@ -36,7 +36,7 @@ def add(root: Path, split: str, index: int, scene: Scene) -> dict:
     annotations = []
     for number, instance in enumerate(scene.instances):
         if coco.CATEGORY_IDS[instance.name] == PERSON["id"]:
-            label = coco.annotation(instance, 100 * image["id"] + number, image["id"])
+            label = coco.annotation(instance, image, number)
             annotations.append(label | densepose(instance, np.random.default_rng(label["id"])))
     return {"set": name, "image": image, "annotations": annotations}
 
