@@ -1,36 +1,9 @@
 """What a person can get wrong in a YAML file, said with the file, the key and the way out."""
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pretrain.runtime.config import ConfigError, find_config, nearest
-
-
-def check_double_keys(path: str | Path) -> None:
-    """Raise ConfigError for a key that is written twice, in ``path`` or in a ``_BASE_`` of it.
-
-    YAML keeps the last: a whole row would be lost unseen. What else is wrong, load_yaml says.
-    """
-    file = find_config(path)
-    try:
-        root = yaml.compose(file.read_text(), yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return
-    nodes = [root]
-    for node in nodes:  # which grows meanwhile
-        names = set()
-        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key.value in names:
-                line = key.start_mark.line + 1
-                raise ConfigError(f"{path}: line {line}: {key.value} is there twice; rename one")
-            names.add(key.value)
-            nodes.append(value)
-            if node is root and key.value == "_BASE_":
-                beside = file.parent / Path(value.value).expanduser()  # as load_yaml looks for it
-                check_double_keys(beside if beside.is_file() else value.value)
+from pretrain.runtime.config import ConfigError, nearest
 
 
 def check_keys(

@@ -17,16 +17,8 @@ class Encoder(nn.Sequential):
     stride = 32
 
     def __init__(self, resnet: torchvision.models.ResNet) -> None:
-        trunk = [(name, part) for name, part in resnet.named_children() if "layer" in name]
-        super().__init__(
-            OrderedDict(
-                conv1=resnet.conv1,
-                bn1=resnet.bn1,
-                relu=resnet.relu,
-                maxpool=resnet.maxpool,
-                **dict(trunk),
-            )
-        )
+        *trunk, _, _ = resnet.named_children()  # all but the pooling and ``fc``, its last two
+        super().__init__(OrderedDict(trunk))
         self.channels = resnet.fc.in_features
 
     def stages(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -38,28 +30,18 @@ class Encoder(nn.Sequential):
         return dict(zip(STAGES, maps, strict=True))
 
 
-def initialize(
-    resnet: torchvision.models.ResNet, zero_last_gamma: bool = True
-) -> torchvision.models.ResNet:
-    """He initialisation by fan-out; where asked for, every residual block starts as the identity.
-
-    Its last BN is zero then (He et al., arXiv 1812.01187, section 3.1).
-    """
-    for module in resnet.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif zero_last_gamma and isinstance(module, torchvision.models.resnet.Bottleneck):
-            nn.init.zeros_(module.bn3.weight)
-        elif zero_last_gamma and isinstance(module, torchvision.models.resnet.BasicBlock):
-            nn.init.zeros_(module.bn2.weight)
-    return resnet
-
-
 def build_encoder(arch: str = "resnet50", zero_last_gamma: bool = True) -> Encoder:
-    """A randomly initialised ResNet trunk.
+    """A ResNet trunk with He initialisation by fan-out.
 
-    Raises ValueError for an ``arch`` that is not in ARCHITECTURES.
+    zero_last_gamma: every residual block starts as the identity, its last BN being zero
+    (He et al., arXiv 1812.01187, section 3.1). Raises ValueError for an ``arch`` that is not in
+    ARCHITECTURES.
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"ENCODER.ARCH {arch!r} is not one of {', '.join(ARCHITECTURES)}")
-    return Encoder(initialize(torchvision.models.get_model(arch, weights=None), zero_last_gamma))
+    resnet = torchvision.models.get_model(arch, zero_init_residual=zero_last_gamma)
+    encoder = Encoder(resnet)
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):  # drawn again: the weights of a seed are to stay
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return encoder

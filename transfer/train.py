@@ -204,9 +204,8 @@ def train(run: Run) -> None:
     if comm.is_main_process():
         writers = [
             events.CommonMetricPrinter(solver.MAX_ITER),
-            events.JSONWriter(
-                str(Path(cfg.OUTPUT_DIR, "training.jsonl"))
-            ),  # metrics.json is another
+            # Not its usual metrics.json, which is the result here
+            events.JSONWriter(str(Path(cfg.OUTPUT_DIR, "training.jsonl"))),
             events.TensorboardXWriter(cfg.OUTPUT_DIR),
         ]
     with events.EventStorage(run.iteration) as storage:

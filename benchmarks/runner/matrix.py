@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.checks import check_choice, check_double_keys, check_epochs, check_keys
+from benchmarks.checks import check_choice, check_epochs, check_keys
 from benchmarks.tables.published import METHODS, load_published
 from benchmarks.tables.results import CellName
 from pretrain.runtime import slurm
@@ -206,7 +206,6 @@ def resolve(
 def load_matrix(path: str | Path) -> Matrix:
     """Read and check a benchmark's YAML; whether its files are there, ``missing`` says."""
     where = str(path)
-    check_double_keys(path)
     tree = check_keys(load_yaml(path), where, KEYS, required=("inits", "tasks"))
     tasks = _tasks(tree["tasks"], f"{where}: tasks")
     seeds = tree.get("seeds", [0])

@@ -10,6 +10,8 @@ from benchmarks.runner.stages import Stage, stages_to_do
 from benchmarks.speed.cost import flops_per_image, gpu_hours, images_per_second, load_cost
 from benchmarks.tables.markdown import grid
 from benchmarks.tables.published import load_published
+from pretrain.config import get_cfg
+from pretrain.methods import complete
 from pretrain.runtime.config import ConfigError, flatten, is_within
 
 UNKNOWN = "unknown"
@@ -24,7 +26,7 @@ def fine_tuning_hours(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, flo
     known, task = zoo["tasks"].get(stage.kind), load_published().get(stage.kind)
     if known is None or task.schedule is None or asked.overlay is not None:
         return None
-    if asked.images_per_batch != task.schedule.images_per_batch:
+    if asked.images_per_batch != task.schedule["images_per_batch"]:
         return None
     hours = known["seconds_per_iteration"] * asked.iterations * zoo["num_gpus"] / 3600
     return hours, hours
@@ -33,9 +35,6 @@ def fine_tuning_hours(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, flo
 def pretraining_hours(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, float] | None:
     """GPU-hours of a pretraining at the largest and the least assumed share of the first GPU's
     rate; None for networks or views that were not counted."""
-    from pretrain.config import get_cfg
-    from pretrain.methods import complete
-
     settings, counted = stage.init.pretrain.settings, flatten(complete(get_cfg()))
     if any(is_within(key, GEOMETRY) and settings.get(key) != str(counted[key]) for key in counted):
         return None
@@ -52,8 +51,6 @@ def disk_bytes(stage: Stage, cost: Mapping[str, Any]) -> int | None:
     if stage.kind == CONVERT:
         return cost["fine_tuning"]["backbone_bytes"]
     if stage.kind == PRETRAIN:
-        from pretrain.config import get_cfg
-
         fixed = cost["pretraining"]["memory_bytes"]["fixed"]
         checkpoint = sum(fixed[part] for part in ("student", "momentum", "teacher"))
         return checkpoint * (get_cfg().CHECKPOINT.KEEP + 1)

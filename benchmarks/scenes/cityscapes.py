@@ -31,8 +31,6 @@ BACKGROUND, OTHER = "terrain", "dynamic"
 
 def add(root: Path, split: str, index: int, scene: Scene) -> None:
     """Write one labelled image and its four label files below ``root``."""
-    if split == "unlabelled":
-        return
     cities = CITIES[split]
     city, number = cities[index % len(cities)], index // len(cities)
     stem = f"{city}_{number:06d}_000019"

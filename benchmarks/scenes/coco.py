@@ -64,18 +64,18 @@ def image_entry(split: str, index: int, scene: Scene) -> dict:
     }
 
 
-def add(root: Path, split: str, index: int, scene: Scene) -> dict | None:
-    """Write one image below ``root``; returns its entries for the split's JSON, if it has one."""
+def add_image(root: Path, split: str, index: int, scene: Scene) -> None:
+    """Write one image below ``root``."""
     path = root / image_path(split, index)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(scene.image).save(path, quality=JPEG_QUALITY, subsampling=0)
-    if split == "unlabelled":
-        return None
+
+
+def add(root: Path, split: str, index: int, scene: Scene) -> dict:
+    """Write one labelled image below ``root``; returns its entries for the split's JSON."""
+    add_image(root, split, index, scene)
     image = image_entry(split, index, scene)
-    annotations = [
-        annotation(instance, annotation_id=100 * image["id"] + number, image_id=image["id"])
-        for number, instance in enumerate(scene.instances)
-    ]
+    annotations = [annotation(one, image, number) for number, one in enumerate(scene.instances)]
     return {"image": image, "annotations": annotations}
 
 
@@ -111,17 +111,20 @@ def write_labels(path: Path, entries: list[dict], categories: list[dict], layout
     )
 
 
-def annotation(instance: Instance, annotation_id: int, image_id: int) -> dict:
-    """An entry of "annotations"; boxes are x, y, width, height in px, areas visible pixels."""
+def annotation(instance: Instance, image: dict, number: int) -> dict:
+    """An entry of "annotations"; boxes are x, y, width, height in px, areas visible pixels.
+
+    image: its entry of "images"; number: of the label in that image, under 100.
+    """
     crowd = instance.is_crowd
     return {
         "segmentation": run_lengths(instance.mask) if crowd else polygons(instance.mask),
         "area": float(instance.area),
         "iscrowd": int(crowd),
-        "image_id": image_id,
+        "image_id": image["id"],
         "bbox": [float(value) for value in instance.box],
         "category_id": CATEGORY_IDS[instance.name],
-        "id": annotation_id,
+        "id": 100 * image["id"] + number,
     }
 
 

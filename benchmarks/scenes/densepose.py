@@ -23,10 +23,8 @@ SMALL_MINIVAL = 100  # images
 _EDGE = 1e-3  # of a chart: at its very end the next one begins
 
 
-def add(root: Path, split: str, index: int, scene: Scene) -> dict | None:
+def add(root: Path, split: str, index: int, scene: Scene) -> dict:
     """Link one image, which ``coco`` has written; returns its entries for its set's JSON."""
-    if split == "unlabelled":
-        return None
     name = "minival" if split == "val" else "train"
     if split == "train" and index % VAL_OF_TRAIN == VAL_OF_TRAIN - 1:
         name = "valminusminival"
@@ -38,7 +36,7 @@ def add(root: Path, split: str, index: int, scene: Scene) -> dict | None:
     annotations = []
     for number, instance in enumerate(scene.instances):
         if coco.CATEGORY_IDS[instance.name] == PERSON["id"]:
-            label = coco.annotation(instance, 100 * image["id"] + number, image["id"])
+            label = coco.annotation(instance, image, number)
             annotations.append(label | densepose(instance, np.random.default_rng(label["id"])))
     return {"set": name, "image": image, "annotations": annotations}
 

@@ -26,9 +26,9 @@ from pretrain.runtime.config import ConfigError
 from pretrain.runtime.files import write_json
 
 FORMAT = 3
-# A layout's module has add(root, split, index, scene) -> entry, which writes the files of one image
-# and runs in the workers, and finish(root, entries), which runs once, at the end: entries are lists
-# by labelled split. The first one writes the images that others use.
+# A layout's module has add(root, split, index, scene) -> entry, which writes the files of one
+# labelled image and runs in the workers, and finish(root, entries), which runs once, at the end:
+# entries are lists by labelled split. The first one writes the images that others use.
 LAYOUTS = {
     "coco": coco,
     "keypoints": keypoints,
@@ -72,8 +72,6 @@ def generate(out: Path, request: Request, workers: int = 1) -> dict | None:
         summary |= {"objects": 0, "crowds": 0}
         entries = {split: [] for split in SPLITS}
         for split, objects, crowds, image_entries in images:
-            if split == "unlabelled":
-                continue
             entries[split].append(image_entries)
             summary["objects"] += objects
             summary["crowds"] += crowds
@@ -155,6 +153,9 @@ def _draw_one(root: Path, request: Request, task: tuple[str, int]) -> tuple:
     """Draw and write one image: its split, numbers of objects and crowds, one entry per layout."""
     split, index = task
     scene = make_scene(request.seed, split, index, request.longest_side, request.easy)
+    if split == "unlabelled":
+        coco.add_image(root, split, index, scene)
+        return split, 0, 0, []
     crowds = sum(instance.is_crowd for instance in scene.instances)
     entries = [layout.add(root, split, index, scene) for layout in LAYOUTS.values()]
     return split, len(scene.instances) - crowds, crowds, entries

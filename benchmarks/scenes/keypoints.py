@@ -27,13 +27,11 @@ CATEGORY = {
 }
 
 
-def add(root: Path, split: str, index: int, scene: Scene) -> dict | None:
+def add(root: Path, split: str, index: int, scene: Scene) -> dict:
     """The entries of one image for the split's JSON; it writes nothing."""
-    if split == "unlabelled":
-        return None
     image = coco.image_entry(split, index, scene)
     annotations = [
-        coco.annotation(instance, 100 * image["id"] + number, image["id"]) | keypoints(instance)
+        coco.annotation(instance, image, number) | keypoints(instance)
         for number, instance in enumerate(scene.instances)
         if coco.CATEGORY_IDS[instance.name] == PERSON
     ]

@@ -34,10 +34,8 @@ LABELLED_OF_CROWD = 3
 URL = "http://images.cocodataset.org"
 
 
-def add(root: Path, split: str, index: int, scene: Scene) -> dict | None:
+def add(root: Path, split: str, index: int, scene: Scene) -> dict:
     """The entries of one image for its set's JSON; it writes nothing."""
-    if split == "unlabelled":
-        return None
     image = coco.image_entry(split, index, scene)
     searched = {name for name in CLASSES if _is_searched(name, index)} | {scene.instances[0].name}
     labelled = [
@@ -52,10 +50,7 @@ def add(root: Path, split: str, index: int, scene: Scene) -> dict | None:
     image["coco_url"] = f"{URL}/{coco.FOLDERS[split]}/{coco.image_path(split, index).name}"
     image["not_exhaustive_category_ids"] = _ids(crowds)
     image["neg_category_ids"] = _ids({NAMES[name] for name in searched} - present)
-    annotations = [
-        _annotation(instance, 100 * image["id"] + number, image["id"])
-        for number, instance in enumerate(labelled)
-    ]
+    annotations = [_annotation(one, image, number) for number, one in enumerate(labelled)]
     in_val = split == "val" or index % VAL_OF_TRAIN == VAL_OF_TRAIN - 1
     return {"set": "val" if in_val else "train", "image": image, "annotations": annotations}
 
@@ -85,8 +80,8 @@ def _is_searched(name: str, index: int) -> bool:
     return (index + CLASSES.index(name)) % SEARCHED[FREQUENCIES[name]] == 0
 
 
-def _annotation(instance: Instance, annotation_id: int, image_id: int) -> dict:
-    label = coco.annotation(instance, annotation_id, image_id)
+def _annotation(instance: Instance, image: dict, number: int) -> dict:
+    label = coco.annotation(instance, image, number)
     del label["iscrowd"]
     return label | {"category_id": CATEGORY_IDS[NAMES[instance.name]]}
 

@@ -46,30 +46,13 @@ def car(rng: np.random.Generator) -> list[Part]:
     back, front = rng.uniform(0.1, 0.6), rng.uniform(1.5, 1.7)  # where the roof's slopes begin
     roof = (back + 0.25, front - 0.35)
     middle = sum(roof) / 2
+    windows = (
+        (back + 0.14, 0.42, roof[0] + 0.06, 0.08, middle - 0.04, 0.08, middle - 0.04, 0.42),
+        (middle + 0.04, 0.42, middle + 0.04, 0.08, roof[1] - 0.05, 0.08, front - 0.13, 0.42),
+    )
     return [
         poly(BODY, back, 0.45, roof[0], 0, roof[1], 0, front, 0.45),
-        poly(
-            DETAIL,
-            back + 0.14,
-            0.42,
-            roof[0] + 0.06,
-            0.08,
-            middle - 0.04,
-            0.08,
-            middle - 0.04,
-            0.42,
-        ),
-        poly(
-            DETAIL,
-            middle + 0.04,
-            0.42,
-            middle + 0.04,
-            0.08,
-            roof[1] - 0.05,
-            0.08,
-            front - 0.13,
-            0.42,
-        ),
+        *[poly(DETAIL, *window) for window in windows],
         poly(BODY, 0, 0.48, 0.1, 0.42, front, 0.42, 2.2, 0.52, 2.3, 0.62, 2.3, 0.85, 0, 0.85),
         *wheel(0.5, 0.85, 0.22),
         *wheel(1.8, 0.85, 0.22),

@@ -26,10 +26,8 @@ TRUNCATED = OCCLUDED = 0.15  # share of an object that lies beyond the border, o
 Entry = tuple[str, str, str]  # folder, list and image, as VOC2007, trainval and 000012
 
 
-def add(root: Path, split: str, index: int, scene: Scene) -> Entry | None:
+def add(root: Path, split: str, index: int, scene: Scene) -> Entry:
     """Write one image's XML file and link its picture, which ``coco`` has written."""
-    if split == "unlabelled":
-        return None
     entry = folder, _, name = _place(split, index)
     picture = root / folder / "JPEGImages" / f"{name}.jpg"
     coco.link(root, split, index, picture)

@@ -17,14 +17,6 @@ METHODS = tuple(dict.fromkeys(["clove", "random", "supervised", "supervised_msra
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long a protocol trains."""
-
-    iterations: int
-    images_per_batch: int
-
-
-@dataclass(frozen=True)
 class PublishedRow:
     """What one source prints for one method on one task."""
 
@@ -45,7 +37,7 @@ class TaskInfo:
     metrics: tuple[str, ...]
     main_metric: str
     protocol: str | None = None  # the letter that configs/transfer follows
-    schedule: Schedule | None = None  # of that protocol
+    schedule: Mapping[str, int] | None = None  # of that protocol: iterations, images_per_batch
     config_sha256: str | None = None  # of the task's config there: known where the protocol is
     protocols: Mapping[str, str] = field(default_factory=dict)  # letter -> what it means
     rows: tuple[PublishedRow, ...] = ()
@@ -71,7 +63,6 @@ def _task(
     name: str,
     *,
     metrics: list[str],
-    schedule: dict[str, int] | None = None,
     published: Mapping[str, list[dict]] | None = None,
     **others: Any,
 ) -> TaskInfo:
@@ -79,7 +70,6 @@ def _task(
     return TaskInfo(
         name=name,
         metrics=tuple(metrics),
-        schedule=Schedule(**schedule) if schedule else None,
         rows=tuple(
             _row(groups, source, **row) for source, own in (published or {}).items() for row in own
         ),

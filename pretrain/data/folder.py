@@ -98,7 +98,7 @@ def list_files(root: Path) -> list[str]:
         real = os.path.realpath(link)
         files += [link] * (real not in listed)
         listed.add(real)
-    return sorted(os.path.relpath(path, root) for path in files)
+    return sorted(path[len(os.path.join(root, "")) :] for path in files)
 
 
 def is_hidden(name: str) -> bool:

@@ -45,7 +45,7 @@ def with_exit_code(main: Main) -> Main:
             with distributed.peers_answer():
                 return main(arguments) or 0
         except (*FAULTS, OSError, distributed.PeerLost) as error:
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            print("error:", " ".join(_lines(str(error))), file=sys.stderr)
             return 2 if isinstance(error, FAULTS) else 1
         except Interrupted:
             print("interrupted: the same command with --resume goes on", file=sys.stderr)
@@ -65,11 +65,14 @@ def with_exit_code(main: Main) -> Main:
 
 def _in_a_line(error: Exception) -> str:
     """Type, text and way out."""
-    lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
-    # That of a loader process is told with its traceback
-    said = lines[-1:] if "Original Traceback (most recent call last):" in lines else lines
-    said = " ".join(" ".join(said).split())
+    said = " ".join(_lines("".join(traceback.format_exception_only(error))))
     return "; ".join([said, *(way for sign, way in WAYS_OUT.items() if re.search(sign, said))])
+
+
+def _lines(text: str) -> list[str]:
+    """Those of an error's text; of one of a loader process, which has its traceback, the last."""
+    lines = [" ".join(line.split()) for line in text.strip().splitlines()]
+    return lines[-1:] if "Original Traceback (most recent call last):" in lines else lines
 
 
 def _end_at_lost_batch(error: Exception, _: object) -> None:

@@ -21,6 +21,18 @@ class ConfigError(ValueError):
     """A config that cannot be used; the message names the file, the key and the way out."""
 
 
+class _Loader(yaml.SafeLoader):
+    """Of safe YAML, without a key that is written twice: the last would hide the others unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for number, (key, _) in enumerate(node.value):
+            if key.value in names[:number]:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"line {line}: {key.value} is there twice; rename one")
+        return super().construct_mapping(node, deep)
+
+
 def find_config(path: str | Path) -> Path:
     """The config file at ``path``: relative paths start at the repository."""
     for candidate in (REPOSITORY / path, Path(path).absolute()):
@@ -32,12 +44,13 @@ def find_config(path: str | Path) -> Path:
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """The YAML mapping in ``path`` with its ``_BASE_`` merged below it; executes nothing.
 
-    ``_BASE_`` is looked for beside the file that names it, then as any other config.
+    ``_BASE_`` is looked for beside the file that names it, then as any other config. Raises
+    ConfigError, with file and line, for a key that is written twice.
     """
     file = find_config(path)
     try:
-        loaded = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        loaded = yaml.load(file.read_text(), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found {type(loaded).__name__}")

@@ -22,15 +22,6 @@ TRAINING_SIDE = 256  # of a box in the scale of x and y
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """MODEL.ROI_DENSEPOSE_HEAD's: index of the coarse masks, part of the charts, point of U, V."""
-
-    index: float
-    part: float
-    point: float
-
-
-@dataclass(frozen=True)
 class AnnotatedRois:
     """The A annotated RoIs of a batch and their P points, all RoIs being counted over the batch.
 
@@ -88,12 +79,14 @@ def gather_rois(proposals: Sequence[Instances]) -> AnnotatedRois | None:
 
 
 def densepose_losses(
-    outputs: ChartOutputs, proposals: Sequence[Instances], weights: LossWeights
+    outputs: ChartOutputs, proposals: Sequence[Instances], index: float, part: float, point: float
 ) -> dict[str, Tensor]:
     """``loss_densepose_U``, ``_V``, ``_I``, ``_S``: scalars that reach every output's gradient.
 
     outputs: of the proposals, image by image; half types are raised to float32. Without a point
     inside its proposal that has a chart all four are 0; S alone is 0 where a person has no masks.
+    index, part, point: the weights of the coarse masks, of the charts, and of U and V, as in
+    MODEL.ROI_DENSEPOSE_HEAD.
     """
     coarse, fine, u, v = (
         maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
@@ -107,15 +100,15 @@ def densepose_losses(
         for name, maps, target in (("U", u, rois.u), ("V", v, rois.v)):
             sampled = grid.sample_channel(maps, on_body, rois.chart)
             error = F.smooth_l1_loss(sampled, target[on_body], reduction="sum")
-            losses[name] = weights.point * error
+            losses[name] = point * error
         inside = grid.inside.nonzero()[:, 0]
         scores = grid.sample(fine, inside)
-        losses["I"] = weights.part * F.cross_entropy(scores, rois.chart[inside])
+        losses["I"] = part * F.cross_entropy(scores, rois.chart[inside])
         if rois.segm is not None:
             target = coarse_target(rois, coarse.shape[-1])
             if coarse.shape[1] == 2:
                 target = target.clamp(max=1)
-            losses["S"] = weights.index * F.cross_entropy(coarse[rois.roi], target)
+            losses["S"] = index * F.cross_entropy(coarse[rois.roi], target)
     # What has nothing to learn from still gives every parameter a gradient, as DDP needs it
     for name, maps in zip("UVIS", (u, v, fine, coarse), strict=True):
         if name not in losses:

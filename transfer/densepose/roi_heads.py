@@ -16,7 +16,7 @@ from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
 from transfer.densepose.chart import ChartPredictor, Decoder, DensePoseV1ConvXHead
-from transfer.densepose.losses import LossWeights, densepose_losses
+from transfer.densepose.losses import densepose_losses
 
 # Upstream's, where its package ``densepose`` was imported before
 ROI_HEADS_REGISTRY._obj_map.pop("DensePoseROIHeads", None)
@@ -60,11 +60,11 @@ class DensePoseROIHeads(StandardROIHeads):
             "densepose_head": DensePoseV1ConvXHead(cfg, channels),
             "densepose_predictor": ChartPredictor(cfg),
             "fg_iou_threshold": head.FG_IOU_THRESHOLD,
-            "loss_weights": LossWeights(
-                index=head.INDEX_WEIGHTS,
-                part=head.PART_WEIGHTS,
-                point=head.POINT_REGRESSION_WEIGHTS,
-            ),
+            "loss_weights": {
+                "index": head.INDEX_WEIGHTS,
+                "part": head.PART_WEIGHTS,
+                "point": head.POINT_REGRESSION_WEIGHTS,
+            },
         }
         return arguments
 
@@ -100,7 +100,7 @@ class DensePoseROIHeads(StandardROIHeads):
         foreground, _ = select_foreground_proposals(proposals, self.num_classes)
         kept = [select_annotated(image, self.fg_iou_threshold) for image in foreground]
         outputs = self._predict(features, [image.proposal_boxes for image in kept])
-        return densepose_losses(outputs, kept, self.loss_weights)
+        return densepose_losses(outputs, kept, **self.loss_weights)
 
     def _predict(self, features: dict[str, Tensor], boxes: list[Any]) -> Any:
         if self.decoder is not None:

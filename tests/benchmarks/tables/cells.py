@@ -1,7 +1,6 @@
 """Writes cells as ``python -m transfer`` would leave them."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def metrics_json(
     config = {"config_sha256": "c0ffee" * 10, "iterations": 80, "images_per_batch": 4}
     if changes.get("data") == OFFICIAL and task in TASKS:
         own = TASKS[task]
-        config = {"config_sha256": own.config_sha256, **asdict(own.schedule)}
+        config = {"config_sha256": own.config_sha256, **own.schedule}
     return {
         "format": 1,
         "task": task,

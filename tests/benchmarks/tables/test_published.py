@@ -79,7 +79,7 @@ def test_baselines_of_cityscapes_that_are_no_targets_stand_beside_those_that_are
 @pytest.mark.parametrize("name", TASKS)
 def test_schedule_and_config_sha256_are_those_of_the_tasks_config(name):
     config, task = resolve(TASKS[name].config), load_published()[name]
-    schedule = (task.schedule.iterations, task.schedule.images_per_batch)
+    schedule = (task.schedule["iterations"], task.schedule["images_per_batch"])
     assert schedule == (config.SOLVER.MAX_ITER, config.SOLVER.IMS_PER_BATCH)
     now = config_sha256(config)
     assert task.config_sha256 == now, (

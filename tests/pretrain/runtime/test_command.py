@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pretrain.runtime.command import with_exit_code
+from pretrain.runtime.files import DataError
 
 WORKERS = "loader processes: DATA.NUM_WORKERS, in fine-tuning DATALOADER.NUM_WORKERS"
 OF_A_LOADER = """Caught ValueError in DataLoader worker process 0.
@@ -38,6 +39,14 @@ def test_an_error_of_any_type_is_said_in_the_last_line(error, first, last, capfd
     said = last_line(main, capfd)
     assert said.startswith(first)
     assert said.endswith(last)
+
+
+def test_input_that_cannot_be_used_is_one_line_though_a_loader_process_met_it(capfd):
+    def main(arguments=None):
+        raise DataError(OF_A_LOADER.replace("ValueError: no such view", "DataError: a.jpg is none"))
+
+    assert with_exit_code(main)() == 2
+    assert capfd.readouterr().err == "error: DataError: a.jpg is none\n"
 
 
 class Functions(torch.utils.data.Dataset):

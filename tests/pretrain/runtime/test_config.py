@@ -3,7 +3,7 @@
 import pytest
 from fvcore.common.config import CfgNode
 
-from pretrain.runtime.config import ConfigError, config_hash, merge
+from pretrain.runtime.config import ConfigError, config_hash, load_yaml, merge
 
 
 @pytest.fixture
@@ -71,3 +71,10 @@ def test_hash_ignores_the_named_keys_only(cfg):
     assert config_hash(cfg, ["NAME", "SOLVER"]) == before
     cfg.LR = 0.3
     assert config_hash(cfg, ["NAME", "SOLVER"]) != before
+
+
+def test_a_key_that_is_written_twice_is_named_with_its_line(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("LOG: {PERIOD: 1}\nSOLVER:\n  EPOCHS: 1\n  EPOCHS: 2\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml: line 4: EPOCHS is there twice"):
+        load_yaml(path)

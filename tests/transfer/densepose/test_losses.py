@@ -16,7 +16,6 @@ from tests.transfer.densepose.cases import (
 from transfer.densepose.chart import ChartOutputs
 from transfer.densepose.losses import (
     Grid,
-    LossWeights,
     coarse_target,
     densepose_losses,
     gather_rois,
@@ -24,7 +23,7 @@ from transfer.densepose.losses import (
 
 NAMES = [f"loss_densepose_{name}" for name in "UVIS"]
 LEGACY = "B"  # the case with the legacy weights and 15 coarse channels, on case A's boxes
-WEIGHTS = LossWeights(index=5.0, part=1.0, point=0.01)
+WEIGHTS = {"index": 5.0, "part": 1.0, "point": 0.01}
 BOXES = [[1, 0, 3], [2, 1], [], [0, 0]]
 
 
@@ -38,7 +37,7 @@ def golden_losses(case):
     maps = (golden[f"pred_coarse_segm{suffix}"], *(golden[f"pred_{name}"] for name in MAPS[1:]))
     outputs = ChartOutputs(*(torch.from_numpy(m[:boxes]).requires_grad_() for m in maps))
     point, part, index = golden["weights_legacy" if case == LEGACY else "weights_s1x"]
-    return densepose_losses(outputs, images, LossWeights(index, part, point)), outputs, golden
+    return densepose_losses(outputs, images, index, part, point), outputs, golden
 
 
 @pytest.mark.parametrize("case", "ABCDEFGH")
@@ -64,7 +63,7 @@ def test_losses_at_full_size_are_upstreams():
     golden = load("loss_fullsize")
     maps = (golden[f"predq_{field}"].astype(np.float32) / golden["pred_scale"] for field in MAPS)
     losses = densepose_losses(
-        ChartOutputs(*map(torch.from_numpy, maps)), proposals_of(golden), WEIGHTS
+        ChartOutputs(*map(torch.from_numpy, maps)), proposals_of(golden), **WEIGHTS
     )
     found = [float(losses[name]) for name in golden["loss_names"]]
     np.testing.assert_allclose(found, golden["losses"], rtol=1e-5)
@@ -114,7 +113,7 @@ def test_coarse_masks_are_resampled_as_upstream_does(side):
     np.testing.assert_array_equal(target.numpy()[stable], golden[f"label_{side}"][stable])
 
 
-def slow_losses(outputs, images, weights):
+def slow_losses(outputs, images, index, part, point):
     """The losses point by point and pixel by pixel."""
     maps = {field: getattr(outputs, field).detach().numpy() for field in MAPS}
     side, channels = maps["u"].shape[-1], maps["coarse_segm"].shape[1]
@@ -134,10 +133,10 @@ def slow_losses(outputs, images, weights):
     if not any(label > 0 for label, _ in scores):
         return [0.0] * 4
     return [
-        weights.point * sums[0],
-        weights.point * sums[1],
-        weights.part * _cross_entropy(scores),
-        weights.index * _cross_entropy(coarse) if masks_everywhere else 0.0,
+        point * sums[0],
+        point * sums[1],
+        part * _cross_entropy(scores),
+        index * _cross_entropy(coarse) if masks_everywhere else 0.0,
     ]
 
 
@@ -192,15 +191,15 @@ def _cross_entropy(scored):
 def test_losses_equal_a_slow_version(kinds, channels):
     images = random_proposals(0, kinds)
     outputs = random_outputs(1, sum(map(len, kinds)), channels)
-    found = [float(loss.detach()) for loss in densepose_losses(outputs, images, WEIGHTS).values()]
-    np.testing.assert_allclose(found, slow_losses(outputs, images, WEIGHTS), rtol=1e-5)
+    found = [float(loss.detach()) for loss in densepose_losses(outputs, images, **WEIGHTS).values()]
+    np.testing.assert_allclose(found, slow_losses(outputs, images, **WEIGHTS), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kinds", [[], [[]], [[0, 0], [0]], [[2]]])
 def test_without_an_annotated_person_every_output_gets_a_zero_gradient(kinds):
     images = random_proposals(0, kinds)
     outputs = random_outputs(0, sum(map(len, kinds)))
-    losses = densepose_losses(outputs, images, WEIGHTS)
+    losses = densepose_losses(outputs, images, **WEIGHTS)
     sum(losses.values()).backward()
     for field in MAPS:
         gradient = getattr(outputs, field).grad
@@ -213,6 +212,6 @@ def test_half_types_are_raised_to_float32(dtype):
     images = random_proposals(0, [[1]])
     outputs = random_outputs(0, 1, dtype=dtype)
     exact = ChartOutputs(*(getattr(outputs, field).float() for field in MAPS))
-    found, expected = (densepose_losses(o, images, WEIGHTS) for o in (outputs, exact))
+    found, expected = (densepose_losses(o, images, **WEIGHTS) for o in (outputs, exact))
     assert found == expected
     assert all(loss.dtype is torch.float32 for loss in found.values())
