@@ -30,9 +30,11 @@ def distribute(model: nn.Module, device: torch.device) -> nn.Module:
     if distributed.world_size() == 1:
         return model
     if model.synchronize_bn:
-        model = distributed.synchronize_batch_norm(model, device)
+        model = distributed.synchronize_batch_norm(model)
     ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, ids, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(
+        model, ids, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
 
 
 def train(cfg: CfgNode, resume: bool = False, allowed: Collection[str] = ()) -> Path:

@@ -138,15 +138,7 @@ def _hashed(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def images_per_bn_batch(cfg: CfgNode, processes: int) -> int:
-    """How many images share a BN's statistics; 0 where the backbone's norm uses no batch.
-
-    The one place that decides about SyncBN: ConfigError where it cannot run.
-    """
-    norms = {key: value for key, value in flatten(cfg.MODEL).items() if key.endswith(".NORM")}
-    synchronized = [key for key, value in norms.items() if value in ("SyncBN", "nnSyncBN")]
-    if synchronized and processes > 1 and cfg.MODEL.DEVICE == "cpu":
-        pairs = " ".join(f"MODEL.{key} BN" for key in synchronized)
-        raise ConfigError(f"SyncBN runs on one CPU process, not on {processes}. Add: {pairs}")
+    """How many images share a BN's statistics; 0 where the backbone's norm uses no batch."""
     norm = cfg.MODEL.RESNETS.NORM
     if "BN" not in norm or norm == "FrozenBN":
         return 0

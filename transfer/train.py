@@ -29,7 +29,7 @@ from torch import nn
 
 from pretrain.runtime import files
 from pretrain.runtime.config import ConfigError
-from pretrain.runtime.distributed import autocast_dtype
+from pretrain.runtime.distributed import autocast_dtype, synchronize_batch_norm
 from pretrain.runtime.interrupt import Interrupted, InterruptFlag
 from transfer import record, weights
 from transfer.config import AMP_DTYPES
@@ -114,7 +114,7 @@ class Run:
 
     def __init__(self, cfg: CfgNode, interrupted: InterruptFlag) -> None:
         self.cfg, self.interrupted = cfg, interrupted
-        self.model = build_model(cfg)
+        self.model = synchronize_batch_norm(build_model(cfg), nn.SyncBatchNorm)
         self.optimizer = build_optimizer(cfg, self.model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         device, dtype = cfg.MODEL.DEVICE, None
@@ -198,7 +198,9 @@ def train(run: Run) -> None:
         logger.info("statistics of %d frozen BN from %d batches", layers, count)
     # A model on the CPU must not have a device id
     device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE == "cuda" else None
-    model = create_ddp_model(run.model, broadcast_buffers=False, device_ids=device_ids).train()
+    model = create_ddp_model(
+        run.model, broadcast_buffers=False, gradient_as_bucket_view=True, device_ids=device_ids
+    ).train()
     batches = iter(stream.loader(cfg.DATALOADER.NUM_WORKERS, start=run.iteration))
     writers: list[events.EventWriter] = []
     if comm.is_main_process():

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.runtime.config import ConfigError
 
@@ -103,19 +104,131 @@ def all_gather(value: Any) -> list[Any]:
     return values
 
 
-def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """``model``, whose BN normalizes with the batch of all ranks from now on.
+class SyncBatchNorm(nn.BatchNorm2d):
+    """BN over the batch of all ranks: one all-reduce of sums forward, and one backward.
 
-    In one process that is what it does already. On CPUs there is no such BN: a warning says so.
+    ``nn.SyncBatchNorm`` gathers what every rank has, and drops the ranks without values, for which
+    the host waits at every layer; compilers break their graph there, and CPUs have none. Sums need
+    neither. Inputs (N,C,...) of any floating type: N and what follows C may differ between the
+    ranks, and be 0. All ranks must call it in training. Parameters and buffers have the usual
+    names. Of BatchNorm2d, as fvcore's PreciseBN knows a BN by its class.
     """
-    if world_size() == 1:
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions will do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N,C,...) → the same shape and type."""
+        if not self.training or (world_size() == 1 and input.numel()):
+            return super().forward(input)
+        output, mean, variance, count = _OverAllRanks.apply(input, self.weight, self.bias, self.eps)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            share = self.momentum * count.clamp(
+                max=1
+            )  # nothing is learnt where no rank has a value
+            self.running_mean.lerp_(mean.to(self.running_mean), share.to(self.running_mean))
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            self.running_var.lerp_(unbiased.to(self.running_var), share.to(self.running_var))
+        return output
+
+
+def synchronize_batch_norm(model: nn.Module, kind: type[nn.Module] = _BatchNorm) -> nn.Module:
+    """``model`` with SyncBatchNorm in the place of every BN that is a ``kind``.
+
+    Parameters and buffers stay what and where they are.
+    """
+    for name, child in model.named_children():
+        setattr(model, name, synchronize_batch_norm(child, kind))
+    if not isinstance(model, kind):
         return model
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    logging.getLogger(__name__).warning(
-        "SyncBN needs GPUs: on several CPU processes each one normalizes with its own batch"
-    )
-    return model
+    synchronized = SyncBatchNorm(model.num_features, model.eps, model.momentum, model.affine)
+    synchronized._parameters, synchronized._buffers = model._parameters, model._buffers
+    return synchronized.train(model.training)
+
+
+class _OverAllRanks(torch.autograd.Function):
+    """(N,C,...) → normalized, and mean, biased variance and count over all ranks, in float64.
+
+    In float64 the sums of squares do not cancel where a mean is far above the deviation.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, ctx.fused = _dense(x), x.is_cuda and not torch.compiler.is_compiling()
+        if not x.numel():
+            mean = variance = x.new_zeros(x.shape[1], dtype=torch.float64)
+        elif ctx.fused:
+            mean, inverse = torch.batch_norm_stats(x, 0.0)
+            mean, variance = mean.double(), inverse.double().pow(-2)
+        else:
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            variance, mean = torch.var_mean(wide, _all_but_channels(x), correction=0)
+            mean, variance = mean.double(), variance.double()
+        count = mean.new_full((1,), x.numel() // x.shape[1])
+        sums = torch.cat([count * mean, count * (variance + mean.square()), count])
+        if world_size() > 1:
+            dist.all_reduce(sums)
+        count = sums[-1]
+        mean, square = (sums[:-1] / count.clamp(min=1)).chunk(2)
+        variance = (square - mean.square()).clamp(min=0)
+        kind = torch.promote_types(x.dtype, torch.float32)
+        used = mean.to(kind), (variance + eps).rsqrt().to(kind)
+        ctx.save_for_backward(x, weight, *used, count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        if ctx.fused and x.numel():
+            output = torch.batch_norm_elemt(x, weight, bias, *used, eps)
+        else:
+            output = (x.to(kind) - _beside(used[0], x)) * _beside(used[1], x)
+            if weight is not None:
+                output = output * _beside(weight, x) + _beside(bias, x)
+            output = output.to(x.dtype)
+        return output, mean, variance, count
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse, count = ctx.saved_tensors
+        of_weight = of_bias = None
+        if ctx.fused and x.numel():
+            gradient = _dense(gradient, x)
+            same = gradient, x, mean, inverse, weight
+            *sums, of_weight, of_bias = torch.batch_norm_backward_reduce(*same, True, True, True)
+        else:
+            gradient, centered = gradient.to(mean.dtype), x.to(mean.dtype) - _beside(mean, x)
+            dimensions = _all_but_channels(x)
+            sums = [gradient.sum(dimensions), (gradient * centered).sum(dimensions)]
+            if weight is not None:
+                of_weight, of_bias = sums[1] * inverse, sums[0]
+        sums = torch.stack(sums)
+        if world_size() > 1:
+            dist.all_reduce(sums)
+        if ctx.fused and x.numel():
+            counts = count.to(torch.int32).view(1)
+            of_x = torch.batch_norm_backward_elemt(*same, *sums, counts)
+        else:
+            total, product = sums / count.to(mean.dtype).clamp(min=1)
+            of_x = gradient - _beside(total, x) - centered * _beside(product * inverse.square(), x)
+            scale = inverse if weight is None else inverse * weight
+            of_x = (of_x * _beside(scale, x)).to(x.dtype)
+        return of_x, of_weight, of_bias, None
+
+
+def _all_but_channels(x: Tensor) -> list[int]:
+    return [0, *range(2, x.ndim)]
+
+
+def _beside(values: Tensor, x: Tensor) -> Tensor:
+    """(C,) as it stands beside (N,C,...)."""
+    return values.view(1, -1, *[1] * (x.ndim - 2))
+
+
+def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """With the channels last in memory or in the middle, as ``like`` has them: kernels ask for it."""
+    like = x if like is None else like
+    last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""A tiny pretraining in float64 whose BN normalizes over all ranks, as SyncBN does on GPUs.
+"""A tiny pretraining in float64.
 
 ``[torchrun] -m tests.pretrain.on_ranks IMAGES OUT [drift]``: always 4 images per micro-step, 8 per
 step. Rank 0 leaves the first step's gradients in OUT/gradients.pth and the number of reductions in
@@ -10,10 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.distributed.nn.functional import all_reduce
 
 import pretrain.run
 import pretrain.train
@@ -25,33 +22,8 @@ from tests.pretrain.tiny import CONFIG, words
 build_model, step, distribute = pretrain.run.build_model, LARS.step, pretrain.train.distribute
 
 
-class AllReduceBatchNorm(nn.BatchNorm2d):
-    """BN by the statistics of all ranks, gradients included."""
-
-    def forward(self, x):
-        if not self.training:
-            return super().forward(x)
-        count = x.numel() / x.shape[1] * distributed.world_size()
-        mean = self.total(x) / count
-        variance = self.total((x - mean[:, None, None]).square()) / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-            self.num_batches_tracked += 1
-        x = (x - mean[:, None, None]) / (variance[:, None, None] + self.eps).sqrt()
-        return x * self.weight[:, None, None] + self.bias[:, None, None] if self.affine else x
-
-    @staticmethod
-    def total(x):
-        x = x.sum(dim=(0, 2, 3))
-        return all_reduce(x) if dist.is_initialized() else x
-
-
 def build(cfg):
     model = build_model(cfg)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = AllReduceBatchNorm
     model.register_forward_pre_hook(
         lambda _, inputs: (inputs[0].double(), inputs[1].double(), *inputs[2:])
     )

@@ -1,4 +1,4 @@
-"""Two processes do what one does, where BN sees all of a batch."""
+"""Two processes do what one does."""
 
 import os
 import re

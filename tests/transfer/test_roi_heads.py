@@ -2,9 +2,11 @@ import warnings
 
 import pytest
 import torch
+from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import build_model
 from torch import nn
 
+from pretrain.runtime.distributed import SyncBatchNorm, synchronize_batch_norm
 from transfer.config import resolve
 from transfer.tasks import TASKS
 
@@ -43,3 +45,16 @@ def test_extra_norm_starts_at_identity_comes_after_the_whole_stage_and_learns(sy
     output.square().sum().backward()
     assert synchronized.norm.weight.grad.abs().max() > 0
     assert torch.isfinite(synchronized.norm.bias.grad).all()
+
+
+def test_of_detectron2s_norms_only_syncbn_is_replaced_and_a_batch_may_have_no_boxes():
+    head = nn.Sequential(
+        Conv2d(3, 4, 1, norm=get_norm("SyncBN", 4)), Conv2d(4, 4, 1, norm=get_norm("BN", 4))
+    )
+    synchronize_batch_norm(head, nn.SyncBatchNorm)
+    assert [type(layer.norm) is SyncBatchNorm for layer in head] == [True, False]
+    output = head[0](torch.zeros(0, 3, 7, 7))
+    output.sum().backward()
+    assert output.shape == (0, 4, 7, 7)
+    assert head[0].norm.weight.grad.eq(0).all()
+    assert head[0].norm.running_var.eq(1).all()

@@ -12,7 +12,7 @@ from detectron2.engine import SimpleTrainer
 
 from benchmarks.scenes.generate import Request, generate
 from pretrain.runtime import distributed
-from pretrain.runtime.config import REPOSITORY, ConfigError
+from pretrain.runtime.config import REPOSITORY
 from pretrain.runtime.interrupt import EXIT_CODE, InterruptFlag
 from tests.transfer.tiny import FAST, SCENES, converted, data_sets_at, trunk_overrides, write_coco
 from transfer import train
@@ -289,11 +289,3 @@ def test_images_that_share_bn_statistics(norm, processes, expected):
     overrides = ["MODEL.RESNETS.NORM", norm, "MODEL.DEVICE", "cpu"]
     cfg = resolve(TASKS["coco_c4"].config, overrides=overrides)
     assert images_per_bn_batch(cfg, processes) == expected
-
-
-def test_synchronized_bn_on_several_cpu_processes_stops_with_the_pairs_to_add():
-    cfg = resolve(TASKS["coco_fpn"].config)
-    assert images_per_bn_batch(cfg, 8) == 16
-    cfg.MODEL.DEVICE = "cpu"
-    with pytest.raises(ConfigError, match=r"MODEL.FPN.NORM BN .*MODEL.ROI_MASK_HEAD.NORM BN"):
-        images_per_bn_batch(cfg, 2)

@@ -102,10 +102,6 @@ def check_config(cfg: CfgNode, datasets: Sequence[Dataset]) -> None:
                 raise ConfigError(f"{dataset.mask_fault}. Mend them, or add: MODEL.MASK_ON False")
         if not all(dataset.masks for dataset in datasets):
             pairs["MODEL.MASK_ON"] = False
-        norm = cfg.MODEL.ROI_MASK_HEAD.NORM
-        if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and norm in ("SyncBN", "nnSyncBN"):
-            # Detectron2 stops at a batch without any object
-            pairs["MODEL.ROI_MASK_HEAD.NORM"] = "naiveSyncBN_N"
         if cfg.INPUT.MASK_FORMAT == "polygon" and any(dataset.bitmasks for dataset in datasets):
             pairs["INPUT.MASK_FORMAT"] = "bitmask"
     if cfg.MODEL.KEYPOINT_ON:

@@ -378,16 +378,6 @@ def test_without_any_mask_the_mask_head_goes(tmp_path):
         data.check_config(cfg, [dataset])
 
 
-def test_batches_without_objects_need_another_norm_in_the_mask_head(tmp_path):
-    overrides = ["MODEL.ROI_HEADS.NUM_CLASSES", "1", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False"]
-    cfg = resolve(TASKS["coco_fpn"].config, overrides=overrides)
-    dataset = checked("people", tmp_path)
-    with pytest.raises(ConfigError, match=r"Add: MODEL.ROI_MASK_HEAD.NORM naiveSyncBN_N$"):
-        data.check_config(cfg, [dataset])
-    cfg.MODEL.ROI_MASK_HEAD.NORM = "naiveSyncBN_N"
-    data.check_config(cfg, [dataset])
-
-
 def test_masks_that_are_no_polygons_need_another_format(tmp_path):
     runs = {"size": [32, 48], "counts": [330, 10, 1196]}
     dataset = checked("people", tmp_path, edit("people.json", annotation(segmentation=runs)))
