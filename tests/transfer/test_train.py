@@ -297,3 +297,20 @@ def test_synchronized_bn_on_several_cpu_processes_stops_with_the_pairs_to_add():
     cfg.MODEL.DEVICE = "cpu"
     with pytest.raises(ConfigError, match=r"MODEL.FPN.NORM BN .*MODEL.ROI_MASK_HEAD.NORM BN"):
         images_per_bn_batch(cfg, 2)
+
+
+def test_batches_without_an_object_train_and_are_none_of_precise_bns(tmp_path):
+    root = write_coco(tmp_path / "data")
+    path = root / "coco" / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] == 1]
+    path.write_text(json.dumps(content))
+    overrides = "DATALOADER.FILTER_EMPTY_ANNOTATIONS False TEST.PRECISE_BN.NUM_ITER 3"
+    overrides = [
+        *overrides.split(),
+        "MODEL.ROI_MASK_HEAD.NORM",
+        "naiveSyncBN_N",
+        *trunk_overrides(18),
+    ]
+    with data_sets_at(root):
+        assert run(tmp_path / "run", overrides=overrides) == 0
