@@ -263,9 +263,12 @@ def train(run: Run) -> None:
 def recompute_bn(run: Run, stream: Stream) -> None:
     """PreciseBN, if asked for, on the same batches and random numbers whenever it runs."""
     if run.cfg.TEST.PRECISE_BN.ENABLED:
+        batches = stream.loader(0)
+        # Where no image has an object a mask head's BN sees nothing, and fvcore divides by that
+        batches = (batch for batch in batches if any(len(image["instances"]) for image in batch))
         seed_rng(run.cfg.SEED, PRECISE_BN, comm.get_rank())
         with events.EventStorage():  # what the model says of its losses is no part of the curve
-            update_bn_stats(run.steady, stream.loader(0), run.cfg.TEST.PRECISE_BN.NUM_ITER)
+            update_bn_stats(run.steady, batches, run.cfg.TEST.PRECISE_BN.NUM_ITER)
 
 
 def evaluate(run: Run) -> dict[str, dict[str, float]]:

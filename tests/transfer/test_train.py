@@ -289,3 +289,15 @@ def test_images_that_share_bn_statistics(norm, processes, expected):
     overrides = ["MODEL.RESNETS.NORM", norm, "MODEL.DEVICE", "cpu"]
     cfg = resolve(TASKS["coco_c4"].config, overrides=overrides)
     assert images_per_bn_batch(cfg, processes) == expected
+
+
+def test_batches_without_an_object_train_and_are_none_of_precise_bns(tmp_path):
+    root = write_coco(tmp_path / "data")
+    path = root / "coco" / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] == 1]
+    path.write_text(json.dumps(content))
+    overrides = "DATALOADER.FILTER_EMPTY_ANNOTATIONS False TEST.PRECISE_BN.NUM_ITER 3"
+    overrides = [*overrides.split(), *trunk_overrides(18)]
+    with data_sets_at(root):
+        assert run(tmp_path / "run", overrides=overrides) == 0
