@@ -9,6 +9,7 @@ import functools
 import itertools
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -128,88 +129,128 @@ _ADJUST = (_brightness, _contrast, _saturation, _hue)
 
 
 # ---------------------------------------------------------------------------------------------
-# A batch on any device
+# A batch on any device: no step asks what the numbers are, so that nothing waits for the device and
+# a compiler can put the steps into one another. Images are (N,H,W,3) here, as they lie in memory.
+
+
+class Tables(NamedTuple):
+    """Constants on a device."""
+
+    slots: torch.Tensor  # (25,6,3): which of brightness, contrast, saturation six slots are
+    luma: torch.Tensor  # (3,)
+    scale: torch.Tensor  # (3,): times the images, plus the offset: normalized
+    offset: torch.Tensor
+
+
+SLOTS = 6  # three steps before the hue's and three after it, of which a view's order leaves three
+
+
+@functools.cache  # a copy to the device would make the host wait for it at every step
+def tables(device: torch.device) -> Tables:
+    """The constants; the slots of a view without jitter, the last ones, are all empty."""
+    slots = torch.zeros(len(ORDERS) + 1, SLOTS, len(STEPS) - 1)
+    for n, order in enumerate(ORDERS):
+        turn = order.index(STEPS.index("hue"))
+        for place, step in enumerate(order):
+            if place != turn:
+                slots[n, place if place < turn else place + 2, step] = 1
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    return Tables(*(t.to(device) for t in (slots, torch.tensor(LUMA), 1 / std, -mean / std)))
+
+
+class Changes(NamedTuple):
+    """What is done to N views, from their rows of ``Photometry``."""
+
+    strengths: torch.Tensor  # (N,6,1,1) of the slots; 1 changes nothing
+    stretched: torch.Tensor  # (N,6,1,1): 1 where a slot is the contrast's, else 0
+    saturated: torch.Tensor  # (N,6,1,1)
+    shift: torch.Tensor  # (N,1,1,1) of the hue; also those below
+    gray: torch.Tensor
+    radius: torch.Tensor
+    solarized: torch.Tensor
 
 
 def apply(pixels: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """uint8 (N,3,H,W) → float32 in [0, 1], each view changed as its row of ``numbers`` says.
 
-    numbers: (N,8) float32 on the CPU, rows of ``Photometry``: which views an operation takes is
-    known to the host, so nothing waits for the device.
+    numbers: (N,8) float32 on the same device, rows of ``Photometry``.
     """
-    images = pixels.float() / 255
-    order = torch.tensor(ORDERS)[numbers[:, 0].long()]  # (N,4); of views without jitter unused
-    jittered = numbers[:, 0] >= 0
-    for place in range(len(STEPS)):
-        for step, adjust in enumerate((_brighten, _stretch, _saturate, _turn)):
-            chosen = (jittered & (order[:, place] == step)).nonzero()[:, 0]
-            _change(images, chosen, adjust, numbers[chosen, 1 + step])
-    for column, change in ((5, _gray), (6, _blur), (7, _solarize)):
-        chosen = numbers[:, column].nonzero()[:, 0]
-        _change(images, chosen, change, numbers[chosen, column])
-    return images
+    constants = tables(pixels.device)
+    return _change(pixels, _changes(numbers, constants), constants).permute(0, 3, 1, 2)
 
 
-def _change(images: torch.Tensor, chosen: torch.Tensor, change, amounts: torch.Tensor) -> None:
-    """In place, on the rows ``chosen``."""
-    if len(chosen):
-        chosen = chosen.to(images.device, non_blocking=True)
-        amounts = amounts.to(images.device, non_blocking=True)[:, None, None, None]
-        images[chosen] = change(images[chosen], amounts)
+def prepare(
+    crops: Sequence[torch.Tensor], numbers: torch.Tensor, constants: Tables, dtype: torch.dtype
+) -> list[torch.Tensor]:
+    """As ``apply`` for crops of several sizes, and normalized, in ``dtype``.
+
+    crops: uint8 (N,3,S,S) each; numbers: rows of all of them; constants: ``tables`` of the device.
+    """
+    sizes = [len(pixels) for pixels in crops]
+    changes = zip(*(each.split(sizes) for each in _changes(numbers, constants)), strict=True)
+    images = [
+        _change(pixels, Changes(*each), constants)
+        for pixels, each in zip(crops, changes, strict=True)
+    ]
+    normalized = (torch.addcmul(constants.offset, each, constants.scale) for each in images)
+    return [each.to(dtype).permute(0, 3, 1, 2) for each in normalized]
 
 
-def _luma(images: torch.Tensor) -> torch.Tensor:
-    red, green, blue = images.split(1, dim=1)
-    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+def _changes(numbers: torch.Tensor, constants: Tables) -> Changes:
+    order, _, _, _, hue, gray, radius, solarized = numbers[..., None, None, None].unbind(1)
+    slots = constants.slots[numbers[:, 0].long(), ..., None]  # (N,6,3,1)
+    strengths = 1 + (slots * (numbers[:, None, 1:4, None] - 1)).sum(dim=2, keepdim=True)
+    return Changes(
+        strengths,
+        slots[:, :, 1:2],
+        slots[:, :, 2:],
+        torch.where(order < 0, 0, hue),
+        gray,
+        radius,
+        solarized,
+    )
 
 
-def _brighten(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return (images * factor).clamp(0, 1)
+def _change(pixels: torch.Tensor, changes: Changes, constants: Tables) -> torch.Tensor:
+    images = pixels.permute(0, 2, 3, 1) / 255
+    for slot in range(SLOTS):
+        if slot == SLOTS // 2:
+            images = _turn(images, changes.shift)
+        strength, stretched, saturated = (each[:, slot, :, None] for each in changes[:3])
+        luma = _luma(images, constants)
+        base = torch.addcmul(stretched * luma.mean(dim=(1, 2, 3), keepdim=True), saturated, luma)
+        images = torch.lerp(base, images, strength).clamp_(0, 1)
+    images = torch.lerp(images, _luma(images, constants), changes.gray)
+    images = _blur(images, changes.radius)
+    mirrored = (images * 255 >= SOLARIZE_THRESHOLD) & (changes.solarized > 0)
+    return torch.where(mirrored, 1 - images, images)
 
 
-def _stretch(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    mean = _luma(images).mean(dim=(1, 2, 3), keepdim=True)
-    return (mean + factor * (images - mean)).clamp(0, 1)
-
-
-def _saturate(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    gray = _luma(images)
-    return (gray + factor * (images - gray)).clamp(0, 1)
+def _luma(images: torch.Tensor, constants: Tables) -> torch.Tensor:
+    return (images @ constants.luma)[..., None]
 
 
 def _turn(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """The hue, with saturation and value of HSV kept."""
-    value, chroma = images.amax(dim=1, keepdim=True), images.amax(1, True) - images.amin(1, True)
-    red, green, blue = images.split(1, dim=1)
-    safe = chroma.clamp(min=1e-8)
-    sixth = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    sixth = sixth + 6 * shift
+    value, least = images.amax(dim=3, keepdim=True), images.amin(dim=3, keepdim=True)
+    chroma = value - least
+    red, green, blue = images.split(1, dim=3)
+    is_red, is_green = value == red, value == green
+    distance = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    sixth = torch.where(is_red, 0, torch.where(is_green, 2.0, 4.0)) + 6 * shift
+    sixth = torch.addcdiv(sixth, distance, chroma.clamp(min=1e-8))
     # The channel that hue h leaves: value - chroma * clamp(min(k, 4 - k), 0, 1), k = n + h mod 6
-    n = 5 - 2 * torch.arange(3, device=images.device).view(1, 3, 1, 1)  # 5, 3, 1
-    k = (n + sixth) % 6
-    return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
-
-
-def _gray(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    return _luma(images).expand_as(images)
+    k = (sixth + (5 - 2 * torch.arange(3, device=images.device))) % 6  # n is 5, 3, 1
+    return torch.addcmul(value, chroma, torch.minimum(k, 4 - k).clamp(0, 1), value=-1)
 
 
 def _blur(images: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
     """A Gaussian of each view's own radius, one direction after the other; edges are repeated."""
-    count, channels, height, width = images.shape
     offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1, device=images.device)
-    kernel = torch.exp(-0.5 * (offsets / radius.view(-1, 1)) ** 2)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
-    planes = images.reshape(1, count * channels, height, width)
-    planes = F.pad(planes, (BLUR_REACH, BLUR_REACH, BLUR_REACH, BLUR_REACH), mode="replicate")
-    planes = F.conv2d(planes, kernel[:, None, :, None], groups=count * channels)
-    planes = F.conv2d(planes, kernel[:, None, None, :], groups=count * channels)
+    kernel = torch.exp(-0.5 * (offsets / radius.clamp(min=1e-3)) ** 2)  # of 0: nothing is mixed
+    kernel = kernel / kernel.sum(dim=3, keepdim=True)  # (N,1,1,13)
+    rim = (0, 0, *[BLUR_REACH] * 4)
+    planes = F.pad(images[None], rim, mode="replicate").flatten(3)  # (1,N,H+12,3·(W+12))
+    planes = F.conv2d(planes, kernel.transpose(2, 3), groups=len(images))
+    planes = F.conv2d(planes, kernel, dilation=(1, 3), groups=len(images))
     return planes.view(images.shape)
-
-
-def _solarize(images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    return torch.where(images * 255 < SOLARIZE_THRESHOLD, images, 1 - images)

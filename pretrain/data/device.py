@@ -1,6 +1,6 @@
 """What the model takes, on its device: views with their colours changed, normalized, and boxes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -10,9 +10,13 @@ from pretrain.data.multicrop import Batch
 
 
 def on_device(
-    batches: Iterable[Batch], device: torch.device, boxes: str = "centers"
+    batches: Iterable[Batch],
+    device: torch.device,
+    boxes: str = "centers",
+    dtype: torch.dtype = torch.float32,
+    prepare: Callable[..., list[torch.Tensor]] = photometry.prepare,
 ) -> Iterator[tuple[tuple[torch.Tensor, ...], Batch]]:
-    """For each batch what the model takes, and the batch itself.
+    """For each batch what the model takes, and the batch itself; arguments as for ``to_device``.
 
     A GPU prepares a batch on a stream of its own while it still computes the step before: the host
     is here as soon as it has launched that one.
@@ -20,7 +24,7 @@ def on_device(
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     for batch in batches:
         with torch.cuda.stream(stream):  # of None: nothing
-            views = to_device(batch, device, boxes)
+            views = to_device(batch, device, boxes, dtype, prepare)
         if stream is not None:
             torch.cuda.current_stream(device).wait_stream(stream)
             for tensor in views:
@@ -29,23 +33,24 @@ def on_device(
 
 
 def to_device(
-    batch: Batch, device: torch.device, boxes: str = "centers"
+    batch: Batch,
+    device: torch.device,
+    boxes: str = "centers",
+    dtype: torch.dtype = torch.float32,
+    prepare: Callable[..., list[torch.Tensor]] = photometry.prepare,
 ) -> tuple[torch.Tensor, ...]:
-    """Global crops (2,B,3,S,S), local crops (V,B,3,s,s), boxes (2+V,B,4), all float32.
+    """Global crops (2,B,3,S,S), local crops (V,B,3,s,s), boxes (2+V,B,4).
 
-    Crops are normalized. ``boxes``: "centers" or "edges" (``augment.boxes_of``).
+    Crops are normalized. ``boxes``: "centers" or "edges" (``augment.boxes_of``). ``dtype``: of the
+    crops on a GPU, that which the first layer computes in; float32 on a CPU. ``prepare``:
+    ``photometry.prepare``, or that compiled.
     """
-
-    def prepared(crops: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        pixels = crops.to(device, non_blocking=True).flatten(0, 1)
-        if device.type == "cpu":  # the loader has changed the colours
-            images = pixels.float() / 255
-        else:
-            images = photometry.apply(pixels, numbers.flatten(0, 1))
-        return photometry.normalize(images).unflatten(0, crops.shape[:2])
-
-    return (
-        prepared(batch.global_crops, batch.photometry[:2]),
-        prepared(batch.local_crops, batch.photometry[2:]),
-        boxes_of(batch.crops.to(device, non_blocking=True), boxes),
-    )
+    crops = batch.global_crops, batch.local_crops
+    if device.type == "cpu":  # the loader has changed the colours
+        views = [photometry.normalize(each.float() / 255) for each in crops]
+    else:
+        numbers = batch.photometry.to(device, non_blocking=True).flatten(0, 1)
+        pixels = [each.to(device, non_blocking=True).flatten(0, 1) for each in crops]
+        views = prepare(pixels, numbers, photometry.tables(device), dtype)
+        views = [view.unflatten(0, each.shape[:2]) for view, each in zip(views, crops, strict=True)]
+    return *views, boxes_of(batch.crops.to(device, non_blocking=True), boxes)

@@ -225,7 +225,7 @@ def _beside(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
-    """With the channels last in memory or in the middle, as ``like`` has them: kernels ask for it."""
+    """With the channels where ``like`` has them in memory, last or not, as kernels ask for it."""
     like = x if like is None else like
     last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
     return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
