@@ -57,7 +57,7 @@ _C.SOLVER.MILESTONES = ()  # epochs from which lr is a tenth, in place of warm-u
 _C.SOLVER.TEACHER_MOMENTUM = 0.99  # at the run's start
 _C.SOLVER.TEACHER_MOMENTUM_END = 1.0  # where a cosine takes it; the same as at the start: constant
 _C.SOLVER.PRECISION = "fp32"  # fp32, bf16 or fp16 (autocast; fp16 scales gradients; loss in fp32)
-_C.SOLVER.COMPILE = False  # torch.compile of the two networks; without it where it cannot be
+_C.SOLVER.COMPILE = True  # torch.compile on GPUs; without it where it cannot be
 
 _C.LOG = CfgNode()
 _C.LOG.PERIOD = 50  # optimizer steps between two lines

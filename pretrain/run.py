@@ -81,8 +81,11 @@ class Run:
         self.folder = REPOSITORY / cfg.OUTPUT_DIR
         self.model = build_model(cfg).to(device)
         solver = cfg.SOLVER
-        self._dtype = autocast_dtype(AUTOCAST[solver.PRECISION], device.type, logger)
+        self._autocast = autocast_dtype(AUTOCAST[solver.PRECISION], device.type, logger)
         self.optimizer = build_optimizer(self.model, solver)
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:  # strides as the parameter's: both are updated as lists
+                parameter.grad = torch.zeros_like(parameter)
         self.scaler = torch.amp.GradScaler(device.type, enabled=solver.PRECISION == "fp16")
         self.step = 0  # optimizer steps done
         self.micro_step = 0  # micro-steps done
@@ -92,9 +95,14 @@ class Run:
         """Epochs completed."""
         return self.micro_step / self.plan.length
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the model's layers compute."""
+        return self._autocast or torch.float32
+
     def autocast(self) -> torch.autocast:
         """In which the model runs; its loss stays in float32."""
-        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None)
+        return torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None)
 
     def update(self, lr: float) -> torch.Tensor:
         """The optimizer's step; () bool on the device, whether all gradients were finite.
@@ -103,13 +111,13 @@ class Run:
         of it is saved. In fp16 the scaler leaves it out where a gradient overflowed.
         """
         self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.model.parameters() if p.requires_grad]
         finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=False)
         return finite
 
     def save(self) -> Path | None:

@@ -2,13 +2,15 @@
 
 import contextlib
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from pretrain import photometry
 from pretrain.config import check
 from pretrain.data import MultiCropImages, build_data, build_loader
 from pretrain.data.bad_images import BadImages
@@ -93,17 +95,16 @@ def require_resume(folder: Path, resume: bool) -> None:
 def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logging.Logger) -> None:
     """Micro-steps from the run's position to its end."""
     plan, cfg = run.plan, run.cfg
-    if cfg.SOLVER.COMPILE:
-        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
-        for name, network in run.model.named_children():
-            if name in ("student", "teacher"):
-                network.compile(dynamic=False)  # every resolution for itself
     model = distribute(run.model, run.device).train()
+    prepare = photometry.prepare
+    if cfg.SOLVER.COMPILE and run.device.type == "cuda":
+        compile_parts(run.model, logger)
+        prepare = compiled(prepare, logger)
     loader = build_loader(cfg, data, run.micro_step, run.device)
     bad_images = BadImages(run.folder, data.images, cfg.DATA.MAX_BAD_SHARE, logger)
     with Log(run, logger) as log, contextlib.closing(log.clock.watch(loader)) as timed:
         monitor = Monitor(run, log, data) if cfg.MONITOR.PERIOD else None
-        batches = on_device(timed, run.device, run.model.boxes)
+        batches = on_device(timed, run.device, run.model.boxes, run.dtype, prepare)
         for micro_step, (views, batch) in enumerate(batches, start=run.micro_step):
             bad_images.add(batch.bad)
             ends_group = plan.ends_group(micro_step)  # else gradients go on adding up
@@ -135,6 +136,38 @@ def loop(run: Run, data: MultiCropImages, interrupt: InterruptFlag, logger: logg
                 distributed.barrier()  # nobody leaves before rank 0 has written
                 logger.info(f"interrupted after step {run.step}")
                 raise Interrupted(f"after step {run.step}", interrupt.received)
+
+
+def compile_parts(model: nn.Module, logger: logging.Logger) -> None:
+    """The networks and functions that ``model.compiled`` names."""
+    for name in model.compiled:
+        part = getattr(model, name)
+        if isinstance(part, nn.Module):
+            part._compiled_call_impl = compiled(part._call_impl, logger)  # as Module.compile does
+        else:
+            setattr(model, name, compiled(part, logger))
+
+
+def compiled(function: Callable[..., Any], logger: logging.Logger) -> Callable[..., Any]:
+    """``function`` as one graph for every resolution; as it is, and a warning, where that fails."""
+    fast = torch.compile(function, fullgraph=True, dynamic=False)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal fast
+        try:
+            return fast(*args, **kwargs)
+        except Exception as error:  # a compiler can fail with any
+            if fast is function:
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            logger.warning(
+                f"warning: torch.compile failed; this part runs without it, which is slower "
+                f"({type(error).__name__}: {reason})"
+            )
+            fast = function
+            return function(*args, **kwargs)
+
+    return call
 
 
 def synchronized(model: nn.Module, ends_group: bool) -> contextlib.AbstractContextManager:

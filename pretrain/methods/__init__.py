@@ -11,7 +11,8 @@ A method is a ``torch.nn.Module`` in a file of its own. It has
   ``boxes``: "centers" or "edges", the kind of boxes it takes (pretrain/augment.py),
   ``exported``: "student" or "teacher", the network whose ``encoder`` is converted,
   ``synchronize_bn``: whether several GPUs share the statistics of BN,
-  ``zero_last_gamma``: whether the last BN of every residual block starts at zero;
+  ``zero_last_gamma``: whether the last BN of every residual block starts at zero,
+  ``compiled``: names of the networks and functions that torch.compile takes on GPUs;
 - ``load_released(state_dict)``: the weights that the authors released, strictly;
 - where it needs them, ``maps(images)``: dense unit embeddings (N,D,H,W) of student and teacher for
   the monitors, which look at C5 otherwise, and ``min_cells``: how many cells the map of a global

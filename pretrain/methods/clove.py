@@ -115,6 +115,11 @@ def multicrop_loss(
     }
 
 
+def joined(views: Sequence[Tensor]) -> Tensor:
+    """V views of (B,3,S,S) → (V·B,3,S,S); without a copy where they are one tensor."""
+    return views.flatten(0, 1) if isinstance(views, Tensor) else torch.cat(tuple(views))
+
+
 def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
@@ -147,6 +152,7 @@ class CLoVE(nn.Module):
     exported = "student"  # the network whose encoder is converted
     synchronize_bn = True
     zero_last_gamma = True  # of every residual block
+    compiled = ("student", "teacher", "multicrop_loss")
 
     def __init__(
         self,
@@ -201,14 +207,15 @@ class CLoVE(nn.Module):
         """
         if teacher_momentum is not None:
             self.update_teacher(teacher_momentum)
+        global_crops = joined(global_crops)
         with torch.no_grad():  # no attention on this side
-            targets = self.teacher(torch.cat(tuple(global_crops)))
+            targets = self.teacher(global_crops)
             targets = F.normalize(_at_least_float32(targets), dim=1)
         # One pass per resolution, so that BN never mixes the two: 2×(B,3,224,224) → (2B,D,7,7)
-        global_students = self.contextualize(self.student(torch.cat(tuple(global_crops))))
+        global_students = self.contextualize(self.student(global_crops))
         local_students = global_students[:0]
         if len(local_crops):  # 6×(B,3,96,96) → (6B,D,3,3)
-            local_students = self.contextualize(self.student(torch.cat(tuple(local_crops))))
+            local_students = self.contextualize(self.student(joined(local_crops)))
         with torch.autocast(boxes.device.type, enabled=False):
             loss, statistics = self.multicrop_loss(global_students, local_students, targets, boxes)
         statistics["loss_minus_margin"] = loss.detach() - self.margin
@@ -223,10 +230,8 @@ class CLoVE(nn.Module):
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the monitors look at: unit maps (N,D,H,W) of student and teacher, of (N,3,S,S)."""
-        # Part by part: networks that torch.compile changed would be compiled anew for a few images
-        student = self.contextualize(self.student.projector(self.student.encoder(images)))
-        teacher = self.teacher.projector(self.teacher.encoder(images))
-        return student, F.normalize(_at_least_float32(teacher), dim=1)
+        student = self.contextualize(self.student(images))
+        return student, F.normalize(_at_least_float32(self.teacher(images)), dim=1)
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:

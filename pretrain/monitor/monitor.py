@@ -47,6 +47,7 @@ class Monitor:
             self.show(run)
         self.clock.skip(time.perf_counter() - start)
 
+    @torch.compiler.set_stance("force_eager")  # nothing is compiled for a few images
     def measure(self, run: Run) -> None:
         """The monitors now, in the log and in metrics.jsonl."""
         with run.autocast():
@@ -63,6 +64,7 @@ class Monitor:
             if run.step and (wrong := measures.warning(values)):
                 self.log.logger.warning(f"warning: {wrong}")
 
+    @torch.compiler.set_stance("force_eager")
     def show(self, run: Run) -> None:
         """Matches, attention and PCA to TensorBoard, where step 0 is the untrained network."""
         some = self.crops[:, : measures.STATISTICS_VIEWS // 2].flatten(0, 1)

@@ -1,15 +1,17 @@
 """Half precision, the gradient scaler, torch.compile: the same run by other arithmetic."""
 
 import json
+import logging
 
 import pytest
 import torch
 
+import pretrain.train
 from pretrain.methods import build_model, complete
 from pretrain.methods.clove import CLoVE
 from pretrain.runtime import checkpoints, distributed
 from pretrain.runtime.provenance import hardware
-from pretrain.train import train
+from pretrain.train import compile_parts, distribute, train
 from tests.pretrain.tiny import config, write_images
 
 SAID = "bf16 was asked for, but this processor has none"
@@ -96,6 +98,7 @@ def test_an_infinite_gradient_halves_the_scale_and_changes_no_weight(images, tmp
 def test_a_compiled_run_is_the_same_and_so_is_one_where_nothing_compiles(
     images, tmp_path, monkeypatch, works
 ):
+    """As on a GPU; a CPU compiles nothing."""
     compiled = []
 
     def backend(graph, inputs):
@@ -104,12 +107,21 @@ def test_a_compiled_run_is_the_same_and_so_is_one_where_nothing_compiles(
             raise RuntimeError("No working C++ compiler found")
         return graph
 
+    def compile_and_distribute(model, device):
+        compile_parts(model, logging.getLogger("pretrain"))
+        return distribute(model, device)
+
     straight = train(config(images, tmp_path / "straight", SOLVER__EPOCHS=1))
+    assert not compiled
     original = torch.compile
     monkeypatch.setattr(torch, "compile", lambda *a, **k: original(*a, **k | {"backend": backend}))
-    settings = {"SOLVER__COMPILE": True, "MONITOR__PERIOD": 1, "MONITOR__IMAGES": 3}
+    monkeypatch.setattr(pretrain.train, "distribute", compile_and_distribute)
+    settings = {"MONITOR__PERIOD": 1, "MONITOR__IMAGES": 3}
     path = train(config(images, tmp_path / "run", SOLVER__EPOCHS=1, **settings))
-    assert compiled
+    # Student of two resolutions, teacher, loss; forward alone, as this backend has no other
+    assert len(compiled) == (4 if works else 3)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("torch.compile failed") == (0 if works else 3)
     expected = checkpoints.load(straight)["model"]
     actual = checkpoints.load(path)["model"]
     assert actual.keys() == expected.keys()

@@ -61,7 +61,7 @@ def gather_rois(proposals: Sequence[Instances]) -> AnnotatedRois | None:
     if not rois:
         return None
     device = truth[0].device
-    counts = torch.tensor([len(entry.x) for entry in annotations], device=device)
+    counts = torch.tensor([len(entry.x) for entry in annotations])
     masks = [entry.segm for entry in annotations]
     points = {
         name: torch.cat([getattr(entry, name) for entry in annotations]).to(device)
@@ -72,7 +72,7 @@ def gather_rois(proposals: Sequence[Instances]) -> AnnotatedRois | None:
         truth=_xywh(torch.cat(truth)),
         proposal=_xywh(torch.cat(proposal)),
         segm=None if any(mask is None for mask in masks) else torch.stack(masks).to(device),
-        owner=torch.repeat_interleave(torch.arange(len(counts), device=device), counts),
+        owner=torch.arange(len(counts)).repeat_interleave(counts).to(device),  # not on a GPU: waits
         chart=points.pop("i").long(),
         **points,
     )
