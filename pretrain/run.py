@@ -117,7 +117,7 @@ class Run:
             group["lr"] = lr
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=False)
+        torch._foreach_zero_(gradients)
         return finite
 
     def save(self) -> Path | None:

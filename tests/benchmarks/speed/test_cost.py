@@ -8,9 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.speed.cost import (
     COST_MD,
     epochs,
+    expected,
     flops_per_image,
     gpu_hours,
-    images_per_second,
+    held,
+    limits,
     load_cost,
     page,
 )
@@ -60,7 +62,7 @@ def test_the_flops_of_every_part_are_the_models():
         assert part == pytest.approx(counted[name], rel=0.01), name
 
 
-def saved_bytes(model, views):
+def saved_bytes(model, views, precision="bf16"):
     """What the backward pass needs beside the model's own tensors; and the loss."""
     own = {tensor.untyped_storage()._cdata for tensor in model.state_dict().values()}
     saved = {}
@@ -70,16 +72,17 @@ def saved_bytes(model, views):
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", torch.bfloat16):
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         loss = model(*views, 0.99)["loss"]
     others = (tensor for address, tensor in saved.items() if address not in own)
     return sum(tensor.untyped_storage().nbytes() for tensor in others), loss
 
 
-def test_a_steps_flops_and_memory_are_the_models():
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_steps_flops_and_memory_are_the_models(precision):
     model, views = model_and_views(1)
     with FlopCounterMode(display=False) as counter:
-        of_one, loss = saved_bytes(model, views)
+        of_one, loss = saved_bytes(model, views, precision)
         loss.backward()
     assert flops_per_image(PRETRAINING) == pytest.approx(counter.get_total_flops(), rel=0.01)
 
@@ -88,18 +91,20 @@ def test_a_steps_flops_and_memory_are_the_models():
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     teacher = of(model.teacher.state_dict().values())
-    of_two, _ = saved_bytes(*model_and_views(2))
+    of_two, _ = saved_bytes(*model_and_views(2), precision)
     counted = {
         "student": of(model.state_dict().values()) - teacher,
         "gradients": of(parameter.grad for parameter in trained),
         "momentum": of(trained),
         "teacher": teacher,
-        "bf16_weights": 2 * of_one - of_two,
     }
-    memory = PRETRAINING["memory_bytes"]
-    assert memory["fixed"] == pytest.approx(counted, rel=0.02)
-    of_image = {"saved_for_backward": of_two - of_one, "views": of(views[:2])}
-    assert memory["per_image"] == pytest.approx(of_image, rel=0.02)
+    fixed, per_image = PRETRAINING["memory_bytes"].values()
+    assert {name: fixed[name] for name in counted} == pytest.approx(counted, rel=0.02)
+    weights = 2 * of_one - of_two
+    assert fixed["weights"][precision] == pytest.approx(weights, rel=0.02, abs=1e6)
+    assert per_image["saved_for_backward"][precision] == pytest.approx(of_two - of_one, rel=0.02)
+    width = {"bf16": 2, "fp32": 4}[precision]
+    assert per_image["views"][precision] == width * sum(view.numel() for view in views[:2])
 
 
 def test_the_size_of_a_backbone_is_that_of_a_torchvision_resnet():
@@ -125,10 +130,18 @@ def test_the_checkpoints_of_all_tasks_are_their_models():
 
 
 def test_rates_and_hours_follow():
-    gpu = {"bf16_tflops": 100}
-    assert images_per_second(gpu, flops=1e11) == pytest.approx(1000)
-    assert images_per_second(gpu, flops=1e11, share=0.25) == pytest.approx(250)
+    pretraining = {
+        "flops_per_image": {"all": {"forward": 4e10, "backward": 6e10}},
+        "traffic_gb": {"eager": {"bf16": 512.0}, "compiled": {"bf16": 128.0}},
+    }
+    gpu = {"bf16_tflops": 100, "gb_per_second": 1000}
+    found = limits(gpu, pretraining)
+    assert found == pytest.approx({"compute": 1000, "eager": 500, "compiled": 2000})
+    cost = {"pretraining": pretraining, "share_of_limit": 0.5}
+    assert expected(gpu, cost) == pytest.approx({"eager": 250, "compiled": 500})
     assert gpu_hours(7_200_000, per_second=1000) == pytest.approx(2)
+    memory = {"fixed": {"a": 5, "b": {"bf16": 1, "fp32": 2}}, "per_image": {"c": {"bf16": 3}}}
+    assert held(memory, 10, "bf16") == 36
 
 
 def test_recipes_say_their_epochs():
