@@ -121,7 +121,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         """(N,C,...) → the same shape and type."""
         if not self.training or (world_size() == 1 and input.numel()):
             return super().forward(input)
-        output, mean, variance, count = _OverAllRanks.apply(input, self.weight, self.bias, self.eps)
+        output, mean, variance, count = OverAllRanks.apply(input, self.weight, self.bias, self.eps)
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             share = self.momentum * count.clamp(
@@ -147,7 +147,7 @@ def synchronize_batch_norm(model: nn.Module, kind: type[nn.Module] = _BatchNorm)
     return synchronized.train(model.training)
 
 
-class _OverAllRanks(torch.autograd.Function):
+class OverAllRanks(torch.autograd.Function):
     """(N,C,...) → normalized, and mean, biased variance and count over all ranks, in float64.
 
     In float64 the sums of squares do not cancel where a mean is far above the deviation.

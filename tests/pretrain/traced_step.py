@@ -7,50 +7,21 @@ device, and what the host waits for; the GB that are held before each part, and 
 
 import json
 import os
-import random
 import sys
-from types import SimpleNamespace
 
-import torch
-
-from pretrain import photometry
-from pretrain.augment import MultiCrop
+from benchmarks.speed.gpu_check import random_batch, run_of
 from pretrain.config import get_cfg
 from pretrain.data.device import to_device
-from pretrain.data.multicrop import Batch
-from pretrain.methods import complete
-from pretrain.run import Plan, Run
 from tests.fake_cuda import CUDA, Trace, allow_backward, fake_cuda
-
-IMAGES = 1281167  # ImageNet's
-
-
-def batch_of(cfg, size):
-    crops, rng = MultiCrop(cfg.CROPS), random.Random(0)
-    views = crops.global_views + crops.local_views
-    numbers = [[photometry.draw(view, rng) for _ in range(size)] for view in views]
-
-    def pixels(count, side):
-        return torch.zeros(count, size, side, side, 3, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
-
-    return Batch(
-        pixels(2, cfg.CROPS.GLOBAL_SIZE),
-        pixels(cfg.CROPS.NUM_LOCALS, cfg.CROPS.LOCAL_SIZE),
-        torch.ones(len(views), size, 7, dtype=torch.int64),
-        torch.tensor(numbers),
-        list(range(size)),
-        [],
-    )
 
 
 def trace(size, precision):
     cfg = get_cfg()
     cfg.SOLVER.PRECISION = precision
     cfg.SOLVER.BATCH_SIZE_PER_GPU, cfg.SOLVER.TOTAL_BATCH_SIZE = size, 2 * size
-    images = SimpleNamespace(root="", sha256=lambda: "")
-    batch, held, traces = batch_of(cfg, size), {}, {}
+    batch, held, traces = random_batch(cfg, size), {}, {}
     with fake_cuda() as device:
-        run = Run(complete(cfg), Plan(cfg, IMAGES, 1), SimpleNamespace(images=images), CUDA)
+        run = run_of(cfg, CUDA)
         run.model.train()
 
         def part(name):
