@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.runner.matrix import CONVERT, PRETRAIN, Matrix
 from benchmarks.runner.stages import Stage, stages_to_do
-from benchmarks.speed.cost import flops_per_image, gpu_hours, images_per_second, load_cost
+from benchmarks.speed.cost import expected, gpu_hours, load_cost
 from benchmarks.tables.markdown import grid
 from benchmarks.tables.published import load_published
 from pretrain.config import get_cfg
@@ -33,16 +33,14 @@ def fine_tuning_hours(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, flo
 
 
 def pretraining_hours(stage: Stage, cost: Mapping[str, Any]) -> tuple[float, float] | None:
-    """GPU-hours of a pretraining at the largest and the least assumed share of the first GPU's
-    rate; None for networks or views that were not counted."""
+    """GPU-hours of a pretraining on the first GPU, compiled and eager, at the expected rates; None
+    for networks or views that were not counted."""
     settings, counted = stage.init.pretrain.settings, flatten(complete(get_cfg()))
     if any(is_within(key, GEOMETRY) and settings.get(key) != str(counted[key]) for key in counted):
         return None
     images = cost["pretraining"]["images"] * int(settings["SOLVER.EPOCHS"])
-    gpu, flops = next(iter(cost["gpus"].values())), flops_per_image(cost["pretraining"])
-    shares = max(cost["shares_of_limit"]), min(cost["shares_of_limit"])
-    fast, slow = (gpu_hours(images, images_per_second(gpu, flops, share)) for share in shares)
-    return fast, slow
+    rates = expected(next(iter(cost["gpus"].values())), cost)
+    return gpu_hours(images, rates["compiled"]), gpu_hours(images, rates["eager"])
 
 
 def disk_bytes(stage: Stage, cost: Mapping[str, Any]) -> int | None:
@@ -112,15 +110,15 @@ def describe(
             said = f"{fast:,.0f}" if fast == slow else f"{fast:,.0f} to {slow:,.0f}"
         size = UNKNOWN if None in sizes else f"{sum(sizes) / 1e9:.1f}"
         table.append([row, str(len(group)), str(len(own)), said, size])
-    zoo, gpu, shares = cost["fine_tuning"], next(iter(cost["gpus"])), cost["shares_of_limit"]
+    zoo, gpu = cost["fine_tuning"], next(iter(cost["gpus"]))
     needed, free = disk_of(todo, output, at_once)
     parts += [
         grid(table),
         f"GPU-hours of cells: on {zoo['gpu']}, by the seconds per iteration of Detectron2's model "
         f"zoo on {zoo['num_gpus']} of them ({zoo['source']}), for variants that are lighter than "
-        "ours; evaluation is not in them. Of a pretraining: counted FLOPs on one "
-        f"{gpu} at {max(shares):.0%} to {min(shares):.0%} of its rate, which is assumed; "
-        f"{cost['pretraining']['images']:,} images per epoch.",
+        "ours; evaluation is not in them. Of a pretraining: counted FLOPs and memory traffic on "
+        f"one {gpu} at {cost['share_of_limit']:.0%} of its limit, which is assumed, compiled and "
+        f"eager; {cost['pretraining']['images']:,} images per epoch.",
         f"Disk: {needed:.1f} GB are needed, as far as is known; {free:.1f} GB are free at "
         f"{output}. Assumed: a cell keeps one checkpoint (weights and momentum) and has two while "
         f"it runs, {at_once} at once; logs are not counted.",
