@@ -79,7 +79,7 @@ _C.SLURM.OPTIONS = ""  # others of sbatch: "account=x qos=y"
 
 # Keys that may differ between a run and its resumption: they do not change the numbers
 NOT_HASHED = (
-    *("OUTPUT_DIR", "DEVICE", "TIMEOUT_MINUTES", "DATA.NUM_WORKERS"),
+    *("OUTPUT_DIR", "DEVICE", "TIMEOUT_MINUTES", "DATA.NUM_WORKERS", "SOLVER.COMPILE"),
     *("LOG", "MONITOR", "CHECKPOINT", "SLURM"),
 )
 

@@ -93,6 +93,22 @@ def test_a_batch_is_its_views_one_by_one():
         torch.testing.assert_close(together[n], apply(pixels[n : n + 1], numbers[n : n + 1])[0])
 
 
+def test_crops_of_two_sizes_are_one_graph_and_come_normalized_in_the_asked_type():
+    rng = random.Random(0)
+    numbers = torch.tensor([draw(COLOURS, rng) for _ in range(10)])
+    crops = [
+        torch.stack([torch.from_numpy(picture(n, size)).permute(2, 0, 1) for n in range(count)])
+        for count, size in ((4, 48), (6, 32))
+    ]
+    prepare = torch.compile(photometry.prepare, fullgraph=True, dynamic=False, backend="aot_eager")
+    found = prepare(crops, numbers, photometry.tables(numbers.device), torch.bfloat16)
+    for views, pixels, own in zip(found, crops, numbers.split([4, 6]), strict=True):
+        assert views.dtype == torch.bfloat16
+        assert views.is_contiguous(memory_format=torch.channels_last)
+        expected = photometry.normalize(apply(pixels, own))
+        torch.testing.assert_close(views.float(), expected, rtol=2**-8, atol=1e-5)
+
+
 def test_the_order_of_the_jitters_steps_matters_and_all_24_are_drawn():
     rng = random.Random(0)
     drawn = {draw(COLOURS, rng).order for _ in range(1000)}
