@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fake_cuda import fake_cuda
 from tests.transfer.densepose.cases import (
     MAPS,
     load,
@@ -215,3 +216,11 @@ def test_half_types_are_raised_to_float32(dtype):
     found, expected = (densepose_losses(o, images, **WEIGHTS) for o in (outputs, exact))
     assert found == expected
     assert all(loss.dtype is torch.float32 for loss in found.values())
+
+
+def test_on_a_gpu_nothing_waits_for_the_number_of_points():
+    with fake_cuda() as device:
+        images = [image.to("cuda") for image in random_proposals(0, BOXES)]
+        rois = gather_rois(images)
+    assert rois.owner.device.type == "cuda"
+    assert not device.trace.syncs
