@@ -117,7 +117,12 @@ def check(cfg: CfgNode) -> None:
     """Raise ConfigError for values that would fail late or silently."""
     values = flatten(cfg)
     for key, default in flatten(_C).items():
-        value = values[key]
+        value = values.get(key)
+        kinds = int | float if type(default) is float else type(default)
+        if not isinstance(value, kinds) or (type(value) is bool) > (type(default) is bool):
+            raise ConfigError(f"{key} {value!r} is not of type {type(default).__name__}")
+        if type(default) is int and value >= 2**31:
+            raise ConfigError(f"{key} {value} is not below {2**31}")
         if type(default) is int and value < LEAST.get(key, 1):
             raise ConfigError(f"{key} {value} is under {LEAST.get(key, 1)}")
         if key in CHOICES and value not in CHOICES[key]:

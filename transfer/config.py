@@ -1,6 +1,7 @@
 """The config of a fine-tuning: Detectron2's keys and our own, below TRANSFER."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,15 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 
 from pretrain.encoder import WITHOUT_BOTTLENECKS
-from pretrain.runtime.config import ConfigError, config_hash, flatten, is_within, merge, plain
+from pretrain.runtime.config import (
+    ConfigError,
+    config_hash,
+    flatten,
+    is_within,
+    merge,
+    pairs,
+    plain,
+)
 from transfer.densepose.config import add_densepose_config, check_densepose_config
 
 # Said by command line flags, so that there is one way to say them.
@@ -29,6 +38,15 @@ NOT_HASHED = (
     "TRANSFER.METRICS",
     "TRANSFER.SURFACE",
 )
+
+CHOICES = {
+    "MODEL.RESNETS.DEPTH": (18, 34, 50, 101, 152),
+    "SOLVER.LR_SCHEDULER_NAME": (
+        "WarmupMultiStepLR",
+        "WarmupCosineLR",
+        "WarmupStepWithFixedGammaLR",
+    ),
+}
 
 # Keys of newer builds of Detectron2 with their defaults, at which they change nothing
 NEWER_KEYS = {"FLOAT32_PRECISION": ""}
@@ -66,7 +84,7 @@ def resolve(
 
     Raises ConfigError for unknown keys, bad values and keys that have a flag of their own.
     """
-    for key in overrides[::2]:
+    for key, _ in pairs(overrides):
         if key in FLAGS:
             raise ConfigError(f"command line: {key} is set by {FLAGS[key]}")
     cfg = default_config()
@@ -133,7 +151,8 @@ def _hashed(cfg: dict[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in plain(flatten(cfg)).items()
-        if not is_within(key, NOT_HASHED) and value != NEWER_KEYS.get(key, NEWER_KEYS)
+        if (not is_within(key, NOT_HASHED) or key.endswith(".FLIP_MAP"))
+        and value != NEWER_KEYS.get(key, NEWER_KEYS)
     }
 
 
@@ -173,8 +192,19 @@ def _check_values(cfg: CfgNode, config: str | Path) -> None:
     """What would end in a traceback, or never end, is one line."""
     solver = cfg.SOLVER
     for key in ("IMS_PER_BATCH", "MAX_ITER", "CHECKPOINT_PERIOD", "BASE_LR"):
-        if not solver[key] > 0:
-            raise ConfigError(f"{config}: SOLVER.{key} {solver[key]}: must be above 0")
+        if not 0 < solver[key] < math.inf:
+            raise ConfigError(f"{config}: SOLVER.{key} {solver[key]}: must be above 0, and finite")
+    if cfg.DATALOADER.NUM_WORKERS < 0:
+        raise ConfigError(
+            f"{config}: DATALOADER.NUM_WORKERS {cfg.DATALOADER.NUM_WORKERS} is below 0"
+        )
+    for key, known in CHOICES.items():
+        if (value := flatten(cfg)[key]) not in known:
+            raise ConfigError(f"{config}: {key} {value!r} is none of {', '.join(map(str, known))}")
+    if cfg.MODEL.DEVICE.partition(":")[0] not in ("cpu", "cuda"):
+        raise ConfigError(f"{config}: MODEL.DEVICE {cfg.MODEL.DEVICE!r} is neither cpu nor cuda")
+    if not cfg.INPUT.MIN_SIZE_TRAIN:
+        raise ConfigError(f"{config}: INPUT.MIN_SIZE_TRAIN is empty: name a size, such as (800,)")
     batch, world = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
     if world < 0 or (world and batch % world):
         raise ConfigError(

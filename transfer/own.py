@@ -62,6 +62,9 @@ def register_datasets(cfg: CfgNode, source: str) -> None:
             pairs = flips if isinstance(flips, list) else [flips]
             if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
                 raise ConfigError(f"{where}: FLIP_MAP is not [[one, other], ...], but {flips}")
+            names = [str(name) for pair in pairs for name in pair]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ConfigError(f"{where}: FLIP_MAP has {twice[0]} in two places")
             known.set(keypoint_flip_map=tuple((str(one), str(other)) for one, other in flips))
 
 

@@ -16,6 +16,11 @@ EXTENSIONS = (
 )
 # How names begin that systems and programs write beside images: .DS_Store, ._a.jpg, .cache, ...
 HIDDEN = (".", "@eaDir", "__MACOSX", "#recycle")
+# What NAME.word.png beside NAME.jpg says of itself
+MASKS = {
+    *("seg", "segm", "segmentation", "semantic", "instance", "instances", "panoptic", "mask"),
+    *("masks", "matte", "label", "labels", "labelids", "gt", "depth", "disparity", "ann", "edges"),
+}
 
 
 class Images:
@@ -69,10 +74,13 @@ def list_images(root: str | Path) -> list[str]:
 def list_files(root: Path) -> list[str]:
     """Paths relative to ``root`` of all files below it, links followed, sorted.
 
-    Every folder is entered once, by its own path rather than by a link, and a link to a file that
-    is listed is left out: so loops end, and no file comes twice. Raises DataError.
+    Every folder is entered once, by its own path rather than by a link, and every file is listed
+    once, by its own path unless only a link's name has the ending of an image or a shard: so loops
+    end, and no file comes twice. Raises DataError.
     """
     if not root.is_dir():
+        if root.exists():
+            raise DataError(f"{root}: is a file; name the folder that holds it (DATA.ROOT)")
         hint = hint_at(root, os.listdir(root.parent) if root.parent.is_dir() else ())
         raise DataError(
             f"{root}: no such folder{hint}; name a folder of images (DATA.ROOT), or write a small "
@@ -93,17 +101,24 @@ def list_files(root: Path) -> list[str]:
                 (linked_folders if is_link else folders).append(entry.path)
             else:
                 (links if is_link else files).append(entry.path)
-    listed = {os.path.realpath(path) for path in files} if links else set()
-    for link in sorted(links):
-        real = os.path.realpath(link)
-        files += [link] * (real not in listed)
-        listed.add(real)
-    return sorted(path[len(os.path.join(root, "")) :] for path in files)
+    start = len(os.path.join(root, ""))
+    if links:
+        listed = {os.path.realpath(path): path for path in files}
+        for link in sorted(links):
+            known = listed.setdefault(os.path.realpath(link), link)
+            if _is_wanted(link[start:]) and not _is_wanted(known[start:]):
+                listed[os.path.realpath(link)] = link
+        files = listed.values()
+    return sorted(path[start:] for path in files)
+
+
+def _is_wanted(name: str) -> bool:
+    return name.lower().endswith((*EXTENSIONS, ".tar")) and not is_hidden(name)
 
 
 def is_hidden(name: str) -> bool:
     """Whether a system or a program wrote it, or a folder that it is in, beside the images."""
-    return any(part.startswith(HIDDEN) for part in name.split("/"))
+    return any(part.startswith(HIDDEN) for part in name.split("/") if part not in (".", ".."))
 
 
 def choose(names: Sequence[str]) -> tuple[list[int], str]:
@@ -125,11 +140,13 @@ def choose(names: Sequence[str]) -> tuple[list[int], str]:
     for index in found:
         folder, base = os.path.split(names[index])
         first, *middle, _ = base.split(".")
-        if middle and not middle[0].isdecimal() and os.path.join(folder, first) in stems:
+        if middle and middle[0].lower() in MASKS and os.path.join(folder, first) in stems:
             others[f"NAME.{'.'.join(middle)} beside an image NAME"] += 1
         else:
             images.append(index)
     kinds = [f"{count} {ascii(kind)[1:-1]}" for kind, count in others.most_common(10)]
+    if rest := others.total() - sum(count for _, count in others.most_common(10)):
+        kinds.append(f"{rest} others")
     remarks = [f"left out: {', '.join(kinds)}"] * bool(kinds)
     twice = [stem for stem, count in stems.items() if count > 1]
     if twice:

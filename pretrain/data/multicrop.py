@@ -12,7 +12,7 @@ from PIL import Image
 
 from pretrain.augment import MultiCrop, Views
 from pretrain.data.folder import DataError, Images
-from pretrain.runtime.images import to_8_bits
+from pretrain.runtime.images import require_full_colours, to_8_bits
 
 
 class Batch(NamedTuple):
@@ -90,6 +90,7 @@ def decode(data: bytes) -> torch.Tensor:
             if pixels is None:
                 raise ValueError("OpenCV cannot decode this JPEG")
         else:
+            require_full_colours(image)
             pixels = np.array(to_8_bits(image).convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 

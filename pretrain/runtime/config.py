@@ -41,13 +41,15 @@ def find_config(path: str | Path) -> Path:
     raise ConfigError(f"{path}: no such config file, neither below {REPOSITORY} nor as given")
 
 
-def load_yaml(path: str | Path) -> dict[str, Any]:
+def load_yaml(path: str | Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The YAML mapping in ``path`` with its ``_BASE_`` merged below it; executes nothing.
 
-    ``_BASE_`` is looked for beside the file that names it, then as any other config. Raises
-    ConfigError, with file and line, for a key that is written twice.
+    ``_BASE_`` is looked for beside the file that names it, then as any other config. above: the
+    files whose base it is. Raises ConfigError, with file and line, for a key that is written twice.
     """
     file = find_config(path)
+    if file.resolve() in above:
+        raise ConfigError(f"{path}: is its own _BASE_; name another file there")
     try:
         loaded = yaml.load(file.read_text(), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
@@ -57,8 +59,11 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     base, loaded = loaded.pop("_BASE_", None), _with_home(loaded)
     if base is None:
         return loaded
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: _BASE_ {base!r} is not the name of one file")
     beside = file.parent / Path(base).expanduser()
-    return _laid_over(load_yaml(beside if beside.is_file() else base), loaded)
+    above = (*above, file.resolve())
+    return _laid_over(load_yaml(beside if beside.is_file() else base, above), loaded)
 
 
 def _laid_over(base: Any, value: Any) -> Any:
@@ -75,11 +80,7 @@ def merge(cfg: CfgNode, path: str | Path | None = None, overrides: Sequence[str]
     the nearest known one, and for a bad value.
     """
     sources = [] if path is None else [(str(path), load_yaml(path))]
-    words = iter(overrides)
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals and (text := next(words, None)) is None:
-            raise ConfigError(f"overrides come in pairs KEY VALUE; {word!r} has no partner")
+    for key, text in pairs(overrides):
         tree = _with_home(cfg._decode_cfg_value(text))
         for part in reversed(key.split(".")):
             tree = {part: tree}
@@ -90,6 +91,17 @@ def merge(cfg: CfgNode, path: str | Path | None = None, overrides: Sequence[str]
             cfg.merge_from_other_cfg(type(cfg)(_as_floats(cfg, tree)))
         except (ValueError, KeyError, AssertionError, TypeError) as error:
             raise ConfigError(f"{source}: {error}") from error
+
+
+def pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """Key and text of each ``KEY VALUE`` or ``KEY=VALUE``. Raises ConfigError for a lonely word."""
+    found, words = [], iter(overrides)
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals and (text := next(words, None)) is None:
+            raise ConfigError(f"overrides come in pairs KEY VALUE; {word!r} has no partner")
+        found.append((key, text))
+    return found
 
 
 def _with_home(value: Any) -> Any:

@@ -77,7 +77,7 @@ def hint_at(path: Path, beside: Collection[str]) -> str:
     beside: the names in its folder.
     """
     for other in beside:
-        if _plain(other) == _plain(path.name):
+        if _plain(other) == _plain(path.name) and other != path.name:
             same = other.casefold() == path.name.casefold()
             how = "other capitals" if same else "another Unicode form of the same letters"
             return f"; {path.parent / other} does: the name has {how}"
@@ -85,7 +85,7 @@ def hint_at(path: Path, beside: Collection[str]) -> str:
     cuts = sorted(itertools.combinations(range(1, len(parts)), 2), key=lambda cut: cut[1] - cut[0])
     for start, end in ((1, 1), *cuts):
         other = Path(*parts[:start], *parts[end:])
-        if other.exists() and other.name == parts[-1]:
+        if other != path and other.exists() and other.name == parts[-1]:
             why = "folders need /, not backslashes" if "\\" in str(path) else "a folder too many"
             return f"; {other} does: {why}"
     return ""

@@ -70,7 +70,7 @@ def _record(line: bytes) -> tuple[int, bytes] | None:
     """Its step and the line itself; None for a damaged one."""
     try:
         return int(json.loads(line)["step"]), line
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 

@@ -162,9 +162,14 @@ def _read(path: Path, stand_ins: Mapping[str, Any]) -> Any:
         header = int.from_bytes(start[:8], "little")  # of safetensors: how long its JSON is
         if start[8:9] == b"{" and header < path.stat().st_size:
             return safetensors.torch.load_file(path)
+        start = start.removeprefix(b"\xef\xbb\xbf")
         for sign, what in _OTHERS.items():
             if re.match(sign, start, re.DOTALL):
                 raise CheckpointError(f"{path}: {what}")
+        # A pickle may be text, too; it ends with a full stop
+        if re.fullmatch(rb"[\t\r\n -~]{1,500}(?<!\.)", start):
+            line = start.decode().strip().partition("\n")[0]
+            raise CheckpointError(f"{path}: it is text ({shown(line)}); fetch the file itself")
         if not zipped and _LEGACY not in start[:64]:
             file.seek(0)
             return _ArrayUnpickler(file, stand_ins).load()

@@ -25,6 +25,10 @@ WRONG = {
     "DATA.NUM_WORKERS -1": r"NUM_WORKERS -1 is under 0",
     "SOLVER.BATCH_SIZE_PER_GPU 0": r"BATCH_SIZE_PER_GPU 0 is under 1",
     "CROPS.PATCH_SIZE 64": r"PATCH_SIZE 64 exceeds a third of CROPS\.LOCAL_SIZE 96",
+    "SOLVER.EPOCHS None": r"SOLVER\.EPOCHS None is not of type int",
+    "SOLVER.COMPILE None": r"SOLVER\.COMPILE None is not of type bool",
+    "OUTPUT_DIR None": r"OUTPUT_DIR None is not of type str",
+    "SEED 9999999999": r"SEED 9999999999 is not below 2147483648",
     "SOLVER.WARMUP_EPOCHS 201": r"SOLVER\.WARMUP_EPOCHS 201 exceeds SOLVER\.EPOCHS 200",
 }
 

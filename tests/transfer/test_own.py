@@ -11,7 +11,7 @@ from pretrain.runtime.config import REPOSITORY, ConfigError
 from tests.transfer.tiny import FAST, SCENES, write_coco
 from transfer import data, own
 from transfer.__main__ import main
-from transfer.config import resolve
+from transfer.config import config_sha256, resolve
 from transfer.evaluation import EVALUATORS
 from transfer.tasks import TASKS, Task
 
@@ -162,3 +162,21 @@ def test_a_layout_without_check_says_where_to_add_one(root, capsys):
     )
     assert fine_tune(config, root / "run", "--import", str(file)) == 2
     assert "may add to transfer.data.CHECKS" in capsys.readouterr().err
+
+
+def test_a_flip_map_with_a_name_in_two_places_is_refused():
+    entry = {"JSON": "a.json", "IMAGES": "a", "FLIP_MAP": [["x", "y"], ["x", "z"]]}
+    overrides = ["TRANSFER.DATASETS", repr({"own_twice": entry})]
+    cfg = resolve(TASKS["keypoints_fpn"].config, overrides=overrides)
+    with pytest.raises(ConfigError, match="own_twice: FLIP_MAP has x in two places"):
+        own.register_datasets(cfg, "own.yaml")
+
+
+def test_another_flip_map_is_another_experiment():
+    hashes = set()
+    for flips in ([], [["x", "y"]]):
+        entry = {"JSON": "a.json", "IMAGES": "a", "FLIP_MAP": flips}
+        overrides = ["TRANSFER.DATASETS", repr({"own_hashed": entry})]
+        cfg = resolve(TASKS["keypoints_fpn"].config, overrides=overrides)
+        hashes.add(config_sha256(cfg))
+    assert len(hashes) == 2

@@ -207,6 +207,12 @@ def test_the_hash_ignores_place_device_and_seed_but_no_setting():
             for value in ("0", "-2")
         ),
         (["SOLVER.BASE_LR", ".nan"], "SOLVER.BASE_LR"),
+        (["SOLVER.MAX_ITER=9", "SEED=3"], "SEED is set by --seed"),
+        (["DATALOADER.NUM_WORKERS", "-1"], "NUM_WORKERS -1 is below 0"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE 'gpu' is neither cpu nor cuda"),
+        (["MODEL.RESNETS.DEPTH", "42"], "DEPTH 42 is none of 18, 34, 50"),
+        (["SOLVER.LR_SCHEDULER_NAME", "foo"], "'foo' is none of WarmupMultiStepLR"),
+        (["INPUT.MIN_SIZE_TRAIN", "()"], "MIN_SIZE_TRAIN is empty"),
         (
             ["SOLVER.REFERENCE_WORLD_SIZE", "32"],
             "IMS_PER_BATCH 16 is no multiple of SOLVER.REFERENCE_WORLD_SIZE 32",

@@ -78,10 +78,12 @@ def _count_objects(file: Path, objects: list[dict[str, Any]], classes: list[str]
     """How many of a polygon file's objects are of the task's ``classes``, groups left out."""
     from cityscapesscripts.helpers.labels import name2label
 
+    if not isinstance(objects, list) or not all(isinstance(entry, dict) for entry in objects):
+        raise DataError(f"{file}: its objects are no list of mappings")
     count = 0
     for entry in objects:
-        label = entry.get("label")
-        if label not in name2label and str(label).removesuffix("group") not in name2label:
+        label = str(entry.get("label"))
+        if label not in name2label and label.removesuffix("group") not in name2label:
             raise DataError(f"{file}: the label {label} is none of Cityscapes'")
         count += label in classes and "deleted" not in entry
     return count

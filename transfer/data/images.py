@@ -5,7 +5,7 @@ from detectron2.data import detection_utils
 from PIL import Image
 
 from pretrain.runtime.files import DataError
-from pretrain.runtime.images import to_8_bits
+from pretrain.runtime.images import require_full_colours, to_8_bits
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
@@ -16,6 +16,7 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
     """
     try:
         with Image.open(file_name) as image:
+            require_full_colours(image)
             upright = detection_utils._apply_exif_orientation(image)
             return detection_utils.convert_PIL_to_numpy(to_8_bits(upright), format)
     except Exception as fault:  # decoders raise errors of any type at damaged files

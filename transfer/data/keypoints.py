@@ -35,6 +35,8 @@ def keypoints_of(labels: Labels, metadata: Metadata) -> tuple[str, ...]:
     names = named[0]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{file}: the keypoints {reprlib.repr(names)} are no list of names")
+    if len(set(names)) < len(names):
+        raise DataError(f"{file}: two keypoints have one name ({', '.join(names)}); rename one")
     for number, annotation in enumerate(content["annotations"]):
         if fault := _fault(annotation, len(names)):
             raise DataError(f"{where(file, number, annotation)} {fault}")

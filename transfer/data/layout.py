@@ -2,6 +2,7 @@
 
 import json
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pretrain.runtime.files import DataError, hint_at
 SAMPLED_IMAGES = 100
 EXIF_ORIENTATION = 0x0112
 EXIF_TRANSPOSED = (5, 6, 7, 8)
+LONGEST_NAME = 255  # bytes, of a file
 
 
 class MissingError(DataError):
@@ -58,7 +60,9 @@ def load_json(file: Path) -> dict[str, Any]:
         raise MissingError(f"{file} does not exist")
     try:
         content = json.loads(file.read_bytes())
-    except ValueError as fault:
+    except UnicodeDecodeError as fault:
+        raise DataError(f"{file} is not in UTF-8 ({fault}); save it so") from fault
+    except (ValueError, RecursionError) as fault:
         raise DataError(f"{file} is not JSON ({fault}); is it whole?") from fault
     if not isinstance(content, dict):
         raise DataError(f"{file} holds a {type(content).__name__}, not a mapping")
@@ -73,6 +77,9 @@ def absent_keys(entry: Any, keys: Iterable[str]) -> str:
 def require_files(files: Iterable[Path]) -> None:
     """MissingError where one of ``files`` does not exist; every folder is listed once."""
     files = list(files)
+    for file in files:
+        if len(os.fsencode(file.name)) > LONGEST_NAME:
+            raise DataError(f"{reprlib.repr(str(file))} is no file's name: images must be files")
     folders = {file.parent for file in files}
     listed = {f: set(os.listdir(f)) if f.is_dir() else set() for f in folders}
     absent = [file for file in files if file.name not in listed[file.parent]]
@@ -103,9 +110,10 @@ def check_size(image: Path, size: tuple[int, int], record: Path) -> None:
     try:
         with Image.open(image) as opened:
             found = opened.size
-            # Detectron2 turns a photograph upright before it compares. (Of a PNG file, asking
-            # would decode the whole image.)
-            exif = opened.getexif() if opened.format != "PNG" else {}
+            # Detectron2 turns a photograph upright before it compares. (A PNG file without would be
+            # decoded for it.)
+            known = opened.format != "PNG" or "exif" in opened.info
+            exif = opened.getexif() if known else {}
             if exif.get(EXIF_ORIENTATION) in EXIF_TRANSPOSED:
                 found = found[::-1]
     except (OSError, Image.DecompressionBombError) as fault:

@@ -32,11 +32,11 @@ def clean_mask(label: Any, size: tuple[int, int]) -> Mask:
     if not isinstance(label, list) or not label:
         raise ValueError(f"segmentation {reprlib.repr(label)} is no mask")
     depth = _depth(label)
-    if depth == 1 or (depth == 2 and all(len(point) == 2 for point in label)):
+    if depth == 1 or (depth == 2 and all(isinstance(p, list) and len(p) == 2 for p in label)):
         label = [label]
     polygons = []
     for polygon in label:
-        if _depth(polygon) == 2:
+        if _depth(polygon) == 2 and all(isinstance(point, list) for point in polygon):
             polygon = [number for point in polygon for number in point]
         if not are_numbers(polygon):
             raise ValueError(f"in its segmentation {reprlib.repr(polygon)} is no list of numbers")
@@ -69,14 +69,15 @@ def _clean_runs(label: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     if isinstance(counts, str):
         runs = decode_runs(counts)
     else:
-        runs = counts if are_numbers(counts) and all(type(run) is int for run in counts) else [-1]
+        whole = are_numbers(counts) and all(run % 1 == 0 for run in counts)
+        runs = [int(run) for run in counts] if whole else [-1]
     if min(runs, default=-1) < 0 or sum(runs) != size[0] * size[1]:
         found = reprlib.repr(counts)
         raise ValueError(f"the run lengths {found} of its mask do not fill {list(size)} pixels")
     if not any(runs[1::2]):
         raise ValueError("its mask is empty")
     if isinstance(counts, list):
-        return coco_masks.frPyObjects({"size": list(size), "counts": counts}, *size)
+        return coco_masks.frPyObjects({"size": list(size), "counts": runs}, *size)
     return {"size": list(size), "counts": counts}
 
 
@@ -88,7 +89,9 @@ def decode_runs(code: str) -> list[int]:
     difference to the run before the last. (pycocotools reads beyond the end of a string that is cut
     within a number.)
     """
-    values = np.frombuffer(code.encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
+    if not code.isascii():
+        return [-1]
+    values = np.frombuffer(code.encode(), np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(values & 32 == 0) + 1
     if not len(values) or values.min() < 0 or values.max() > 63 or ends[-1:] != [len(values)]:
         return [-1]

@@ -19,12 +19,12 @@ from transfer.data.layout import DataError
 from transfer.data.masks import are_numbers, clean_mask
 
 ID = (int, float, str)  # names, whatever they look like
-NAMES = {"file_name", "coco_url", "name"}
 MAX_AREA = 1e10  # px²; the widest range of COCO's metrics ends there
 
 LOST_SHARE = 0.001  # of boxes that nothing is to be seen of: COCO's own files have a few
 UNIT_SHARE = 0.5  # of boxes below a pixel, from which on they are in another unit
-CORNER_SHARE = 0.25  # of boxes that reach beyond the image, where all might be corners
+CORNER_SHARE = 0.25  # of boxes that reach beyond the image, where the others might be corners
+CORNERS = 0.95  # of boxes that might be corners: a few are never right
 
 Entry = dict[str, Any]
 
@@ -67,9 +67,10 @@ def read(
             if absent := layout.absent_keys(entry, keys):
                 raise DataError(f"{file}: {section}[{number}] has no {absent}")
         _check_ids(file, section, entries)
-    for what, section in (("image", "images"), ("category", "categories")):
+    in_use = {"file_name", "coco_url"} & {"file_name", *required["images"]}
+    for what, section, keys in (("image", "images", in_use), ("category", "categories", {"name"})):
         for entry in content[section]:
-            for key in NAMES & entry.keys():
+            for key in keys & entry.keys():
                 if not (isinstance(entry[key], str) and entry[key]):
                     found = f"{what} {entry['id']!r} has the {key} {reprlib.repr(entry[key])}"
                     raise DataError(f"{file}: {found}, not text")
@@ -150,12 +151,12 @@ def _fault(annotation: Entry, sizes: Mapping[Any, Any], classes: Mapping[Any, st
             f"{listed[0]!r} to {listed[-1]!r}){_alike(category_id, classes)}"
         )
     box, area, crowd = annotation["bbox"], annotation["area"], annotation.get("iscrowd")
-    if not are_numbers(box) or len(box) != 4 or min(box[2:]) < 0:
+    if not are_numbers(box) or len(box) != 4 or min(box[2:]) < 0 or max(map(abs, box)) > MAX_AREA:
         return f"has the bbox {reprlib.repr(box)}: not x, y, width, height in pixels"
     if type(area) not in (int, float) or not 0 <= area <= MAX_AREA:
         return f"has the area {reprlib.repr(area)}: not that of its mask or box in square pixels"
     if crowd not in (None, 0, 1):
-        return f"has iscrowd {reprlib.repr(crowd)}: neither 0 nor 1"
+        return f"has iscrowd {reprlib.repr(crowd)}: not the number 0 or 1"
     return ""
 
 
@@ -179,7 +180,7 @@ def check_boxes(labels: Labels) -> list[str]:
         raise DataError(f"{file}: {found}: shares of the image? ({form})")
     beyond = int((ends > limits + 1).any(axis=1).sum())
     as_corners = (boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits + 1)
-    if beyond > CORNER_SHARE * count and as_corners.all():
+    if beyond > CORNER_SHARE * count and as_corners.all(axis=1).mean() >= CORNERS:
         found = f"{beyond} of {count} boxes reach beyond their images"
         raise DataError(f"{file}: {found}: two corners? ({form})")
     seen = np.minimum(ends, limits) - np.maximum(boxes[:, :2], 0)
@@ -196,6 +197,15 @@ def check_boxes(labels: Labels) -> list[str]:
             notes.append(f"{len(found)} of {count} boxes {said} (the first: {first})")
     if len(lost) > LOST_SHARE * count:
         raise DataError(f"{notes[0]}; {form}")
+    areas = np.array([annotation["area"] for annotation in annotations], dtype=float)
+    of_boxes = (boxes[:, 2] + 1) * (boxes[:, 3] + 1)
+    odd = np.flatnonzero((areas > 2 * of_boxes) | ((areas == 0) & (boxes[:, 2:].min(axis=1) > 1)))
+    if len(odd) > LOST_SHARE * count:
+        one = annotations[odd[0]]
+        found = (
+            f"{where(file, int(odd[0]), one)} has the area {one['area']} and the bbox {one['bbox']}"
+        )
+        raise DataError(f"{found}, and {len(odd) - 1} more are like it: area is in square pixels")
     return notes
 
 

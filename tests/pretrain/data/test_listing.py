@@ -172,3 +172,31 @@ def test_a_name_that_is_no_text_is_listed_as_it_is(tmp_path):
     root = write_images(tmp_path, 1)
     (root / "0.png").rename(root / os.fsdecode(b"caf\xe9.png"))
     assert list_images(root) == ["caf\udce9.png"]
+
+
+def test_a_tar_of_a_folder_itself_has_its_images(tmp_path):
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards" / "a.tar", [("./1.png", b"1"), ("./.2.png", b"2")])
+    assert len(open_images(tmp_path / "shards")) == 1
+    assert remark(tmp_path / "shards") == "left out: 1 hidden"
+
+
+def test_of_a_file_and_a_link_the_one_that_is_named_as_an_image_is_listed(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "abc123").write_bytes(b"")
+    (tmp_path / "cat.jpg").symlink_to("blobs/abc123")
+    assert list_images(tmp_path) == ["cat.jpg"]
+    assert not remark(tmp_path)
+
+
+def test_a_point_in_a_name_makes_no_mask(tmp_path):
+    names = ["John.Smith.jpg", "John.jpg", "img.jpg", "img.v2.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    assert list_images(tmp_path) == names
+
+
+def test_a_file_in_the_place_of_the_folder_is_said(tmp_path):
+    write_images(tmp_path, 1)
+    with pytest.raises(DataError, match=r"0\.png: is a file; name the folder that holds it"):
+        open_images(tmp_path / "0.png")

@@ -33,6 +33,8 @@ def test_whole_numbers_become_floats_where_floats_are_due(cfg, tmp_path):
         ("- a list", "expected a mapping"),
         ("LR: !!python/object/apply:os.system ['touch canary']", "could not determine"),
         ("_BASE_: nowhere.yaml", r"nowhere\.yaml"),
+        ("_BASE_: 5", r"_BASE_ 5 is not the name of one file"),
+        ("_BASE_: run.yaml", r"run\.yaml: is its own _BASE_"),
         ("LR: [unclosed", "while parsing"),
     ],
 )

@@ -413,3 +413,25 @@ def test_a_config_that_does_not_suit_the_data_stops_with_the_pairs_to_add(
     else:
         with pytest.raises(ConfigError, match=f"Add: {pairs}$"):
             data.check_config(cfg, [dataset, dataset])
+
+
+def test_keys_that_nothing_reads_may_hold_anything(tmp_path):
+    def spoil(content):
+        for image in content["images"]:
+            image.update(coco_url="", name=None)
+
+    assert checked("people", tmp_path, edit("people.json", spoil)).images == 2
+
+
+@pytest.mark.parametrize("area", [0, 1e6])
+def test_areas_that_contradict_their_boxes_are_refused(tmp_path, area):
+    with pytest.raises(DataError, match=f"has the area {area} and the bbox"):
+        checked("people", tmp_path, edit("people.json", annotation(area=area)))
+
+
+def test_names_that_no_file_can_have_are_refused(tmp_path):
+    def spoil(content):
+        content["images"][0]["file_name"] = "data:image/png;base64," + 5000 * "A"
+
+    with pytest.raises(DataError, match="is no file's name"):
+        checked("people", tmp_path, edit("people.json", spoil))

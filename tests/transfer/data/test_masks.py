@@ -31,7 +31,7 @@ def test_polygons_of_every_form_become_flat_lists(label, polygons):
     assert clean_mask(label, SIZE) == polygons
 
 
-@pytest.mark.parametrize("counts", [RUNS, CODE])
+@pytest.mark.parametrize("counts", [RUNS, [float(run) for run in RUNS], CODE])
 def test_run_lengths_become_compressed_and_keep_their_pixels(counts):
     mask = clean_mask({"size": [32.0, 48.0], "counts": counts}, SIZE)
     assert np.flatnonzero(coco_masks.decode(mask).ravel(order="F")).tolist() == [*range(330, 340)]
@@ -84,3 +84,13 @@ def test_runs_are_decoded_as_they_lie_in_the_mask(share):
 @pytest.mark.parametrize("code", ["", "1o", "1é", "b'1'", "\x00", "o" * 50 + "1"])
 def test_what_is_not_in_the_form_of_runs_has_no_sum(code):
     assert decode_runs(code) == [-1]
+
+
+def test_runs_with_a_character_that_is_in_no_code_have_no_sum():
+    assert decode_runs(CODE.replace(CODE[0], "\u0100")) == [-1]
+
+
+@pytest.mark.parametrize("label", [[[[10, 10], 5, [40, 30]]], [[10, 10], 5], [{"x": 1}]])
+def test_lists_that_are_mixed_are_no_masks(label):
+    with pytest.raises(ValueError, match="segmentation"):
+        clean_mask(label, SIZE)
