@@ -19,7 +19,7 @@ from pretrain.runtime import checkpoints
 from pretrain.runtime.reading import CheckpointError, shown
 from transfer.convert.converted import is_converted
 from transfer.convert.layouts import LAYOUTS, Layout, Method, method_row
-from transfer.convert.names import PREFIXES, TO_TORCHVISION, TRUNK, to_detectron2
+from transfer.convert.names import TO_TORCHVISION, TRUNK, prefixes, to_detectron2
 
 DEPTHS = tuple(int(arch.removeprefix("resnet")) for arch in ARCHITECTURES)
 COUNTER = "num_batches_tracked"
@@ -144,14 +144,13 @@ def _trunks(states: Mapping[str, State]) -> list[Trunk]:
     found: dict[tuple[str, str, str], Trunk] = {}
     for container, state in states.items():
         for key, (names, translate) in itertools.product(state, TO_TORCHVISION.items()):
-            start = PREFIXES[names].match(key) if names in PREFIXES else None
-            prefix = start[0] if start else ""
-            name = translate(key.removeprefix(prefix))
-            if name is not None and TRUNK.match(name):
-                at = container, prefix, names
-                keys = found.setdefault(at, Trunk(*at, state)).keys
-                if keys.setdefault(name, key) != key:
-                    raise CheckpointError(f"{shown(keys[name])} and {shown(key)} are the same")
+            for prefix in prefixes(key, names):
+                name = translate(key.removeprefix(prefix))
+                if name is not None and TRUNK.match(name):
+                    at = container, prefix, names
+                    keys = found.setdefault(at, Trunk(*at, state)).keys
+                    if keys.setdefault(name, key) != key:
+                        raise CheckpointError(f"{shown(keys[name])} and {shown(key)} are the same")
     return [trunk for trunk in found.values() if "layer1.0.conv1.weight" in trunk.keys]
 
 

@@ -35,8 +35,17 @@ _POSITIONS = {"0": "conv1", "1": "bn1"} | {str(n + 3): f"layer{n}" for n in rang
 PREFIXES = {
     "torchvision": re.compile(rf"(?:.*?\.)??(?={TRUNK.pattern})"),
     "transformers": re.compile(r"(?:.*?\.)??(?=embedder\.|encoder\.stages\.)"),
-    "position": re.compile(r"(?:.*?\.)??(?=\d\.)"),
 }
+# Before names by position: whatever ends before a number, since numbers may come before them, too
+BEFORE_POSITION = re.compile(r"(?:^|(?<=\.))(?=\d\.)")
+
+
+def prefixes(key: str, names: str) -> list[str]:
+    """What may stand before an entry's own name in ``key``, if that is one of ``names``."""
+    if names == "position":
+        return [key[: match.end()] for match in BEFORE_POSITION.finditer(key)]
+    start = PREFIXES[names].match(key) if names in PREFIXES else None
+    return [start[0] if start else ""]
 
 
 def to_detectron2(name: str) -> str:

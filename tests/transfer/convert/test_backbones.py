@@ -83,6 +83,7 @@ def test_our_own_teacher_has_other_weights_than_the_student():
         at("module.encoder.") | heads("module.predictor.0.weight"),  # SimSiam's
         at("module._orig_mod.module.backbone."),
         {f"model.backbone.{by_position(name)}": value for name, value in TRUNK.items()},
+        {f"net.0.{by_position(name)}": value for name, value in TRUNK.items()},
         {f"resnet.{as_in_transformers(name)}": value for name, value in TRUNK.items()},
     ],
 )
