@@ -201,8 +201,11 @@ def _check_values(cfg: CfgNode, config: str | Path) -> None:
     for key, known in CHOICES.items():
         if (value := flatten(cfg)[key]) not in known:
             raise ConfigError(f"{config}: {key} {value!r} is none of {', '.join(map(str, known))}")
-    if cfg.MODEL.DEVICE.partition(":")[0] not in ("cpu", "cuda"):
-        raise ConfigError(f"{config}: MODEL.DEVICE {cfg.MODEL.DEVICE!r} is neither cpu nor cuda")
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        device = cfg.MODEL.DEVICE
+        raise ConfigError(f"{config}: MODEL.DEVICE {device!r} is neither cpu nor cuda") from error
     if not cfg.INPUT.MIN_SIZE_TRAIN:
         raise ConfigError(f"{config}: INPUT.MIN_SIZE_TRAIN is empty: name a size, such as (800,)")
     batch, world = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
