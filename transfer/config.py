@@ -198,8 +198,9 @@ def _check_values(cfg: CfgNode, config: str | Path) -> None:
         raise ConfigError(
             f"{config}: DATALOADER.NUM_WORKERS {cfg.DATALOADER.NUM_WORKERS} is below 0"
         )
+    values = flatten(cfg)
     for key, known in CHOICES.items():
-        if (value := flatten(cfg)[key]) not in known:
+        if (value := values[key]) not in known:
             raise ConfigError(f"{config}: {key} {value!r} is none of {', '.join(map(str, known))}")
     try:
         torch.device(cfg.MODEL.DEVICE)

@@ -158,13 +158,21 @@ def run_of(cfg: CfgNode, device: torch.device) -> Run:
     return run
 
 
+class _Failing(logging.Handler):
+    """A warning, as of a part that cannot be compiled, is a failure here."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError(record.getMessage())
+
+
 def _steady_step(settings: str, way: str) -> str:
     cfg = get_cfg()
     size = cfg.SOLVER.BATCH_SIZE_PER_GPU
     merge(cfg, None, f"SOLVER.PRECISION bf16 SOLVER.TOTAL_BATCH_SIZE {size} {settings}".split())
     run, prepare = run_of(cfg, torch.device("cuda", 0)), photometry.prepare
     if cfg.SOLVER.COMPILE:
-        logger = logging.getLogger(__name__)  # whose warnings are printed
+        logger = logging.getLogger(__name__)
+        logger.addHandler(_Failing())
         compile_parts(run.model, logger)
         prepare = compiled(prepare, logger)
     batch = random_batch(cfg, size)
